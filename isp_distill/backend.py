@@ -1,0 +1,137 @@
+"""Which implementation serves a call: by the tensor's device, by what was built, by an override.
+
+Each operation has up to four implementations: ``reference`` (plain PyTorch, any device, the
+specification), ``cpu`` (the compiled extension), ``triton`` and ``cuda``. An implementation that
+cannot serve a call says why in one sentence. Nothing is ever computed by a backend other than the
+one that was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from isp_distill.errors import BackendError
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+OPERATIONS = ("raw_conv", "distill_loss", "render", "unprocess")
+
+# Fastest first.
+_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+_ENVIRONMENT = "ISP_DISTILL_BACKEND"
+_override: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+def _always(*_: Any, **__: Any) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One operation on one backend.
+
+    Attributes:
+        operation: one of :data:`OPERATIONS`.
+        backend: one of :data:`BACKENDS`.
+        functions: what runs; its form is the operation's own affair (see ``ops/``).
+        devices: device types whose tensors it takes; empty means any.
+        missing: why it cannot run on this machine at all, or None.
+        refuses: called with the keyword arguments that the operation passes to :func:`choose`;
+            why it cannot serve this call, or None.
+    """
+
+    operation: str
+    backend: str
+    functions: Any
+    devices: tuple[str, ...] = ()
+    missing: Callable[[], str | None] = _always
+    refuses: Callable[..., str | None] = _always
+
+    def objection(self, device: torch.device, **call: Any) -> str | None:
+        """Why this implementation cannot serve a call on ``device``, or None."""
+        if self.devices and device.type not in self.devices:
+            return f"it takes tensors on {' or '.join(self.devices)}, not on {device.type}"
+        return self.missing() or self.refuses(**call)
+
+
+_implementations: dict[tuple[str, str], Implementation] = {}
+
+
+def register(implementation: Implementation) -> None:
+    """Make an implementation known to :func:`choose`. Called once by each file in ``ops/``.
+
+    Raises:
+        ValueError: for an unknown operation or backend.
+    """
+    if implementation.operation not in OPERATIONS or implementation.backend not in BACKENDS:
+        raise ValueError(f"unknown: {implementation.operation} on {implementation.backend}")
+    _implementations[implementation.operation, implementation.backend] = implementation
+
+
+def registered(operation: str, backend: str) -> Implementation | None:
+    """The implementation of an operation on a backend, if there is one."""
+    return _implementations.get((operation, backend))
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Have every operation inside the ``with`` served by one backend, and by no other.
+
+    The environment variable ``ISP_DISTILL_BACKEND`` does the same for a whole process.
+
+    Args:
+        name: "reference", "cpu", "triton", "cuda", or "auto" for the usual choice.
+
+    Raises:
+        ValueError: for any other name.
+        BackendError: from an operation that this backend cannot serve.
+    """
+    token = _override.set(_checked(name, "use_backend"))
+    try:
+        yield
+    finally:
+        _override.reset(token)
+
+
+def _checked(name: str, source: str) -> str:
+    if name not in (*BACKENDS, "auto"):
+        raise ValueError(f"{source}: unknown backend {name!r}, expected auto, {', '.join(BACKENDS)}")
+    return name
+
+
+def requested() -> str:
+    """The backend in force: the innermost ``use_backend``, the environment's, or "auto"."""
+    override = _override.get()
+    if override is not None:
+        return override
+    return _checked(os.environ.get(_ENVIRONMENT) or "auto", _ENVIRONMENT)
+
+
+def choose(operation: str, device: torch.device, **call: Any) -> Implementation:
+    """The implementation that serves a call.
+
+    Args:
+        operation: one of :data:`OPERATIONS`.
+        device: where the operation's tensors are.
+        **call: what the operation tells its implementations about the call.
+
+    Raises:
+        BackendError: if the backend that was asked for cannot serve it, with the reason.
+    """
+    name = requested()
+    candidates = _PREFERENCE.get(device.type, ("reference",)) if name == "auto" else (name,)
+    for candidate in candidates:
+        implementation = _implementations.get((operation, candidate))
+        if implementation is None:
+            objection: str | None = "there is no such implementation yet"
+        else:
+            objection = implementation.objection(device, **call)
+            if objection is None:
+                return implementation
+    raise BackendError(f"backend {name!r} cannot serve {operation} here: {objection}")

@@ -1,0 +1,115 @@
+"""The colour filter array: the four Bayer patterns and where each colour sits in a 2x2 period.
+
+A pattern is one integer, the site of its red: ``2 * row + column`` of R within the period. The four
+colour planes are always ordered **R, Gr, Gb, B** (Gr is the green in a red row), and with that
+order the site of plane ``k`` in pattern ``p`` is simply ``p ^ k``: Gr is R's neighbour in the row
+(flip the column bit), Gb in the column (flip the row bit), B across (flip both). Everything in this
+library that turns a mosaic into colours, in Python, C++ or Triton, is that one exclusive or.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+#: Pattern names in the order of their codes: red at site 0, 1, 2, 3.
+PATTERNS: tuple[str, str, str, str] = ("RGGB", "GRBG", "GBRG", "BGGR")
+#: Plane names in the order in which every packed tensor holds them.
+PLANES: tuple[str, str, str, str] = ("R", "Gr", "Gb", "B")
+
+
+def pattern_code(pattern: str) -> int:
+    """The code (0..3) of a pattern name.
+
+    Args:
+        pattern: "RGGB", "GRBG", "GBRG" or "BGGR", in any case.
+
+    Raises:
+        ValueError: for any other name.
+    """
+    try:
+        return PATTERNS.index(pattern.upper())
+    except (ValueError, AttributeError):
+        raise ValueError(
+            f"unknown CFA pattern {pattern!r}: expected one of {', '.join(PATTERNS)}"
+        ) from None
+
+
+def pattern_codes(
+    pattern: str | int | Sequence[str] | Tensor, batch: int, device: torch.device
+) -> Tensor:
+    """The pattern of each sample as an int64 tensor of shape ``[batch]``.
+
+    Args:
+        pattern: one name for all samples, a list of names, one code, or a ``[batch]`` integer
+            tensor of codes (see :data:`PATTERNS`). A tensor on the CPU is checked for its range;
+            one on an accelerator is not, since that would make the device wait: there the kernels
+            use its two lowest bits.
+        batch: number of samples.
+        device: where the result lives.
+
+    Raises:
+        ValueError: for an unknown name, a code outside 0..3, or a wrong number of samples.
+        TypeError: for a tensor that is not of an integer type.
+    """
+    if isinstance(pattern, str):
+        return torch.full((batch,), pattern_code(pattern), dtype=torch.int64, device=device)
+    if isinstance(pattern, int):
+        if not 0 <= pattern <= 3:
+            raise ValueError(f"pattern code {pattern} is outside 0..3 ({', '.join(PATTERNS)})")
+        return torch.full((batch,), pattern, dtype=torch.int64, device=device)
+    if isinstance(pattern, Tensor):
+        if pattern.dtype.is_floating_point or pattern.dtype.is_complex:
+            raise TypeError(f"pattern codes must be integers, not {pattern.dtype}")
+        codes = pattern.to(device=device, dtype=torch.int64).reshape(-1)
+        if (
+            pattern.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and not _is_fake(pattern)
+            and bool(((codes < 0) | (codes > 3)).any())
+        ):
+            raise ValueError(f"pattern codes must be in 0..3, got {codes.tolist()}")
+    else:
+        codes = torch.tensor([pattern_code(p) for p in pattern], dtype=torch.int64, device=device)
+    if codes.numel() == 1 and batch != 1:
+        codes = codes.expand(batch)
+    if codes.numel() != batch:
+        raise ValueError(f"{codes.numel()} CFA patterns for a batch of {batch} mosaics")
+    return codes
+
+
+def per_sample(
+    value: float | Sequence[float] | Tensor,
+    batch: int,
+    shape: tuple[int, ...],
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Broadcast a setting to one value (of shape ``shape``) per sample: ``[batch, *shape]``.
+
+    Args:
+        value: a number, something of shape ``shape``, or of shape ``[batch, *shape]``. Where
+            ``shape`` is ``()``, a ``[batch]`` sequence.
+        batch: number of samples.
+        shape: the shape of one sample's value.
+        name: the setting's name, for the error.
+        device: where the result lives.
+        dtype: its type.
+
+    Raises:
+        ValueError: if the shape fits neither.
+    """
+    tensor = torch.as_tensor(value, device=device).to(dtype)
+    if tensor.dim() == 0 or tuple(tensor.shape) in (shape, (1, *shape), (batch, *shape)):
+        return tensor.expand(batch, *shape)
+    wanted = f"{list(shape)} or {[batch, *shape]}" if shape else f"[{batch}]"
+    raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number, {wanted}")
+
+
+def _is_fake(tensor: Tensor) -> bool:
+    from torch._subclasses.fake_tensor import is_fake
+
+    return bool(is_fake(tensor))

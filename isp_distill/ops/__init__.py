@@ -1,0 +1,1 @@
+"""The operations: one file each, and the reference that specifies them all."""

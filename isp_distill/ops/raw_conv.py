@@ -1,0 +1,206 @@
+"""``raw_conv``: the student's first convolution, straight off the sensor.
+
+The public call checks its arguments, brings them into one form, and hands them to the backend that
+serves the call (see :mod:`isp_distill.backend`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from isp_distill import backend
+from isp_distill.cfa import pattern_codes, per_sample
+from isp_distill.ops import reference
+
+CURVES = ("linear", "sqrt", "log", "gamma")
+ACTIVATIONS = ("none", "relu", "relu6", "silu", "gelu")
+MOSAIC_DTYPES = (
+    torch.uint8,
+    torch.uint16,
+    torch.int16,
+    torch.int32,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+)
+
+backend.register(backend.Implementation("raw_conv", "reference", reference.raw_conv))
+
+
+def checked_mosaic(mosaic: Tensor) -> Tensor:
+    """A batch of mosaics as ``[N, H, W]``.
+
+    Raises:
+        TypeError: if it is not a tensor of a supported type, or asks for a gradient.
+        ValueError: if it is not ``[N, H, W]`` or ``[N, 1, H, W]`` with even, positive H and W.
+    """
+    if not isinstance(mosaic, Tensor):
+        raise TypeError(f"mosaic must be a tensor, not {type(mosaic).__name__}")
+    if mosaic.dtype not in MOSAIC_DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in MOSAIC_DTYPES)
+        raise TypeError(f"mosaic has dtype {mosaic.dtype}: expected one of {names}")
+    if mosaic.requires_grad:
+        raise TypeError("mosaic asks for a gradient, but sensor data gets none: detach() it")
+    if mosaic.dim() == 4 and mosaic.shape[1] == 1:
+        mosaic = mosaic[:, 0]
+    if mosaic.dim() != 3:
+        raise ValueError(
+            f"mosaic has shape {list(mosaic.shape)}: expected [N, H, W] or [N, 1, H, W]"
+        )
+    height, width = mosaic.shape[1:]
+    if height == 0 or width == 0 or height % 2 or width % 2:
+        raise ValueError(
+            f"mosaic is {height} x {width}: a Bayer mosaic has an even, positive height and width; "
+            f"crop it, as in mosaic[..., :{height - height % 2}, :{width - width % 2}]"
+        )
+    return mosaic
+
+
+def quadruple_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
+    """Padding as (left, right, top, bottom), from one number, (vertical, horizontal), or all four.
+
+    Raises:
+        ValueError: for anything else, or a negative number.
+    """
+    values = (padding,) * 4 if isinstance(padding, int) else tuple(int(p) for p in padding)
+    if len(values) == 2:
+        values = (values[1], values[1], values[0], values[0])
+    if len(values) != 4 or min(values) < 0:
+        raise ValueError(
+            f"padding {padding!r}: expected a number, (vertical, horizontal), or "
+            "(left, right, top, bottom), none of them negative"
+        )
+    return values[0], values[1], values[2], values[3]
+
+
+def raw_conv(
+    mosaic: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    black: float | Sequence[float] | Tensor,
+    white: float | Sequence[float] | Tensor,
+    pattern: str | int | Sequence[str] | Tensor = "RGGB",
+    gain: float | Sequence[float] | Tensor | None = None,
+    stride: int = 1,
+    padding: int | Sequence[int] = 0,
+    padding_value: float | Sequence[float] | Tensor | None = None,
+    clip: bool = True,
+    mix: Tensor | None = None,
+    curve: str = "linear",
+    gamma: float | Tensor | None = None,
+    activation: str = "none",
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Convolve a camera's mosaic without ever making the packed float image.
+
+    ``activation(conv2d(curve(mix(normalise(pack(mosaic)))), weight, bias, stride, padding))``, where
+    ``pack`` gathers the four colours R, Gr, Gb, B of each 2x2 period into channels, and
+    ``normalise`` is ``(x - black) * gain / (white - black)``.
+
+    Args:
+        mosaic: ``[N, H, W]`` or ``[N, 1, H, W]``, H and W even; uint8, uint16, int16, int32,
+            float16, float32 or float64; sensor units.
+        weight: ``[C, 4, K, K]``, input planes in the order R, Gr, Gb, B, on the packed grid
+            (one step is one 2x2 period). float64 computes in float64, anything else in float32.
+        bias: ``[C]``.
+        black: black level, sensor units: a number, ``[4]`` (R, Gr, Gb, B) or ``[N, 4]``.
+        white: white level, sensor units: a number or ``[N]``.
+        pattern: "RGGB", "GRBG", "GBRG" or "BGGR", or one per sample (names or codes).
+        gain: multiplies each plane, e.g. white balance: a number, ``[4]`` or ``[N, 4]``.
+        stride: of the convolution, on the packed grid.
+        padding: on the packed grid: a number, (vertical, horizontal), or
+            (left, right, top, bottom).
+        padding_value: what the padding holds, after the curve: a number or ``[4]``; zero if None.
+            A model whose input was ``(x - mean) / std`` was padded with the mean's colour.
+        clip: clamp to [0, 1] after normalising, and again after ``mix``.
+        mix: ``[4, 4]`` or ``[N, 4, 4]``: new planes (rows) from R, Gr, Gb, B, e.g. a colour matrix.
+        curve: "linear", "sqrt", "log" (mu-law, mu = 255), or "gamma" (``x ** gamma``); all of them
+            take negative values as black.
+        gamma: the exponent, a number or a tensor of one element; with ``curve="gamma"`` only.
+        activation: "none", "relu", "relu6", "silu" or "gelu" (exact).
+        out_dtype: float32, bfloat16, float16 or float64; the weight's, or autocast's if None.
+
+    Returns:
+        ``[N, C, h, w]`` with ``h = (H / 2 + top + bottom - K) // stride + 1``, ``w`` alike.
+        Differentiable in weight, bias, gain, mix, gamma; never in the mosaic.
+
+    Raises:
+        TypeError: for a wrong type or dtype.
+        ValueError: for a wrong shape, device, name or range.
+        BackendError: if the backend that was asked for cannot serve the call.
+    """
+    mosaic = checked_mosaic(mosaic)
+    batch, device = mosaic.shape[0], mosaic.device
+    if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
+        raise TypeError("weight must be a floating-point tensor")
+    if weight.dim() != 4 or weight.shape[1] != 4 or weight.shape[2] != weight.shape[3]:
+        raise ValueError(f"weight has shape {list(weight.shape)}: expected [C, 4, K, K]")
+    if weight.shape[0] == 0 or weight.shape[2] == 0:
+        raise ValueError(f"weight has shape {list(weight.shape)}: C and K must be positive")
+    if bias is not None and tuple(bias.shape) != (weight.shape[0],):
+        raise ValueError(f"bias has shape {list(bias.shape)}: expected [{weight.shape[0]}]")
+    for name, value in (("weight", weight), ("bias", bias), ("mix", mix), ("gain", gain)):
+        if isinstance(value, Tensor) and value.dim() > 0 and value.device != device:
+            raise ValueError(f"{name} is on {value.device}, the mosaic on {device}")
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
+    edges = quadruple_padding(padding)
+    kernel = weight.shape[2]
+    height, width = mosaic.shape[1] // 2, mosaic.shape[2] // 2
+    if height + edges[2] + edges[3] < kernel or width + edges[0] + edges[1] < kernel:
+        raise ValueError(
+            f"a {kernel} x {kernel} kernel does not fit the packed image of {height} x {width} "
+            f"with padding {edges}"
+        )
+    if curve not in CURVES:
+        raise ValueError(f"unknown curve {curve!r}: expected one of {', '.join(CURVES)}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}: expected {', '.join(ACTIVATIONS)}")
+    if (curve == "gamma") != (gamma is not None):
+        raise ValueError('gamma goes with curve="gamma", and only with it')
+    compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    if gamma is not None:
+        gamma = torch.as_tensor(gamma, dtype=compute, device=device)
+        if gamma.numel() != 1:
+            raise ValueError(f"gamma has shape {list(gamma.shape)}: expected one exponent")
+        gamma = gamma.reshape(())
+    if mix is not None:
+        if tuple(mix.shape) not in ((4, 4), (batch, 4, 4), (1, 4, 4)):
+            raise ValueError(
+                f"mix has shape {list(mix.shape)}: expected [4, 4] or [{batch}, 4, 4]"
+            )
+        mix = mix.to(compute).expand(batch, 4, 4)
+    if padding_value is not None:
+        padding_value = torch.as_tensor(padding_value, dtype=compute, device=device).expand(4)
+    if out_dtype is None:
+        autocast = torch.is_autocast_enabled(device.type)
+        out_dtype = torch.get_autocast_dtype(device.type) if autocast else weight.dtype
+    if not out_dtype.is_floating_point:
+        raise TypeError(f"out_dtype must be a floating-point type, not {out_dtype}")
+    implementation = backend.choose(
+        "raw_conv", device, kernel=kernel, stride=stride, out_dtype=out_dtype, weight=weight.dtype
+    )
+    with torch.autocast(device.type, enabled=False):
+        result: Tensor = implementation.functions(
+            mosaic,
+            weight,
+            bias,
+            black=per_sample(black, batch, (4,), "black", device, compute),
+            white=per_sample(white, batch, (), "white", device, compute),
+            pattern=pattern_codes(pattern, batch, device),
+            gain=per_sample(1.0 if gain is None else gain, batch, (4,), "gain", device, compute),
+            stride=stride,
+            padding=edges,
+            padding_value=padding_value,
+            clip=clip,
+            mix=mix,
+            curve=curve,
+            gamma=gamma,
+            activation=activation,
+            out_dtype=out_dtype,
+        )
+    return result

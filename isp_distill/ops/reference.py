@@ -1,0 +1,462 @@
+"""The specification: every operation of the library in plain PyTorch, to be checked by eye.
+
+Nothing here is fast. Every other backend computes what this file computes and is tested against it.
+Arguments arrive checked and in one form (``[N, ...]`` tensors, see the file of each operation);
+float64 in means float64 throughout, anything else computes in float32. Gradients come from autograd.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from isp_distill.ops import philox
+
+# --------------------------------------------------------------------------- the mosaic
+
+
+def pack(mosaic: Tensor, pattern: Tensor) -> Tensor:
+    """``[N, H, W]`` to ``[N, 4, H/2, W/2]``: plane k holds site ``pattern ^ k`` (R, Gr, Gb, B)."""
+    sites = torch.stack([mosaic[:, row::2, column::2] for row in (0, 1) for column in (0, 1)], 1)
+    site_of_plane = pattern[:, None] ^ torch.arange(4, device=mosaic.device)
+    return sites[torch.arange(len(mosaic), device=mosaic.device)[:, None], site_of_plane]
+
+
+def unpack(planes: Tensor, pattern: Tensor) -> Tensor:
+    """``[N, 4, h, w]`` planes (R, Gr, Gb, B) back to the ``[N, 2h, 2w]`` mosaic."""
+    plane_of_site = pattern[:, None] ^ torch.arange(4, device=planes.device)
+    sites = planes[torch.arange(len(planes), device=planes.device)[:, None], plane_of_site]
+    return F.pixel_shuffle(sites, 2)[:, 0]
+
+
+def normalise(planes: Tensor, black: Tensor, white: Tensor, gain: Tensor, clip: bool) -> Tensor:
+    """``(x - black) * gain / (white - black)``, black and gain ``[N, 4]``, white ``[N]``."""
+    scale = gain / (white[:, None] - black)
+    x = (planes - black[:, :, None, None]) * scale[:, :, None, None]
+    return x.clamp(0, 1) if clip else x
+
+
+#: mu-law companding, ITU-T G.711: the "log" curve is log(1 + MU x) / log(1 + MU).
+MU = 255.0
+
+
+def apply_curve(x: Tensor, curve: str, gamma: Tensor | None) -> Tensor:
+    """The per-pixel curve of :func:`raw_conv`; negative values count as black."""
+    if curve == "sqrt":
+        return x.clamp(min=1e-8).sqrt()
+    if curve == "log":
+        return torch.log1p(MU * x.clamp(min=0)) / math.log1p(MU)
+    if curve == "gamma":
+        assert gamma is not None
+        return x.clamp(min=1e-8) ** gamma
+    return x
+
+
+def raw_conv(
+    mosaic: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    black: Tensor,
+    white: Tensor,
+    pattern: Tensor,
+    gain: Tensor,
+    stride: int,
+    padding: tuple[int, int, int, int],
+    padding_value: Tensor | None,
+    clip: bool,
+    mix: Tensor | None,
+    curve: str,
+    gamma: Tensor | None,
+    activation: str,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """``activation(conv2d(curve(mix(normalise(pack(mosaic)))), weight, bias))``.
+
+    ``padding`` is (left, right, top, bottom) on the packed grid; it holds ``padding_value`` (``[4]``,
+    zero where None) after the curve.
+    """
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    black, white, gain = black.to(dtype), white.to(dtype), gain.to(dtype)
+    x = normalise(pack(mosaic.to(dtype), pattern), black, white, gain, clip)
+    if mix is not None:
+        x = torch.einsum("nij,njhw->nihw", mix.to(dtype), x)
+        x = x.clamp(0, 1) if clip else x
+    x = apply_curve(x, curve, None if gamma is None else gamma.to(dtype))
+    if padding_value is not None:
+        border = padding_value.to(dtype)[:, None, None]
+        x = F.pad(x - border, padding) + border
+    else:
+        x = F.pad(x, padding)
+    y = F.conv2d(x, weight.to(dtype), None if bias is None else bias.to(dtype), stride)
+    return activate(y, activation).to(out_dtype)
+
+
+def activate(y: Tensor, activation: str) -> Tensor:
+    """The epilogue of :func:`raw_conv`; ``gelu`` is the exact one (erf)."""
+    return {
+        "none": lambda v: v,
+        "relu": F.relu,
+        "relu6": F.relu6,
+        "silu": F.silu,
+        "gelu": F.gelu,
+    }[activation](y)
+
+
+# --------------------------------------------------------------------------- distillation
+
+
+def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """KL(a || b) over the last axis, where classes of probability 0 in a count nothing."""
+    a = log_a.exp()
+    return (a * (log_a - log_b).masked_fill(a == 0, 0)).sum(-1)
+
+
+def objective_rows(
+    s: Tensor, t: Tensor, target: Tensor, objective: str, parameters: tuple[float, ...], T: float
+) -> Tensor:
+    """The objective of each row: student and teacher logits ``[rows, C]`` to ``[rows]``.
+
+    ``target`` (``[rows]``, a class) is read by ``dkd`` only.
+    """
+    log_q, log_p = F.log_softmax(s / T, -1), F.log_softmax(t / T, -1)
+    if objective in ("forward_kl", "cwd"):  # Hinton et al. 2015; Shu et al. 2021 (over pixels)
+        return T**2 * _kl(log_p, log_q)
+    if objective == "reverse_kl":
+        return T**2 * _kl(log_q, log_p)
+    if objective == "jsd":  # Agarwal et al. 2024, eq. 1: the mixture is beta p + (1 - beta) q
+        (beta,) = parameters
+        log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+        return T**2 * (beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m))
+    if objective == "tvd":  # total variation distance, in [0, 1]
+        return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
+    if objective == "mse":  # summed over classes; a class that the teacher masks counts nothing
+        return (s - t).masked_fill(t == -math.inf, 0).square().sum(-1)
+    if objective == "dkd":  # Zhao et al. 2022, eq. 7
+        alpha, beta = parameters
+        at_target = F.one_hot(target, s.shape[-1]).bool()
+        log_binary, rest = [], []
+        for logits, log_prob in ((t, log_p), (s, log_q)):
+            others = (logits / T).masked_fill(at_target, -math.inf)
+            log_not = torch.logsumexp(others, -1) - torch.logsumexp(logits / T, -1)
+            log_at = log_prob.gather(-1, target[:, None])[:, 0]
+            log_binary.append(torch.stack([log_at, log_not], -1))
+            # Softmax over the other classes; the target's own entry is 0 in the teacher's.
+            rest.append(F.log_softmax(others, -1))
+        return T**2 * (alpha * _kl(*log_binary) + beta * _kl(rest[0], rest[1]))
+    raise ValueError(f"unknown objective {objective!r}")
+
+
+def distill_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None,
+    *,
+    objective: str,
+    parameters: tuple[float, ...],
+    temperature: float,
+    alpha: float,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """``alpha * objective + (1 - alpha) * cross_entropy``, and the count of top-1 agreements.
+
+    Logits ``[N, C, ...]``; labels and mask ``[N, ...]``; weight ``[N]``. A row is one position of
+    one sample. Rows outside the mask count nothing and are not read; rows whose label is
+    ``ignore_index`` count in the objective and not in the cross entropy. ``mean`` divides each of
+    the two by the summed weight of the rows that count in it; ``batchmean`` divides by N.
+    """
+    dtype = torch.float64 if student.dtype == torch.float64 else torch.float32
+    batch, classes = student.shape[:2]
+    positions = (batch, *student.shape[2:])
+
+    def rows(logits: Tensor) -> Tensor:
+        return logits.to(dtype).movedim(1, -1).reshape(-1, classes)
+
+    counted = torch.ones(positions, dtype=torch.bool, device=student.device)
+    counted = (counted if mask is None else mask.bool()).reshape(-1)
+    of_row = torch.ones(batch, dtype=dtype, device=student.device) if weight is None else weight
+    of_row = of_row.to(dtype).view(batch, *[1] * (len(positions) - 1)).expand(positions).reshape(-1)
+    s = rows(student).masked_fill(~counted[:, None], 0)
+    t = rows(teacher.detach()).masked_fill(~counted[:, None], 0)
+    agreement = ((s.argmax(-1) == t.argmax(-1)) & counted).sum()
+
+    labelled, target = counted, t.argmax(-1)
+    if labels is not None:
+        labelled = counted & (labels.reshape(-1) != ignore_index)
+        target = torch.where(labelled, labels.reshape(-1), target)
+
+    def reduce(loss: Tensor, counts: Tensor, row_weight: Tensor, denominator: int) -> Tensor:
+        loss = torch.where(counts, loss, 0) * row_weight
+        if reduction == "none":
+            return loss
+        if reduction == "mean":
+            total = torch.where(counts, row_weight, 0).sum()
+            return loss.sum() / torch.where(total > 0, total, 1)
+        return loss.sum() / (denominator if reduction == "batchmean" else 1)
+
+    result = torch.zeros((), dtype=dtype, device=student.device)
+    if objective == "cwd":  # a row is one channel of one sample, a distribution over its pixels
+        inside = counted.view(batch, 1, -1)
+        flat_s = student.to(dtype).reshape(batch, classes, -1).masked_fill(~inside, -1e30)
+        flat_t = teacher.detach().to(dtype).reshape(batch, classes, -1)
+        flat_t = flat_t.masked_fill(~inside, -math.inf)
+        counts = inside.any(-1).expand(batch, classes).reshape(-1)
+        channel_weight = torch.ones(batch, dtype=dtype, device=student.device)
+        channel_weight = channel_weight if weight is None else weight.to(dtype)
+        channel_weight = channel_weight[:, None].expand(batch, classes).reshape(-1)
+        pixels = inside.shape[-1]
+        flat_t = flat_t.reshape(-1, pixels).masked_fill(~counts[:, None], 0)
+        flat_s = flat_s.reshape(-1, pixels)
+        loss = objective_rows(flat_s, flat_t, target, "cwd", (), temperature)
+        result = alpha * reduce(loss, counts, channel_weight, batch)
+        if reduction == "none":
+            return result.view(batch, classes), agreement
+    elif alpha != 0:
+        loss = objective_rows(s, t, target, objective, parameters, temperature)
+        result = alpha * reduce(loss, counted, of_row, batch)
+    if alpha != 1:
+        cross_entropy = F.cross_entropy(
+            s, target, reduction="none", label_smoothing=label_smoothing
+        )
+        result = result + (1 - alpha) * reduce(cross_entropy, labelled, of_row, batch)
+    return (result.view(positions) if reduction == "none" else result), agreement
+
+
+# --------------------------------------------------------------------------- the ISP
+
+# How the three missing values at a site are interpolated: ``green`` at red and blue, ``row`` for the
+# colour that shares the green site's row, ``column`` for the one that shares its column (row,
+# transposed), ``across`` for red at blue and blue at red.
+_BILINEAR = {
+    "green": [[0, 1, 0], [1, 0, 1], [0, 1, 0]],
+    "row": [[0, 0, 0], [2, 0, 2], [0, 0, 0]],
+    "across": [[1, 0, 1], [0, 0, 0], [1, 0, 1]],
+}  # / 4
+# Malvar, He, Cutler: "High-quality linear interpolation for demosaicing of Bayer-patterned color
+# images", ICASSP 2004, figure 2.
+_MALVAR = {
+    "green": [[0, 0, -1, 0, 0], [0, 0, 2, 0, 0], [-1, 2, 4, 2, -1], [0, 0, 2, 0, 0], [0, 0, -1, 0, 0]],
+    "row": [[0, 0, 0.5, 0, 0], [0, -1, 0, -1, 0], [-1, 4, 5, 4, -1], [0, -1, 0, -1, 0], [0, 0, 0.5, 0, 0]],
+    "across": [[0, 0, -1.5, 0, 0], [0, 2, 0, 2, 0], [-1.5, 0, 6, 0, -1.5], [0, 2, 0, 2, 0], [0, 0, -1.5, 0, 0]],
+}  # / 8  # fmt: skip
+
+
+def reflect(index: Tensor, size: int) -> Tensor:
+    """Indices beyond an edge, mirrored about the edge's own row: parity, and so colour, is kept."""
+    period = 2 * (size - 1)
+    index = index % period
+    return torch.where(index < size, index, period - index)
+
+
+def _filter(x: Tensor, taps: list[list[float]], scale: float) -> Tensor:
+    kernel = torch.tensor(taps, dtype=x.dtype, device=x.device) / scale
+    radius, (height, width) = len(taps) // 2, x.shape[1:]
+    rows = reflect(torch.arange(-radius, height + radius, device=x.device), height)
+    columns = reflect(torch.arange(-radius, width + radius, device=x.device), width)
+    return F.conv2d(x[:, rows][:, :, columns][:, None], kernel[None, None])[:, 0]
+
+
+def demosaic(x: Tensor, pattern: Tensor, method: str) -> Tensor:
+    """``[N, H, W]`` to RGB: ``[N, 3, H, W]``, for ``superpixel`` ``[N, 3, H/2, W/2]``."""
+    if method == "superpixel":
+        red, green_r, green_b, blue = pack(x, pattern).unbind(1)
+        return torch.stack([red, (green_r + green_b) / 2, blue], 1)
+    filters, scale = (_BILINEAR, 4) if method == "bilinear" else (_MALVAR, 8)
+    green, row, across = (_filter(x, filters[name], scale) for name in ("green", "row", "across"))
+    column = _filter(x, [list(taps) for taps in zip(*filters["row"], strict=True)], scale)
+    y = torch.arange(x.shape[1], device=x.device)[:, None] % 2
+    site = 2 * y + torch.arange(x.shape[2], device=x.device)[None, :] % 2
+    plane = site[None] ^ pattern[:, None, None]  # 0 R, 1 Gr, 2 Gb, 3 B
+    at_r, at_gr, at_gb, at_b = (plane == k for k in range(4))
+    return torch.stack(
+        [
+            torch.where(at_r, x, torch.where(at_gr, row, torch.where(at_gb, column, across))),
+            torch.where(at_r | at_b, green, x),
+            torch.where(at_b, x, torch.where(at_gb, row, torch.where(at_gr, column, across))),
+        ],
+        1,
+    )
+
+
+def tone_curve(x: Tensor, tone: str) -> Tensor:
+    """Linear light in [0, 1] to display values in [0, 1]."""
+    if tone == "srgb":  # IEC 61966-2-1
+        return torch.where(x < 0.0031308, 12.92 * x, 1.055 * x.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+    if tone in ("gamma", "smoothstep"):
+        x = x.clamp(min=1e-8) ** (1 / 2.2)
+        return 3 * x**2 - 2 * x**3 if tone == "smoothstep" else x
+    return x
+
+
+def orient(image: Tensor, orientation: int) -> Tensor:
+    """Turn the last two axes upright from an EXIF orientation (1..8)."""
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(-2, -1)
+    flips = {1: (), 2: (-1,), 3: (-2, -1), 4: (-2,), 5: (), 6: (-1,), 7: (-2, -1), 8: (-2,)}
+    return image.flip(flips[orientation]) if flips[orientation] else image
+
+
+def render(
+    mosaic: Tensor,
+    *,
+    black: Tensor,
+    white: Tensor,
+    pattern: Tensor,
+    gain: Tensor,
+    ccm: Tensor,
+    demosaic_method: str,
+    tone: str,
+    orientation: int,
+    crop: tuple[int, int, int, int],
+    size: tuple[int, int],
+    resize_in: str,
+    mean: Tensor,
+    std: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Mosaic ``[N, H, W]`` to the tensor a teacher takes, ``[N, 3, *size]``.
+
+    Normalise and white-balance with the highlights clipped at the sensor, demosaic, cut the crop
+    (top, left, height, width, in sensor pixels, even for superpixel), turn upright, colour matrix,
+    clip, tone, antialiased bilinear resize (before clip and tone where ``resize_in`` is "linear"),
+    ``(x - mean) / std``.
+    """
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    black, white, gain = black.to(compute), white.to(compute), gain.to(compute)
+    x = normalise(pack(mosaic.to(compute), pattern), black, white, gain, clip=True)
+    rgb = demosaic(unpack(x, pattern), pattern, demosaic_method)
+    top, left, height, width = (c // 2 for c in crop) if demosaic_method == "superpixel" else crop
+    rgb = orient(rgb[:, :, top : top + height, left : left + width], orientation)
+    rgb = torch.einsum("nij,njhw->nihw", ccm.to(compute), rgb)
+    if resize_in == "linear":
+        rgb = tone_curve(_resize(rgb, size).clamp(0, 1), tone)
+    else:
+        rgb = _resize(tone_curve(rgb.clamp(0, 1), tone), size)
+    mean, std = mean.to(compute), std.to(compute)
+    return ((rgb - mean[:, None, None]) / std[:, None, None]).to(dtype)
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+# --------------------------------------------------------------------------- the ISP, backwards
+
+# Brooks, Mildenhall, Xue, Chen, Sharlet, Barron: "Unprocessing images for learned raw denoising",
+# CVPR 2019, and its released code: four cameras' XYZ to camera matrices, and sRGB to XYZ.
+_XYZ_TO_CAMERA = [
+    [[1.0234, -0.2969, -0.2266], [-0.5625, 1.6328, -0.0469], [-0.0703, 0.2188, 0.6406]],
+    [[0.4913, -0.0541, -0.0202], [-0.613, 1.3513, 0.2906], [-0.1564, 0.2151, 0.7183]],
+    [[0.838, -0.263, -0.0639], [-0.2887, 1.0725, 0.2496], [-0.0627, 0.1427, 0.5438]],
+    [[0.6596, -0.2079, -0.0562], [-0.4782, 1.3016, 0.1933], [-0.097, 0.1581, 0.5181]],
+]
+RGB_TO_XYZ = [
+    [0.4124564, 0.3575761, 0.1804375],
+    [0.2126729, 0.7151522, 0.0721750],
+    [0.0193339, 0.1191920, 0.9503041],
+]
+
+
+def random_camera(batch: int, seed: int, device: torch.device) -> dict[str, Tensor]:
+    """A random camera and light for each sample, after Brooks et al. 2019.
+
+    Returns:
+        ``rgb_to_camera`` ``[N, 3, 3]`` (rows sum to 1), ``rgb_gain``, ``red_gain``, ``blue_gain``,
+        ``shot`` and ``read`` ``[N]`` (noise variance = shot * signal + read), float32.
+    """
+    words = philox.camera_words(batch, seed, device)
+    u = philox.uniform(words)
+    exposure, _ = philox.normal_pair(words[:, 4], words[:, 5])
+    spread, _ = philox.normal_pair(words[:, 9], words[:, 10])
+    share = u[:, :4] + 1e-8
+    share = share / share.sum(1, keepdim=True)
+    cameras = torch.tensor(_XYZ_TO_CAMERA, device=device)
+    matrix = torch.einsum("nk,kij->nij", share, cameras) @ torch.tensor(RGB_TO_XYZ, device=device)
+    log_shot = math.log(1e-4) + u[:, 8] * (math.log(0.012) - math.log(1e-4))
+    return {
+        "rgb_to_camera": matrix / matrix.sum(-1, keepdim=True),
+        "rgb_gain": 1.0 / (0.8 + 0.1 * exposure),
+        "red_gain": 1.9 + 0.5 * u[:, 6],
+        "blue_gain": 1.5 + 0.4 * u[:, 7],
+        "shot": log_shot.exp(),
+        "read": (2.18 * log_shot + 1.20 + 0.26 * spread).exp(),
+    }
+
+
+def add_sensor_noise(x: Tensor, shot: Tensor, read: Tensor, seed: int) -> Tensor:
+    """Shot and read noise on a normalised mosaic ``[N, H, W]``: variance ``shot * x + read``."""
+    noise = philox.sensor_noise(*x.shape, seed=seed, device=x.device).to(x.dtype)
+    variance = shot[:, None, None] * x.clamp(min=0) + read[:, None, None]
+    return x + noise * variance.to(x.dtype).sqrt()
+
+
+def quantise(x: Tensor, black: Tensor, white: Tensor, pattern: Tensor) -> Tensor:
+    """A normalised mosaic ``[N, H, W]`` to uint16: black ``[N, 4]`` (R, Gr, Gb, B), white ``[N]``."""
+    planes = pack(x, pattern)
+    scale = (white[:, None] - black)[:, :, None, None]
+    values = torch.round(planes * scale + black[:, :, None, None])
+    values = torch.minimum(values.clamp(min=0), white[:, None, None, None])
+    return unpack(values.to(torch.int32), pattern).to(torch.uint16)
+
+
+def unprocess(
+    rgb: Tensor,
+    *,
+    rgb_to_camera: Tensor,
+    rgb_gain: Tensor,
+    red_gain: Tensor,
+    blue_gain: Tensor,
+    pattern: Tensor,
+    black: Tensor,
+    white: Tensor,
+    shot: Tensor | None,
+    read: Tensor | None,
+    seed: int,
+) -> Tensor:
+    """sRGB ``[N, 3, H, W]`` in [0, 1] to a uint16 mosaic ``[N, H, W]`` (Brooks et al. 2019).
+
+    Inverse smoothstep, inverse gamma 2.2, colour matrix, inverse gains that keep the highlights,
+    mosaic, noise (where shot and read ``[N]`` are given), quantisation.
+    """
+    x = rgb.float().clamp(0, 1)
+    x = 0.5 - torch.sin(torch.asin(1 - 2 * x) / 3)
+    x = x.clamp(min=1e-8) ** 2.2
+    x = torch.einsum("nij,njhw->nihw", rgb_to_camera, x)
+    gains = torch.stack([1 / red_gain, torch.ones_like(red_gain), 1 / blue_gain], 1)
+    gains = (gains / rgb_gain[:, None])[:, :, None, None]
+    bright = ((x.mean(1, keepdim=True) - 0.9).clamp(min=0) / 0.1).square()
+    x = (x * torch.maximum(bright + (1 - bright) * gains, gains)).clamp(0, 1)
+    # Every pixel keeps the colour of its site: R, G, G or B.
+    coloured = x[:, [0, 1, 1, 2]]
+    own = torch.stack([pack(coloured[:, k], pattern)[:, k] for k in range(4)], 1)
+    mosaic = unpack(own, pattern)
+    if shot is not None and read is not None:
+        mosaic = add_sensor_noise(mosaic, shot, read, seed)
+    return quantise(mosaic, black, white, pattern)
+
+
+def expose(
+    mosaic: Tensor,
+    factor: Tensor,
+    shot: Tensor,
+    read: Tensor,
+    *,
+    black: Tensor,
+    white: Tensor,
+    pattern: Tensor,
+    seed: int,
+) -> Tensor:
+    """The same scene at ``factor`` (``[N]``) of the exposure: scaled, with noise, requantised."""
+    unit = torch.ones_like(black)
+    x = normalise(pack(mosaic.float(), pattern), black, white, unit, clip=False)
+    x = unpack(x * factor[:, None, None, None], pattern)
+    return quantise(add_sensor_noise(x, shot, read, seed), black, white, pattern)
