@@ -101,7 +101,9 @@ def use_backend(name: str) -> Iterator[None]:
 
 def _checked(name: str, source: str) -> str:
     if name not in (*BACKENDS, "auto"):
-        raise ValueError(f"{source}: unknown backend {name!r}, expected auto, {', '.join(BACKENDS)}")
+        raise ValueError(
+            f"{source}: unknown backend {name!r}, expected auto, {', '.join(BACKENDS)}"
+        )
     return name
 
 

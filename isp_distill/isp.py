@@ -1,0 +1,181 @@
+"""What a camera's ISP needs to know, and the noise of a sensor: two small frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from isp_distill.cfa import pattern_code, pattern_codes, per_sample
+from isp_distill.ops import reference
+
+if TYPE_CHECKING:
+    from isp_distill.raw import RawImage
+
+DEMOSAICS = ("superpixel", "bilinear", "malvar")
+TONES = ("linear", "srgb", "gamma", "smoothstep")
+
+Values = float | Sequence[Any] | Tensor
+
+
+@dataclass(frozen=True)
+class ISP:
+    """The settings that turn a mosaic, or a batch of mosaics, into a picture.
+
+    Every value may be one for all samples or one per sample (a leading ``[N]`` axis), so that one
+    batch mixes cameras.
+
+    Attributes:
+        black: black level in sensor units: a number, ``[4]`` (R, Gr, Gb, B) or ``[N, 4]``.
+        white: white level in sensor units: a number or ``[N]``.
+        pattern: "RGGB", "GRBG", "GBRG", "BGGR", a list of them, or ``[N]`` codes.
+        white_balance: gains of R, G and B (green usually 1): ``[3]`` or ``[N, 3]``.
+        ccm: white-balanced camera RGB to linear sRGB, rows summing to 1 so that white stays
+            white: ``[3, 3]`` or ``[N, 3, 3]``.
+        demosaic: "superpixel" (half size, one pixel a period), "bilinear" or "malvar".
+        tone: "srgb" (IEC 61966-2-1), "gamma" (1/2.2), "smoothstep" (gamma, then 3x^2 - 2x^3: the
+            curve that :func:`isp_distill.unprocess` inverts) or "linear".
+        exposure: a factor on linear light, before the highlights clip: a number or ``[N]``.
+        orientation: EXIF orientation, 1 to 8, of every mosaic in the batch.
+
+    Raises:
+        ValueError: for an unknown name or an orientation outside 1..8.
+    """
+
+    black: Values = 0.0
+    white: Values = 65535.0
+    pattern: str | int | Sequence[str] | Tensor = "RGGB"
+    white_balance: Values = (1.0, 1.0, 1.0)
+    ccm: Values = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    demosaic: str = "malvar"
+    tone: str = "srgb"
+    exposure: Values = 1.0
+    orientation: int = 1
+
+    def __post_init__(self) -> None:
+        if self.demosaic not in DEMOSAICS:
+            raise ValueError(f"unknown demosaic {self.demosaic!r}: expected {', '.join(DEMOSAICS)}")
+        if self.tone not in TONES:
+            raise ValueError(f"unknown tone {self.tone!r}: expected {', '.join(TONES)}")
+        if self.orientation not in range(1, 9):
+            raise ValueError(f"orientation {self.orientation!r} is no EXIF orientation (1 to 8)")
+
+    @classmethod
+    def from_raw(cls, raw: RawImage | Sequence[RawImage], **settings: Any) -> ISP:
+        """The ISP of one RAW file, or of a batch of them.
+
+        Args:
+            raw: what :func:`isp_distill.read_raw` returned, or a list of such.
+            **settings: any other field, e.g. ``tone="linear"``; these win over the file.
+
+        Raises:
+            ValueError: for an empty list, or files of different orientation (make them
+                :func:`~isp_distill.raw.upright` first).
+        """
+        raws = [raw] if not isinstance(raw, Sequence) else list(raw)
+        if not raws:
+            raise ValueError("ISP.from_raw: the list of RAW images is empty")
+        orientations = {r.orientation for r in raws}
+        if len(orientations) > 1:
+            raise ValueError(
+                f"ISP.from_raw: the files have orientations {sorted(orientations)}; "
+                "turn them upright first (isp_distill.raw.upright)"
+            )
+        found: dict[str, Any] = {
+            "black": torch.tensor([r.black for r in raws], dtype=torch.float32),
+            "white": torch.tensor([r.white for r in raws], dtype=torch.float32),
+            "pattern": torch.tensor([pattern_code(r.pattern) for r in raws]),
+            "white_balance": torch.tensor([r.white_balance for r in raws], dtype=torch.float32),
+            "ccm": torch.tensor([r.ccm for r in raws], dtype=torch.float32),
+            "orientation": orientations.pop(),
+        }
+        return cls(**{**found, **settings})
+
+    def replace(self, **settings: Any) -> ISP:
+        """The same ISP with some fields changed."""
+        return dataclasses.replace(self, **settings)
+
+    def batched(self, batch: int, device: torch.device | str = "cpu") -> ISP:
+        """Every value as a tensor with one entry per sample, on ``device``.
+
+        Raises:
+            ValueError: if a value fits neither one sample nor ``batch`` samples.
+        """
+        where = torch.device(device)
+        return self.replace(
+            black=per_sample(self.black, batch, (4,), "black", where),
+            white=per_sample(self.white, batch, (), "white", where),
+            pattern=pattern_codes(self.pattern, batch, where),
+            white_balance=per_sample(self.white_balance, batch, (3,), "white_balance", where),
+            ccm=per_sample(self.ccm, batch, (3, 3), "ccm", where),
+            exposure=per_sample(self.exposure, batch, (), "exposure", where),
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ISP:
+        """The same ISP with its tensors on another device."""
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return self.replace(**moved)
+
+    def pin_memory(self) -> ISP:
+        """The same ISP with its tensors in page-locked memory."""
+        pinned = {
+            f.name: value.pin_memory()
+            for f in dataclasses.fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return self.replace(**pinned)
+
+    def gain(self, batch: int, device: torch.device | str = "cpu") -> Tensor:
+        """White balance times exposure for the planes R, Gr, Gb, B: float32 ``[batch, 4]``."""
+        where = torch.device(device)
+        balance = per_sample(self.white_balance, batch, (3,), "white_balance", where)
+        exposure = per_sample(self.exposure, batch, (), "exposure", where)
+        return balance[:, [0, 1, 1, 2]] * exposure[:, None]
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """Shot and read noise of a sensor: variance = shot * signal + read, signal in [0, 1].
+
+    Attributes:
+        shot: the part that grows with the signal; None draws it per image as Brooks et al. 2019
+            do: log-uniform between 1e-4 and 0.012.
+        read: the constant part; None draws it as they do: ``log read = 2.18 log shot + 1.20 +
+            N(0, 0.26)``, or takes that line without its spread where ``shot`` is given.
+
+    Raises:
+        ValueError: for a negative or infinite number, or ``read`` without ``shot``.
+    """
+
+    shot: float | None = None
+    read: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("shot", self.shot), ("read", self.read)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} noise must be finite and not negative, got {value}")
+        if self.read is not None and self.shot is None:
+            raise ValueError("read noise without shot noise: give both, or neither for random ones")
+
+    def draw(self, batch: int, seed: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """``shot`` and ``read`` for each sample: float32 ``[batch]`` tensors."""
+        where = torch.device(device)
+        if self.shot is None:
+            camera = reference.random_camera(batch, seed, where)
+            return {"shot": camera["shot"], "read": camera["read"]}
+        read = self.read
+        if read is None:
+            read = math.exp(2.18 * math.log(self.shot) + 1.20) if self.shot > 0 else 0.0
+        return {
+            "shot": torch.full((batch,), self.shot, device=where),
+            "read": torch.full((batch,), read, device=where),
+        }

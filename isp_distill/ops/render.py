@@ -1,0 +1,134 @@
+"""``render``: the ISP in one call, from a camera's mosaic to the tensor a teacher takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from isp_distill import backend
+from isp_distill.isp import ISP
+from isp_distill.ops import reference
+from isp_distill.ops.raw_conv import checked_mosaic
+
+backend.register(backend.Implementation("render", "reference", reference.render))
+
+
+def output_size(size: int | Sequence[int] | None, height: int, width: int) -> tuple[int, int]:
+    """The size of a picture: None keeps it, a number is its shorter side, a pair is exact.
+
+    Raises:
+        ValueError: for anything else, or a side below 1.
+    """
+    if size is None:
+        return height, width
+    if isinstance(size, int):
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        shorter = min(height, width)
+        return max(1, round(height * size / shorter)), max(1, round(width * size / shorter))
+    pair = tuple(int(side) for side in size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"size {tuple(size)}: expected a number or (height, width), at least 1")
+    return pair[0], pair[1]
+
+
+def render(
+    mosaic: Tensor,
+    isp: ISP,
+    *,
+    size: int | Sequence[int] | None = None,
+    crop: Sequence[int] | None = None,
+    resize_in: str = "display",
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Turn mosaics into pictures: ``[N, 3, h, w]``, upright, in [0, 1] before ``mean`` and ``std``.
+
+    Black and white level, white balance and exposure with highlights clipped at the sensor,
+    demosaicing (edges mirrored by whole periods), crop, EXIF orientation, colour matrix, clip, tone
+    curve, antialiased bilinear resize, ``(x - mean) / std``.
+
+    Args:
+        mosaic: ``[N, H, W]`` or ``[N, 1, H, W]``, H and W even, sensor units (dtypes as in
+            :func:`isp_distill.raw_conv`).
+        isp: the camera's settings, one for all or one per sample.
+        size: of the picture: None for the crop's own (half of it with ``superpixel``), a number for
+            the shorter side with the aspect kept, or (height, width).
+        crop: (top, left, height, width) in sensor pixels, before turning upright; even numbers with
+            ``superpixel``. Pixels outside still serve the demosaicing of its edges.
+        resize_in: "display" resizes after the tone curve, as a teacher fed with JPEGs saw it in
+            training; "linear" before it, physically right and far cheaper.
+        mean: subtracted at the end, a number or ``[3]``; 0 if None.
+        std: divides at the end, a number or ``[3]``; 1 if None.
+        dtype: of the result: float32, bfloat16, float16, or float64 (computes in float64).
+        memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
+
+    Raises:
+        TypeError: for a wrong type or dtype.
+        ValueError: for a wrong shape, name or range.
+        BackendError: if the backend that was asked for cannot serve the call.
+    """
+    mosaic = checked_mosaic(mosaic)
+    batch, sensor_height, sensor_width = mosaic.shape
+    if not isinstance(isp, ISP):
+        raise TypeError(f"isp must be an isp_distill.ISP, not {type(isp).__name__}")
+    if resize_in not in ("display", "linear"):
+        raise ValueError(f"unknown resize_in {resize_in!r}: expected display or linear")
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point type, not {dtype}")
+    superpixel = isp.demosaic == "superpixel"
+    box = (0, 0, sensor_height, sensor_width) if crop is None else tuple(int(c) for c in crop)
+    if len(box) != 4:
+        raise ValueError(f"crop {box}: expected (top, left, height, width)")
+    top, left, height, width = box
+    if min(top, left) < 0 or min(height, width) < 1:
+        raise ValueError(f"crop {box} is empty or starts outside the mosaic")
+    if top + height > sensor_height or left + width > sensor_width:
+        raise ValueError(
+            f"crop {box} reaches beyond the mosaic of {sensor_height} x {sensor_width}"
+        )
+    if superpixel and any(c % 2 for c in box):
+        raise ValueError(f"crop {box}: superpixel demosaicing takes whole periods, so even numbers")
+    if superpixel:
+        height, width = height // 2, width // 2
+    if isp.orientation >= 5:
+        height, width = width, height
+    target = output_size(size, height, width)
+    device = mosaic.device
+    settings = isp.batched(batch, device)
+    implementation = backend.choose(
+        "render", device, demosaic=isp.demosaic, resize_in=resize_in, dtype=dtype
+    )
+    picture: Tensor = implementation.functions(
+        mosaic,
+        black=settings.black,
+        white=settings.white,
+        pattern=settings.pattern,
+        gain=settings.gain(batch, device),
+        ccm=settings.ccm,
+        demosaic_method=isp.demosaic,
+        tone=isp.tone,
+        orientation=isp.orientation,
+        crop=(top, left, box[2], box[3]),
+        size=target,
+        resize_in=resize_in,
+        mean=_channels(mean, 0.0, "mean", device),
+        std=_channels(std, 1.0, "std", device),
+        dtype=dtype,
+    )
+    return picture.contiguous(memory_format=memory_format)
+
+
+def _channels(
+    value: float | Sequence[float] | Tensor | None, default: float, name: str, device: torch.device
+) -> Tensor:
+    tensor = torch.as_tensor(
+        default if value is None else value, dtype=torch.float32, device=device
+    )
+    if tensor.numel() not in (1, 3):
+        raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number or [3]")
+    return tensor.reshape(-1).expand(3)
