@@ -1,0 +1,115 @@
+// The Python module isp_distill._C. Loading it registers the operators of the other files; the module
+// itself only tells which instruction set the kernels use.
+#include <Python.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/dispatch.h"
+
+namespace isp_distill {
+
+namespace {
+
+bool processor_has(InstructionSet set) {
+#if defined(__x86_64__)
+  // Both checks of the compiler's runtime cover the operating system's support as well.
+  switch (set) {
+    case InstructionSet::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("fma");
+    case InstructionSet::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    default:
+      return true;
+  }
+#else
+  return set == InstructionSet::generic;
+#endif
+}
+
+InstructionSet best() {
+  for (InstructionSet set : {InstructionSet::avx512, InstructionSet::avx2}) {
+    if (processor_has(set)) return set;
+  }
+  return InstructionSet::generic;
+}
+
+}  // namespace
+
+const char* name_of(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::avx512:
+      return "avx512";
+    case InstructionSet::avx2:
+      return "avx2";
+    default:
+      return "generic";
+  }
+}
+
+InstructionSet instruction_set() {
+  static const InstructionSet of_processor = best();
+  const char* wanted = std::getenv("ISP_DISTILL_CPU");
+  if (wanted == nullptr || *wanted == '\0') return of_processor;
+  for (InstructionSet set : {InstructionSet::generic, InstructionSet::avx2, InstructionSet::avx512}) {
+    if (std::strcmp(wanted, name_of(set)) != 0) continue;
+    if (processor_has(set)) return set;
+    throw std::runtime_error(std::string("ISP_DISTILL_CPU=") + wanted +
+                             ": this processor does not have it");
+  }
+  throw std::runtime_error(std::string("ISP_DISTILL_CPU=") + wanted +
+                           ": expected generic, avx2 or avx512");
+}
+
+}  // namespace isp_distill
+
+namespace {
+
+PyObject* instruction_set(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(isp_distill::name_of(isp_distill::instruction_set()));
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
+  }
+}
+
+PyObject* instruction_sets(PyObject*, PyObject*) {
+  PyObject* names = PyList_New(0);
+  if (names == nullptr) return nullptr;
+  using isp_distill::InstructionSet;
+  for (InstructionSet set : {InstructionSet::generic, InstructionSet::avx2, InstructionSet::avx512}) {
+    if (!isp_distill::processor_has(set)) continue;
+    PyObject* name = PyUnicode_FromString(isp_distill::name_of(set));
+    const int failed = name == nullptr ? -1 : PyList_Append(names, name);
+    Py_XDECREF(name);
+    if (failed) {
+      Py_DECREF(names);
+      return nullptr;
+    }
+  }
+  return names;
+}
+
+PyMethodDef methods[] = {
+    {"instruction_set", instruction_set, METH_NOARGS,
+     "The instruction set in use: generic, avx2 or avx512."},
+    {"instruction_sets", instruction_sets, METH_NOARGS,
+     "The instruction sets that this processor can run."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_C", "Compiled CPU kernels of isp-distill.", -1, methods,
+    nullptr, nullptr, nullptr, nullptr,
+};
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
+  return PyModule_Create(&definition);
+}

@@ -1,0 +1,196 @@
+"""Builds ``isp_distill/_C.abi3.so``, the CPU kernels: one library for every torch from 2.10 on.
+
+It is compiled against torch's headers only (the LibTorch stable ABI and Python's limited API);
+torch is never imported here. Where there is no compiler, no headers, or a compilation fails, the
+installation goes on in pure Python and says so in one line, unless
+``ISP_DISTILL_REQUIRE_EXTENSION=1``.
+
+How a source file is compiled follows from its name:
+
+* ``csrc/cpu/*_kernel.cpp`` once for each instruction set in ``INSTRUCTION_SETS``, with the macro
+  ``ISP_DISTILL_ISA`` set to its name. Everything in such a file lives in the namespace
+  ``isp_distill::ISP_DISTILL_ISA``, and it includes only ``simd.h`` and headers that define no
+  inline function outside that namespace, so that the linker can never mix instruction sets.
+* every other ``csrc/cpu/*.cpp`` once, for the baseline of the architecture.
+
+Environment: ``ISP_DISTILL_TORCH`` names the torch package whose headers are used, ``CXX`` the
+compiler, ``ISP_DISTILL_BUILD_EXTENSION=0`` skips the extension.
+"""
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = (2, 10)
+REQUIRED = os.environ.get("ISP_DISTILL_REQUIRE_EXTENSION") == "1"
+WANTED = os.environ.get("ISP_DISTILL_BUILD_EXTENSION", "1") != "0"
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+
+FLAGS = [
+    *("-std=c++20", "-O3", "-fvisibility=hidden", "-fPIC"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-psabi"),
+    *("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    "-DTORCH_TARGET_VERSION=0x020a000000000000",
+]
+if not FREE_THREADED:
+    FLAGS.append("-DPy_LIMITED_API=0x030a0000")
+
+INSTRUCTION_SETS = {"generic": []}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    INSTRUCTION_SETS["avx512"] = [
+        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"),
+        "-mprefer-vector-width=512",
+    ]
+
+
+def compiler():
+    """The C++ compiler's command, or None."""
+    named = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "")
+    for command in (named, ["c++"], ["g++"], ["clang++"]):
+        if command and shutil.which(command[0]):
+            return command
+    return None
+
+
+def torch_package():
+    """The directory of a torch that is new enough, found without importing it, or None."""
+    folders = []
+    if named := os.environ.get("ISP_DISTILL_TORCH"):
+        folders.append(Path(named))
+    spec = find_spec("torch")
+    if spec is not None and spec.origin:
+        folders.append(Path(spec.origin).parent)
+    # Under pip's build isolation sys.path hides the environment that is being installed into, but
+    # sysconfig still names it, and the torch in it is the one that the library will be used with.
+    for name in ("purelib", "platlib"):
+        site = Path(sysconfig.get_paths()[name])
+        folders.append(site / "torch")
+        for pth in sorted(site.glob("*.pth")):
+            lines = pth.read_text(errors="replace").splitlines()
+            folders += [site / line / "torch" for line in lines if line and "import" not in line]
+    for folder in folders:
+        header = folder / "include" / "torch" / "headeronly" / "version.h"
+        if header.is_file():
+            numbers = re.findall(r"define TORCH_VERSION_(?:MAJOR|MINOR) (\d+)", header.read_text())
+            if tuple(map(int, numbers[:2])) >= OLDEST_TORCH:
+                return folder
+    return None
+
+
+def give_up(reason):
+    """Say in one line that the installation has no compiled kernels, or fail where it must."""
+    if REQUIRED:
+        raise SystemExit(f"isp-distill: ISP_DISTILL_REQUIRE_EXTENSION=1, but {reason}")
+    print(f"isp-distill: installing without the compiled CPU kernels: {reason}", file=sys.stderr)
+
+
+class BuildKernels(build_ext):
+    """Compiles each source with its own flags, in parallel; a failure is not fatal by default."""
+
+    def build_extension(self, ext):
+        try:
+            self.compile_and_link(ext)
+        except (subprocess.CalledProcessError, OSError) as error:
+            output = (getattr(error, "stderr", None) or str(error)).strip()
+            if REQUIRED:
+                print(output, file=sys.stderr)
+            errors = [line for line in output.splitlines() if "error" in line]
+            status = getattr(error, "returncode", None)
+            first = errors[0] if errors and status is not None else f"exit status {status}"
+            give_up(f"compiling them failed: {str(error) if status is None else first[:300]}")
+
+    def get_outputs(self):
+        # A library that could not be built must not be listed as installed.
+        return [path for path in super().get_outputs() if os.path.exists(path)]
+
+    def copy_extensions_to_source(self):
+        for ext in self.extensions:
+            if os.path.exists(self.get_ext_fullpath_in_build(ext)):
+                return super().copy_extensions_to_source()
+        return None
+
+    def get_ext_fullpath_in_build(self, ext):
+        filename = self.get_ext_filename(self.get_ext_fullname(ext.name))
+        return os.path.join(self.build_lib, filename)
+
+    def compile_and_link(self, ext):
+        torch = torch_package()
+        if torch is None:
+            give_up("torch >= 2.10, whose headers they need, was not found")
+            return
+        command = compiler()
+        folder = Path(self.build_temp) / "kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+        python = sysconfig.get_paths()
+        includes = [f"-I{ROOT / 'csrc'}", f"-isystem{torch / 'include'}"]
+        includes += [f"-isystem{python[name]}" for name in ("include", "platinclude")]
+        # Under a virtual environment these two differ from where Python.h is.
+        includes += [f"-isystem{p}" for p in self.include_dirs]
+        flags = FLAGS + shlex.split(os.environ.get("CXXFLAGS", ""))
+        jobs = []
+        for source in map(Path, ext.sources):
+            kernel = source.stem.endswith("_kernel")
+            variants = INSTRUCTION_SETS if kernel else {"": []}
+            for name, extra in variants.items():
+                target = folder / f"{source.stem}{'-' + name if name else ''}.o"
+                if name:
+                    extra = [*extra, f"-DISP_DISTILL_ISA={name}"]
+                jobs.append(
+                    [*command, *flags, *extra, *includes, "-c", str(source), "-o", str(target)]
+                )
+        # The longest compilations first.
+        jobs.sort(key=lambda job: "avx" not in " ".join(job))
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(self.run_compiler, jobs))
+        library = self.get_ext_fullpath(ext.name)
+        os.makedirs(os.path.dirname(library), exist_ok=True)
+        objects = [job[-1] for job in jobs]
+        link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else [
+            "-shared", "-Wl,--as-needed"
+        ]  # fmt: skip
+        # torch's own directory is not recorded: isp_distill imports torch before this library, and
+        # the loader then takes the libtorch_cpu that is already there.
+        link += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
+        self.run_compiler([*command, *objects, *link, "-o", library])
+
+    def run_compiler(self, command):
+        if self.verbose:
+            print(shlex.join(command))
+        subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
+
+
+def extensions():
+    if not WANTED:
+        return []
+    if sys.platform == "win32":
+        give_up("they are built with GCC or Clang, on Linux and macOS")
+        return []
+    if compiler() is None:
+        give_up("there is no C++ compiler (set CXX, or install g++ or clang++)")
+        return []
+    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
+    return [Extension("isp_distill._C", sources, py_limited_api=not FREE_THREADED)]
+
+
+modules = extensions()
+limited = {} if FREE_THREADED or not modules else {"bdist_wheel": {"py_limited_api": "cp310"}}
+setup(
+    ext_modules=modules,
+    cmdclass={"build_ext": BuildKernels},
+    options=limited,
+    # Only where the headers are nowhere to be found does pip bring torch into the build.
+    setup_requires=["torch>=2.10"] if modules and torch_package() is None else [],
+)
