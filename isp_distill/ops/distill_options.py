@@ -1,0 +1,220 @@
+"""What a distillation loss is asked to compute, checked once for every form of the call."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+REDUCTIONS = ("mean", "sum", "batchmean", "none")
+
+#: Each objective with the defaults of its parameters.
+OBJECTIVES: dict[str, tuple[float, ...]] = {
+    "forward_kl": (),
+    "reverse_kl": (),
+    "jsd": (0.5,),
+    "tvd": (),
+    "dkd": (1.0, 8.0),
+    "mse": (),
+    "cwd": (),
+}
+
+
+def parse_objective(text: str) -> tuple[str, tuple[float, ...]]:
+    """``"jsd(0.3)"`` to ``("jsd", (0.3,))``; a bare name takes the defaults of its parameters.
+
+    Raises:
+        TypeError: if it is not a string.
+        ValueError: for an unknown name, a wrong number of parameters, or one out of range.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"objective must be a string, not {type(text).__name__}")
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", text)
+    if match is None or match[1] not in OBJECTIVES:
+        raise ValueError(f"unknown objective {text!r}: expected one of {', '.join(OBJECTIVES)}")
+    name, arguments = match[1], match[2]
+    defaults = OBJECTIVES[name]
+    if arguments is None:
+        return name, defaults
+    try:
+        values = tuple(float(a) for a in arguments.split(",")) if arguments.strip() else ()
+    except ValueError:
+        raise ValueError(f"objective {text!r}: its parameters must be numbers") from None
+    if len(values) != len(defaults):
+        raise ValueError(f"objective {text!r}: {name} takes {len(defaults)} parameters")
+    if name == "jsd" and not 0 < values[0] < 1:
+        raise ValueError(f"objective {text!r}: beta must lie strictly between 0 and 1")
+    if name == "dkd" and not all(math.isfinite(v) and v >= 0 for v in values):
+        raise ValueError(f"objective {text!r}: alpha and beta must be finite and not negative")
+    return name, values
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a distillation loss in their checked form."""
+
+    objective: str
+    parameters: tuple[float, ...]
+    temperature: float
+    alpha: float
+    ignore_index: int
+    label_smoothing: float
+    reduction: str
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the value depends on labels: through cross entropy, or DKD's target class."""
+        return self.alpha != 1 or self.objective == "dkd"
+
+
+def checked_options(
+    objective: str,
+    temperature: float,
+    alpha: float,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+) -> Options:
+    """All options that do not depend on a tensor.
+
+    Raises:
+        TypeError: for a wrong type.
+        ValueError: for an unknown name, or a number out of range.
+    """
+    name, parameters = parse_objective(objective)
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"unknown reduction {reduction!r}: expected {', '.join(REDUCTIONS)}")
+    if name == "cwd" and reduction == "none" and alpha != 1:
+        raise ValueError(
+            'cwd with reduction="none" has a value per channel and cross entropy one per pixel: '
+            "they do not add up; choose another reduction, or alpha=1"
+        )
+    return Options(
+        name,
+        parameters,
+        float(temperature),
+        float(alpha),
+        int(ignore_index),
+        float(label_smoothing),
+        reduction,
+    )
+
+
+def check_logits(student: Tensor, teacher: Tensor, options: Options) -> None:
+    """Both logits: type, dtype, device, shape.
+
+    Raises:
+        TypeError: if one is not a floating-point tensor of a supported dtype.
+        ValueError: for shapes that differ or are not ``[N, C, ...]``, or an empty batch.
+    """
+    for name, logits in (("student", student), ("teacher", teacher)):
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"{name} must be a tensor, not {type(logits).__name__}")
+        if logits.dtype not in LOGIT_DTYPES:
+            names = ", ".join(str(d).removeprefix("torch.") for d in LOGIT_DTYPES)
+            raise TypeError(f"{name} has dtype {logits.dtype}: expected one of {names}")
+    if student.dim() < 2 or student.shape[1] < 2:
+        raise ValueError(
+            f"student has shape {list(student.shape)}: expected [N, C] or [N, C, ...] with C >= 2"
+        )
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student has shape {list(student.shape)}, teacher {list(teacher.shape)}: "
+            "they must be the same (see upsampled_distill_loss for logits of low resolution)"
+        )
+    check_device(student, teacher=teacher)
+    if student.numel() == 0:
+        raise ValueError(f"logits have shape {list(student.shape)}: an empty batch has no loss")
+    if options.objective == "cwd" and student.dim() < 3:
+        raise ValueError("cwd compares channels over their pixels: it needs logits [N, C, ...]")
+
+
+def check_device(student: Tensor, **others: Tensor | None) -> None:
+    """Every tensor on the student's device.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != student.device:
+            raise ValueError(f"{name} is on {tensor.device}, student on {student.device}")
+
+
+def checked_rows(
+    student: Tensor,
+    positions: Sequence[int],
+    labels: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    options: Options,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Labels (int64), mask (bool) and weight (floating point) of a loss over ``positions``.
+
+    Labels are dropped where the value does not depend on them. Their range is checked where the
+    loss is computed (:func:`check_values`), for it takes a look at the data.
+
+    Raises:
+        TypeError: for a wrong type or dtype.
+        ValueError: for a wrong shape or device, or labels missing.
+    """
+    shape = tuple(positions)
+    if labels is None and options.alpha != 1:
+        raise ValueError(f"alpha={options.alpha} mixes in cross entropy: it needs labels")
+    if labels is not None:
+        if not isinstance(labels, Tensor) or labels.dtype not in LABEL_DTYPES:
+            raise TypeError("labels must be a tensor of class indices (an integer dtype)")
+        if tuple(labels.shape) != shape:
+            raise ValueError(f"labels have shape {list(labels.shape)}: expected {list(shape)}")
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dtype.is_floating_point or mask.is_complex():
+            raise TypeError("mask must be a tensor of bool, or of integers (0 is outside)")
+        if tuple(mask.shape) != shape:
+            raise ValueError(f"mask has shape {list(mask.shape)}: expected {list(shape)}")
+        mask = mask if mask.dtype == torch.bool else mask != 0
+    if weight is not None:
+        if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
+            raise TypeError("weight must be a floating-point tensor")
+        if tuple(weight.shape) != shape[:1]:
+            raise ValueError(f"weight has shape {list(weight.shape)}: expected {[shape[0]]}")
+        weight = weight.detach()
+    check_device(student, labels=labels, mask=mask, weight=weight)
+    labels = labels.to(torch.int64) if labels is not None and options.needs_labels else None
+    return labels, mask, weight
+
+
+def check_values(
+    labels: Tensor | None, weight: Tensor | None, classes: int, ignore_index: int
+) -> None:
+    """The range of labels and weights, on the CPU; elsewhere a look would stall the device.
+
+    Raises:
+        ValueError: for a label that is neither a class nor ``ignore_index``, or a weight that is
+            negative or not finite.
+    """
+    if labels is not None and labels.device.type == "cpu":
+        low, high = (int(v) for v in labels.aminmax())
+        if low < 0 or high >= classes:
+            wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))]
+            if len(wrong):
+                raise ValueError(
+                    f"label {int(wrong[0])} is neither a class (0 to {classes - 1}) nor "
+                    f"ignore_index={ignore_index}"
+                )
+    if (
+        weight is not None
+        and weight.device.type == "cpu"
+        and not bool((weight.isfinite() & (weight >= 0)).all())
+    ):
+        raise ValueError("weight must be finite and not negative")
