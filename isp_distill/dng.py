@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from . import tiff
-from .raw_metadata import PATTERNS, SITE_PLANES, SRGB_TO_XYZ
+from .raw_metadata import PATTERNS, SITE_PLANES, SRGB_TO_XYZ, MatrixLike
 
 #: LibRaw refuses smaller DNG files.
 MIN_SIDE = 22
 _MAX_GAIN = 64.0
 _COLOR_CODES = {"R": 0, "G": 1, "B": 2}
 
-Matrix3 = Sequence[Sequence[float]] | np.ndarray
+Tag = tuple[int, str, int, Any]
 
 
 def write_dng(
@@ -36,8 +36,8 @@ def write_dng(
     black: float | Sequence[float] = 0.0,
     white: float | None = None,
     white_balance: Sequence[float] = (1.0, 1.0, 1.0),
-    color_matrix: Matrix3 | None = None,
-    ccm: Matrix3 | None = None,
+    color_matrix: MatrixLike | None = None,
+    ccm: MatrixLike | None = None,
     orientation: int = 1,
     camera: str = "isp-distill",
     bits: int = 16,
@@ -99,7 +99,7 @@ def write_dng(
             f"white must be an integer above black {max(levels):g}, up to 65535, not {white!r}"
         )
     neutral = _neutral(white_balance)
-    tags = [
+    tags: list[Tag] = [
         (tiff.DNG_VERSION, "B", 4, (1, 4, 0, 0)),
         (tiff.DNG_BACKWARD_VERSION, "B", 4, (1, 1, 0, 0)),
         (tiff.UNIQUE_CAMERA_MODEL, "s", 0, camera),
@@ -136,7 +136,9 @@ def _neutral(white_balance: Sequence[float]) -> list[float]:
     return neutral
 
 
-def _matrix(color_matrix: Matrix3 | None, ccm: Matrix3 | None, neutral: list[float]) -> np.ndarray:
+def _matrix(
+    color_matrix: MatrixLike | None, ccm: MatrixLike | None, neutral: list[float]
+) -> np.ndarray:
     """ColorMatrix1, float64 [3, 3].
 
     From a ccm (white-balanced camera RGB to sRGB): XYZ to sRGB, then the inverse of the ccm, then
@@ -173,9 +175,9 @@ def _cfa_tags(
     pattern: str,
     levels: list[float],
     area: tuple[int, int, int, int] | None,
-) -> list[tuple[int, str, int, Any]]:
+) -> list[Tag]:
     """The tags that are counted from the top left of ActiveArea: colours and black levels."""
-    tags: list[tuple[int, str, int, Any]] = []
+    tags: list[Tag] = []
     top = left = 0
     if area is not None:
         top, left, bottom, right = (int(v) for v in area)
@@ -199,9 +201,9 @@ def _cfa_tags(
     return tags
 
 
-def _exposure_tags(seconds: float | None, iso: float | None) -> list[tuple[int, str, int, Any]]:
+def _exposure_tags(seconds: float | None, iso: float | None) -> list[Tag]:
     """ExposureTime and ISOSpeedRatings in IFD 0, where TIFF/EP puts them."""
-    tags: list[tuple[int, str, int, Any]] = []
+    tags: list[Tag] = []
     if seconds is not None:
         if not 1e-6 <= seconds <= 4000:
             raise ValueError(f"exposure_time must be 1e-6..4000 seconds, not {seconds!r}")
@@ -213,7 +215,7 @@ def _exposure_tags(seconds: float | None, iso: float | None) -> list[tuple[int, 
     return tags
 
 
-def _write(path: Path, mosaic: np.ndarray, tags: list[tuple[int, str, int, Any]]) -> Path:
+def _write(path: Path, mosaic: np.ndarray, tags: list[Tag]) -> Path:
     """Write beside ``path``, then rename: readers see the old file or the whole new one."""
     try:
         import tifffile
@@ -231,7 +233,7 @@ def _write(path: Path, mosaic: np.ndarray, tags: list[tuple[int, str, int, Any]]
                 rowsperstrip=mosaic.shape[0],
                 metadata=None,
                 software=False,
-                extratags=sorted(tags),
+                extratags=[(*tag, True) for tag in tags],
             )
         os.replace(temporary, path)
     except BaseException:

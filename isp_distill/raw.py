@@ -60,8 +60,8 @@ class RawImage:
         """Refuse what no later stage can handle.
 
         Raises:
-            ValueError: the mosaic is not an even-sized C-contiguous uint16 [H, W], or the pattern
-                is not Bayer.
+            ValueError: the mosaic is not an even-sized C-contiguous uint16 [H, W], the pattern is
+                not Bayer, or the orientation is not 1..8.
         """
         m = self.mosaic
         if m.ndim != 2 or m.dtype != np.uint16 or not m.flags.c_contiguous:
@@ -76,6 +76,8 @@ class RawImage:
             )
         if self.pattern not in PATTERNS:
             raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, not {self.pattern!r}")
+        if self.orientation not in range(1, 9):
+            raise ValueError(f"orientation must be an EXIF one, 1..8, not {self.orientation!r}")
 
     @property
     def height(self) -> int:
@@ -105,36 +107,28 @@ def upright(raw: RawImage) -> RawImage:
 
     Returns:
         The same picture with ``orientation`` 1; ``raw`` itself where it is upright already.
-
-    Raises:
-        ValueError: the orientation is not 1..8.
     """
     if raw.orientation == 1:
         return raw
-    colors = np.array(list(raw.pattern)).reshape(2, 2)
-    pattern = "".join(_oriented(colors, raw.orientation).ravel())
-    sites = _oriented(raw.black_per_site, raw.orientation).ravel()
-    black = [0.0] * 4
-    for value, plane in zip(sites, SITE_PLANES[pattern], strict=True):
-        black[plane] = float(value)
+    red = PATTERNS.index(raw.pattern)
+    black = raw.black
+    mosaic = raw.mosaic
+    # EXIF orientations as mirrored rows, then mirrored columns, then transposed (TIFF 6.0, tag
+    # 274). An even size makes a mirror swap the two sites of a period.
+    if raw.orientation in (3, 4, 6, 7):
+        mosaic, red = mosaic[::-1], red ^ 2
+    if raw.orientation in (2, 3, 7, 8):
+        mosaic, red = mosaic[:, ::-1], red ^ 1
+    if raw.orientation >= 5:
+        mosaic, red = mosaic.T, (0, 2, 1, 3)[red]
+        black = (black[0], black[2], black[1], black[3])
     return replace(
         raw,
-        mosaic=np.ascontiguousarray(_oriented(raw.mosaic, raw.orientation)),
-        pattern=pattern,
-        black=(black[0], black[1], black[2], black[3]),
+        mosaic=np.ascontiguousarray(mosaic),
+        pattern=PATTERNS[red],
+        black=black,
         orientation=1,
     )
-
-
-def _oriented(array: np.ndarray, orientation: int) -> np.ndarray:
-    """The view of a 2-D array that EXIF ``orientation`` asks to be shown (TIFF 6.0, tag 274)."""
-    if orientation not in range(1, 9):
-        raise ValueError(f"orientation must be an EXIF one, 1..8, not {orientation!r}")
-    if orientation in (3, 4, 6, 7):
-        array = array[::-1]
-    if orientation in (2, 3, 7, 8):
-        array = array[:, ::-1]
-    return array.T if orientation >= 5 else array
 
 
 def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImage:
@@ -160,13 +154,14 @@ def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImag
         raise ValueError(f"crop size must be even and at least 2x2, not {height}x{width}")
     if top < 0 or left < 0 or top + height > raw.height or left + width > raw.width:
         raise ValueError(
-            f"crop of {height}x{width} at ({top}, {left}) leaves the {raw.height}x{raw.width} mosaic"
+            f"crop of {height}x{width} at ({top}, {left}) leaves the mosaic "
+            f"({raw.height}x{raw.width})"
         )
-    colors = [raw.pattern[(y + top) % 2 * 2 + (x + left) % 2] for y in (0, 1) for x in (0, 1)]
+    red = PATTERNS.index(raw.pattern) ^ (top % 2 * 2 + left % 2)
     return replace(
         raw,
         mosaic=raw.mosaic[top : top + height, left : left + width].copy(),
-        pattern="".join(colors),
+        pattern=PATTERNS[red],
     )
 
 
@@ -372,7 +367,7 @@ def _exposure(decoder: Any, directories: list[tiff.Directory]) -> tuple[float | 
 def _explain(
     name: str, error: Exception, head: bytes, directories: list[tiff.Directory]
 ) -> CorruptRawError | UnsupportedRawError:
-    """The error a user can act on, for what LibRaw said."""
+    """The error a user can act on, from LibRaw's."""
     said = error.args[0] if error.args else ""
     words = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
     if isinstance(
@@ -382,17 +377,24 @@ def _explain(
             name,
             "decoding it needs more memory than allowed: a damaged size, or raise the memory limit",
         )
-    if not isinstance(error, (rawpy.LibRawFileUnsupportedError, rawpy.NotSupportedError)):
-        return CorruptRawError(name, f"LibRaw could not decode it ({words}); copy the file again")
+    unsupported = isinstance(error, (rawpy.LibRawFileUnsupportedError, rawpy.NotSupportedError))
     if tiff.is_dng(directories):
-        compression = tiff.numbers(tiff.raw_directory(directories), tiff.COMPRESSION)
-        if compression is not None and compression not in ((1,), (7,)):
+        directory = tiff.raw_directory(directories)
+        method = int((tiff.numbers(directory, tiff.COMPRESSION) or (1,))[0])
+        # Deflate with integer samples: LibRaw takes it up, then calls the data corrupted.
+        deflated = method in (8, 32946) and tiff.numbers(directory, tiff.SAMPLE_FORMAT) != (3,)
+        if deflated or (unsupported and method not in (1, 7)):
             return UnsupportedRawError(
                 name,
-                f"LibRaw does not read DNG compression {compression[0]:g} here; "
+                f"LibRaw does not read DNG compression {method} here; "
                 "convert the file to an uncompressed or lossless-JPEG DNG",
             )
-        return CorruptRawError(name, "its DNG header makes no sense to LibRaw; copy the file again")
+        if unsupported:
+            return CorruptRawError(
+                name, "its DNG header makes no sense to LibRaw; copy the file again"
+            )
+    if not unsupported:
+        return CorruptRawError(name, f"LibRaw could not decode it ({words}); copy the file again")
     if not any(head):
         return CorruptRawError(name, "it begins with zeros: the data was lost; copy it again")
     for magic, kind in (

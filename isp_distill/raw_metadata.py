@@ -17,16 +17,14 @@ from . import tiff
 Gains = tuple[float, float, float]
 Matrix = tuple[Gains, Gains, Gains]
 Blacks = tuple[float, float, float, float]
+MatrixLike = Sequence[Sequence[float]] | np.ndarray
 
-PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
-#: Colour plane (0 R, 1 Gr, 2 Gb, 3 B) at (0,0), (0,1), (1,0), (1,1) of each pattern's period.
-#: Gr is the green in a red row.
-SITE_PLANES = {
-    "RGGB": (0, 1, 2, 3),
-    "BGGR": (3, 2, 1, 0),
-    "GRBG": (1, 0, 3, 2),
-    "GBRG": (2, 3, 0, 1),
-}
+#: In the order of ``cfa.py``, which needs torch and so cannot be imported here: the index of a
+#: pattern is the site (2 * row + column) of its red.
+PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
+#: Colour plane (0 R, 1 Gr, 2 Gb, 3 B) at (0,0), (0,1), (1,0), (1,1) of each pattern's period: the
+#: exclusive or of site and pattern. Gr is the green in a red row.
+SITE_PLANES = {p: tuple(code ^ site for site in range(4)) for code, p in enumerate(PATTERNS)}
 
 #: Linear sRGB to CIE XYZ, D65 white (IEC 61966-2-1; the constants of dcraw and Brooks et al. 2019).
 SRGB_TO_XYZ = (
@@ -79,7 +77,7 @@ def black_of_libraw(levels: Sequence[float], colors: Sequence[int], pattern: str
 def black_of_dng(
     directory: tiff.Directory, top: int, left: int, pattern: str, libraw: Blacks
 ) -> Blacks:
-    """Black levels in the order R, Gr, Gb, B from a DNG's own tags, or ``libraw`` where it has none.
+    """Black levels, R, Gr, Gb, B, from a DNG's own tags, or ``libraw`` where it has none.
 
     Two reasons to prefer the tags: LibRaw rounds fractions, and it rounds an odd ActiveArea
     margin up to an even one without moving the 2x2 of black levels along, so that unequal blacks
@@ -184,7 +182,7 @@ def white_balance_of(
     return (1.0, 1.0, 1.0), "no white balance in the file; using gains of 1 (expect a colour cast)"
 
 
-def camera_to_srgb(xyz_to_camera: Sequence[Sequence[float]]) -> Matrix | None:
+def camera_to_srgb(xyz_to_camera: MatrixLike) -> Matrix | None:
     """White-balanced camera RGB to linear sRGB, from the matrix XYZ (D65) to camera RGB.
 
     dcraw's method: camera = M @ SRGB_TO_XYZ @ rgb; each row is divided by its sum, so that sRGB
@@ -240,9 +238,7 @@ def dng_matrices(directories: list[tiff.Directory]) -> list[np.ndarray]:
     return [matrix for _, matrix in sorted(found, key=lambda item: item[0])]
 
 
-def ccm_of(
-    dng: Sequence[np.ndarray], libraw: Sequence[Sequence[float]] | np.ndarray
-) -> tuple[Matrix, str | None]:
+def ccm_of(dng: Sequence[np.ndarray], libraw: MatrixLike) -> tuple[Matrix, str | None]:
     """The colour matrix of a file, and a warning where it has none and the identity is used.
 
     A DNG's own matrix comes before LibRaw's table, which is all zeros for cameras it does not know.
@@ -251,7 +247,7 @@ def ccm_of(
         dng: from :func:`dng_matrices`.
         libraw: ``rgb_xyz_matrix``, [4, 3] (in spite of its name, XYZ to camera).
     """
-    for matrix in (*dng, np.asarray(libraw)):
+    for matrix in (*dng, libraw):
         if (ccm := camera_to_srgb(matrix)) is not None:
             return ccm, None
     return IDENTITY, "no usable colour matrix in the file; using the identity (muted colours)"
