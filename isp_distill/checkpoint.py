@@ -1,0 +1,98 @@
+"""Checkpoints and metrics that a kill at any moment leaves whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``: after a kill there is the old file or the new, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint (tensors, numbers, strings, containers of them) atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what :func:`save_checkpoint` wrote; nothing in it is executed.
+
+    Raises:
+        ValueError: if the file is damaged or no checkpoint; the message names it and the fix.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path}: not a readable checkpoint ({error}); delete it, or train with resume=False"
+        ) from error
+    return state
+
+
+class Metrics:
+    """JSON lines, and TensorBoard where it is installed.
+
+    Args:
+        folder: holds ``metrics.jsonl`` and TensorBoard's files.
+        step: steps that are done; lines beyond it, left by a run that was killed, are dropped.
+        tensorboard: write TensorBoard's files as well.
+    """
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
+        path = folder / "metrics.jsonl"
+        kept: list[str] = []
+        if path.exists() and step > 0:
+            for line in path.read_text().splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
+                    continue  # the line that the kill cut short
+        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 - closed by close()
+        self._board: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard.writer import SummaryWriter
+            except ImportError:
+                return
+            self._board = SummaryWriter(  # type: ignore[no-untyped-call]
+                str(folder / "tensorboard"), purge_step=step + 1
+            )
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Add one line: the step and its numbers."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()

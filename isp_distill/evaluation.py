@@ -1,0 +1,187 @@
+"""How well a student predicts what its teacher predicts."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from isp_distill.data import Source, View, ViewLoader, open_source
+from isp_distill.exposure import ShortExposure
+from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
+
+
+@dataclass(frozen=True)
+class Report:
+    """Agreement of a student with its teacher.
+
+    Attributes:
+        samples: views that were compared.
+        agreement_top1: share of predictions (of pixels, where dense) whose top class is the
+            teacher's.
+        agreement_top5: share whose five best classes hold the teacher's top class.
+        kl: mean KL(teacher || student), nats.
+        accuracy: the student's top-1 accuracy, where there are labels.
+        teacher_accuracy: the teacher's, likewise.
+        mean_iou: dense: intersection over union with the teacher's map, mean over the classes that
+            either of them predicts.
+        skipped: files left out, with reasons.
+    """
+
+    samples: int
+    agreement_top1: float
+    agreement_top5: float
+    kl: float
+    accuracy: float | None = None
+    teacher_accuracy: float | None = None
+    mean_iou: float | None = None
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [
+            f"top-1 agreement {self.agreement_top1:.3f}",
+            f"top-5 {self.agreement_top5:.3f}",
+            f"KL {self.kl:.3f}",
+        ]
+        if self.accuracy is not None:
+            parts.append(f"accuracy {self.accuracy:.3f} (teacher {self.teacher_accuracy:.3f})")
+        if self.mean_iou is not None:
+            parts.append(f"mIoU {self.mean_iou:.3f}")
+        return f"{', '.join(parts)} over {self.samples} views"
+
+
+def match_size(student: Tensor, teacher: Tensor) -> Tensor:
+    """Dense student logits at the teacher's resolution (bilinear); others unchanged."""
+    if student.dim() == 4 and student.shape[2:] != teacher.shape[2:]:
+        return F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
+    return student
+
+
+class _Tally:
+    def __init__(self) -> None:
+        self.views = self.rows = self.labelled = 0
+        self.top1 = self.top5 = self.kl = self.right = self.teacher_right = 0.0
+        self.overlap: Tensor | None = None
+
+    def add(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> None:
+        classes = student.shape[1]
+        s = student.float().movedim(1, -1).reshape(-1, classes)
+        t = teacher.float().movedim(1, -1).reshape(-1, classes)
+        best_s, best_t = s.argmax(-1), t.argmax(-1)
+        self.views += len(student)
+        self.rows += len(s)
+        self.top1 += float((best_s == best_t).sum())
+        best5 = s.topk(min(5, classes), -1).indices
+        self.top5 += float((best5 == best_t[:, None]).any(-1).sum())
+        self.kl += float(
+            F.kl_div(s.log_softmax(-1), t.log_softmax(-1), reduction="sum", log_target=True)
+        )
+        if labels is not None and student.dim() == 2:
+            known = labels >= 0
+            self.labelled += int(known.sum())
+            self.right += float((best_s == labels)[known].sum())
+            self.teacher_right += float((best_t == labels)[known].sum())
+        if student.dim() > 2:
+            pairs = torch.bincount(best_t * classes + best_s, minlength=classes * classes).cpu()
+            self.overlap = pairs if self.overlap is None else self.overlap + pairs
+
+    def report(self, skipped: dict[str, str]) -> Report:
+        if self.views == 0:
+            raise ValueError(f"there was nothing to evaluate; {len(skipped)} files were skipped")
+        miou = None
+        if self.overlap is not None:
+            table = self.overlap.reshape(int(self.overlap.numel() ** 0.5), -1).double()
+            union = table.sum(0) + table.sum(1) - table.diagonal()
+            miou = float((table.diagonal()[union > 0] / union[union > 0]).mean())
+        return Report(
+            samples=self.views,
+            agreement_top1=self.top1 / self.rows,
+            agreement_top5=self.top5 / self.rows,
+            kl=self.kl / self.rows,
+            accuracy=self.right / self.labelled if self.labelled else None,
+            teacher_accuracy=self.teacher_right / self.labelled if self.labelled else None,
+            mean_iou=miou,
+            skipped=dict(skipped),
+        )
+
+
+@torch.no_grad()
+def evaluate(
+    student: Student | nn.Module,
+    teacher: Teacher | nn.Module | str,
+    data: str | Path | Source,
+    *,
+    views: int = 1,
+    crop: int | None = None,
+    binning: int | None = None,
+    batch_size: int = 16,
+    exposure: ShortExposure | float | None = None,
+    device: torch.device | str | None = None,
+    workers: int = 2,
+    seed: int = 0,
+    progress: bool = True,
+) -> Report:
+    """Compare a student on the mosaics with its teacher on the rendered pictures.
+
+    Args:
+        student: a rawified model, any module (see :class:`isp_distill.teacher.PlanesModel`), or a
+            function of ``(mosaic, isp)``.
+        teacher: a :class:`Teacher`, a module, or a timm name.
+        data: a folder of RAW files, a folder of pictures, or a dataset.
+        views: crops of each file: the middle, then the corners; 1 to 5.
+        crop: side of the mosaics, even; twice the teacher's size if None.
+        binning: see :class:`isp_distill.data.View`.
+        batch_size: views a batch.
+        exposure: the student sees a short exposure: a factor, or :class:`ShortExposure`.
+        device: where to compute; the student's if None.
+        workers: threads that read.
+        seed: of the noise, and of the made-up cameras where the data are pictures.
+        progress: show a progress bar.
+
+    Returns:
+        The :class:`Report`.
+
+    Raises:
+        ValueError: if nothing could be evaluated, or for a setting out of range.
+    """
+    chosen = as_teacher(teacher)
+    pupil = as_student(student)
+    module = pupil if isinstance(pupil, nn.Module) else chosen.model
+    where = torch.device(device) if device is not None else next(module.parameters()).device
+    view = View(2 * chosen.size if crop is None else crop, binning)
+    source = open_source(data)
+    loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers)
+    short = ShortExposure.of(exposure)
+    tally = _Tally()
+    modes = [(m, m.training) for m in {module, chosen.model}]
+    for m, _ in modes:
+        m.to(where).eval()
+    total = -(-len(source) * views // batch_size)
+    try:
+        batches = loader.fixed(views)
+        for step, batch in enumerate(
+            tqdm(batches, total=total, desc="evaluate", disable=not progress, leave=False)
+        ):
+            batch = batch.to(where)
+            target = chosen.logits(chosen.picture(batch))
+            mosaic, isp = batch.mosaic, batch.isp
+            if short is not None:
+                mosaic, isp = short.apply(mosaic, isp, seed=seed + step)
+            predicted = match_size(logits_of(pupil(mosaic, isp)), target)
+            if predicted.shape[1] != target.shape[1]:
+                raise ValueError(
+                    f"the student predicts {predicted.shape[1]} classes, "
+                    f"the teacher {target.shape[1]}"
+                )
+            tally.add(predicted, target, batch.labels)
+    finally:
+        for m, training in modes:
+            m.train(training)
+    if loader.skipped and progress:
+        tqdm.write(loader.report())
+    return tally.report(loader.skipped)

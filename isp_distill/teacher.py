@@ -1,0 +1,148 @@
+"""The teacher: an off-the-shelf RGB model with the pictures it expects; and what students look like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isp_distill.data import RawBatch
+from isp_distill.isp import ISP
+from isp_distill.ops import reference
+from isp_distill.ops.render import render
+from isp_distill.stem import RawModel, RawStem
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+#: Anything that maps mosaics and their camera to logits.
+Student = Callable[[Tensor, ISP], Any]
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in a model's output: a tensor, or torchvision's ``{"out": ...}``.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(output, dict) and isinstance(output.get("out"), Tensor):
+        output = output["out"]
+    if not isinstance(output, Tensor) or output.dim() < 2:
+        raise TypeError(f"a model must return logits [N, C] or [N, C, H, W], got {type(output)}")
+    return output
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An RGB model and what its input must look like.
+
+    Attributes:
+        model: takes ``[N, 3, size, size]`` and returns logits ``[N, C]`` or ``[N, C, H, W]``.
+        mean: subtracted from pictures in [0, 1].
+        std: divides them.
+        size: side of its square input, pixels.
+        classes: class names, for pictures and reports.
+        demosaic: of the pictures it sees; None leaves the ISP's.
+        tone: of the pictures it sees; None leaves the ISP's.
+        resize_in: see :func:`isp_distill.render`.
+    """
+
+    model: nn.Module
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    size: int = 224
+    classes: Sequence[str] | None = field(default=None, repr=False)
+    demosaic: str | None = None
+    tone: str | None = None
+    resize_in: str = "display"
+
+    @classmethod
+    def from_timm(cls, name: str, **settings: Any) -> Teacher:
+        """A pretrained model of timm, with the mean, std and size that it was trained with.
+
+        Raises:
+            ImportError: if timm is not installed.
+            RuntimeError: if its weights cannot be fetched.
+        """
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError("a teacher by name needs timm: pip install timm") from error
+        try:
+            model = timm.create_model(name, pretrained=True)
+        except Exception as error:
+            raise RuntimeError(f"timm could not load {name!r} with its weights: {error}") from error
+        config = timm.data.resolve_model_data_config(model)
+        found = {"mean": config["mean"], "std": config["std"], "size": config["input_size"][-1]}
+        return cls(model, **{**found, **settings})
+
+    def picture(self, batch: RawBatch) -> Tensor:
+        """What the teacher sees of a batch, in [0, 1]: ``[N, 3, size, size]``."""
+        if batch.picture is not None:
+            return F.interpolate(
+                batch.picture, (self.size, self.size), mode="bilinear", antialias=True
+            )
+        changes = {"demosaic": self.demosaic, "tone": self.tone}
+        isp = batch.isp.replace(**{k: v for k, v in changes.items() if v is not None})
+        return render(batch.mosaic, isp, size=(self.size, self.size), resize_in=self.resize_in)
+
+    def logits(self, picture: Tensor) -> Tensor:
+        """The teacher's logits for pictures in [0, 1]."""
+        mean = torch.as_tensor(self.mean, dtype=torch.float32, device=picture.device).reshape(-1)
+        std = torch.as_tensor(self.std, dtype=torch.float32, device=picture.device).reshape(-1)
+        return logits_of(self.model((picture - mean[:, None, None]) / std[:, None, None]))
+
+
+class PlanesModel(nn.Module):
+    """A student without a RawStem, fed the normalised mosaic its first convolution asks for.
+
+    With 4 input channels: the planes R, Gr, Gb, B ``[N, 4, H/2, W/2]``; with 1: the mosaic
+    ``[N, 1, H, W]``; white-balanced, in [0, 1].
+
+    Raises:
+        ValueError: if the first convolution takes neither 1 nor 4 channels.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+        if first is None or first.in_channels not in (1, 4):
+            raise ValueError(
+                f"{type(model).__name__} takes neither a mosaic (1 channel) nor its planes (4): "
+                "make an RGB model a student with isp_distill.rawify(model)"
+            )
+        self.model, self.channels = model, first.in_channels
+
+    def forward(self, mosaic: Tensor, isp: ISP) -> Any:
+        """What the model makes of ``[N, H, W]`` mosaics."""
+        camera = isp.batched(len(mosaic), mosaic.device)
+        black, white, pattern = camera.black, camera.white, camera.pattern
+        assert isinstance(black, Tensor)
+        assert isinstance(white, Tensor)
+        assert isinstance(pattern, Tensor)
+        gain = camera.gain(len(mosaic), mosaic.device)
+        planes = reference.pack(mosaic.float(), pattern)
+        planes = reference.normalise(planes, black, white, gain, clip=True)
+        if self.channels == 4:
+            return self.model(planes)
+        return self.model(reference.unpack(planes, pattern)[:, None])
+
+
+def as_student(student: Student | nn.Module) -> Student:
+    """A student that takes ``(mosaic, isp)``: a RawModel, a wrapped module, or any function."""
+    if isinstance(student, (RawModel, PlanesModel)) or not isinstance(student, nn.Module):
+        return student
+    if any(isinstance(m, RawStem) for m in student.modules()):
+        return RawModel(student)
+    return PlanesModel(student)
+
+
+def as_teacher(teacher: Teacher | nn.Module | str) -> Teacher:
+    """A Teacher from one, from a module (ImageNet's mean, std and 224 pixels), or a timm name."""
+    if isinstance(teacher, Teacher):
+        return teacher
+    return Teacher.from_timm(teacher) if isinstance(teacher, str) else Teacher(teacher)
