@@ -1,0 +1,18 @@
+"""What every test runs under."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from hypothesis import settings
+
+# The first example of a property pays for imports and compilation, so a deadline would only measure
+# that. On a build server the examples are the same in every run: a failure there is a real change.
+settings.register_profile(
+    "isp-distill", deadline=None, max_examples=25, derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("isp-distill")
+
+# The tests' tensors are small: more threads than this only wait for one another.
+torch.set_num_threads(min(2, torch.get_num_threads()))
