@@ -1,7 +1,14 @@
 """Train vision models on camera RAW by distilling them from RGB teachers."""
 
 from isp_distill.backend import use_backend
+from isp_distill.data import ImageFolder
+from isp_distill.dng import write_dng
+from isp_distill.doctor import doctor
 from isp_distill.errors import BackendError, CorruptRawError, RawError, UnsupportedRawError
+from isp_distill.evaluation import Report, evaluate
+from isp_distill.exposure import ShortExposure
+from isp_distill.folder import RawFolder
+from isp_distill.isp import ISP, NoiseModel
 from isp_distill.losses import DistillLoss
 from isp_distill.ops.distill_loss import (
     distill_loss,
@@ -9,18 +16,44 @@ from isp_distill.ops.distill_loss import (
     upsampled_distill_loss,
 )
 from isp_distill.ops.raw_conv import raw_conv
+from isp_distill.ops.render import render
+from isp_distill.ops.unprocess import expose, unprocess
+from isp_distill.raw import RawImage, read_raw
+from isp_distill.stem import RawModel, RawStem, rawify
+from isp_distill.teacher import Teacher
+from isp_distill.training import TrainResult, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ISP",
     "BackendError",
     "CorruptRawError",
     "DistillLoss",
+    "ImageFolder",
+    "NoiseModel",
     "RawError",
+    "RawFolder",
+    "RawImage",
+    "RawModel",
+    "RawStem",
+    "Report",
+    "ShortExposure",
+    "Teacher",
+    "TrainResult",
     "UnsupportedRawError",
     "distill_loss",
+    "doctor",
+    "evaluate",
+    "expose",
     "linear_distill_loss",
     "raw_conv",
+    "rawify",
+    "read_raw",
+    "render",
+    "train",
+    "unprocess",
     "upsampled_distill_loss",
     "use_backend",
+    "write_dng",
 ]

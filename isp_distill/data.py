@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +216,7 @@ class View:
     def cut_picture(
         self, picture: np.ndarray[Any, Any], place: tuple[float, float], mirror: bool
     ) -> np.ndarray[Any, Any]:
-        """The view of an RGB picture ``[H, W, 3]``, scaled so that its shorter side is the crop's."""
+        """The view of an RGB picture ``[H, W, 3]``, its shorter side scaled to the crop's."""
         from PIL import Image
 
         height, width = picture.shape[:2]
@@ -240,7 +241,12 @@ _PLACES = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 def training_order(length: int, seed: int, position: int) -> int:
     """Which file stands at a position of the run: every epoch a new permutation."""
     epoch, place = divmod(position, length)
-    return int(np.random.default_rng((seed, epoch)).permutation(length)[place])
+    return int(_permutation(length, seed, epoch)[place])
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(length: int, seed: int, epoch: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng((seed, epoch)).permutation(length)
 
 
 class ViewLoader:
@@ -274,7 +280,7 @@ class ViewLoader:
         #: Files left out, with reasons.
         self.skipped: dict[str, str] = {}
 
-    def training(self, first_step: int, steps: int) -> Iterator[RawBatch]:
+    def training(self, first_step: int, steps: int) -> Generator[RawBatch, None, None]:
         """The batches of steps ``first_step .. steps - 1``."""
 
         def sample(position: int) -> tuple[Any, Any, int]:
@@ -327,9 +333,7 @@ class ViewLoader:
             raise error
         self.skipped[error.path] = error.reason
 
-    def _view(
-        self, index: int, place: tuple[float, float], mirror: bool
-    ) -> tuple[Any, Any, int]:
+    def _view(self, index: int, place: tuple[float, float], mirror: bool) -> tuple[Any, Any, int]:
         item = self.source[index]
         label: int | None = None
         if isinstance(item, tuple):
@@ -352,7 +356,7 @@ class ViewLoader:
         sample: Callable[[Any], tuple[Any, Any, int] | None],
         groups: Iterator[list[Any]],
         first: int,
-    ) -> Iterator[RawBatch]:
+    ) -> Generator[RawBatch, None, None]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="isp-distill-view")
         waiting: collections.deque[list[Future[tuple[Any, Any, int] | None]]] = collections.deque()
         try:

@@ -329,9 +329,7 @@ def _padding_of(name: str, conv: nn.Conv2d) -> str | tuple[int, int, int, int]:
     raise ValueError(f"rawify cannot tell how {name} pads its input: {conv}")
 
 
-def _agrees(
-    conv: nn.Conv2d, padding: str | tuple[int, int, int, int], image: Tensor
-) -> bool:
+def _agrees(conv: nn.Conv2d, padding: str | tuple[int, int, int, int], image: Tensor) -> bool:
     edges = padding
     if isinstance(edges, str):
         top = _same_padding(image.shape[2], conv.kernel_size[0], conv.stride[0])
@@ -355,7 +353,7 @@ def _fold_to_packed(
     if stride % 2:
         raise ValueError(f'grid="sensor" needs an even stride, the convolution has {stride}')
     if isinstance(padding, str):
-        # Mosaics have even sides; with the sides a multiple of the stride "same" is a fixed padding.
+        # With the sides a multiple of the stride, "same" is a fixed padding.
         low, high = _same_padding(stride * 8, kernel, stride)
         padding = (low, high, low, high)
     left, right, top, bottom = padding

@@ -1,4 +1,4 @@
-"""The teacher: an off-the-shelf RGB model with the pictures it expects; and what students look like."""
+"""The teacher: an off-the-shelf RGB model and the pictures it expects; and its students."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The specification: every operation of the library in plain PyTorch, to be checked by eye.
 
-Nothing here is fast. Every other backend computes what this file computes and is tested against it.
-Arguments arrive checked and in one form (``[N, ...]`` tensors, see the file of each operation);
-float64 in means float64 throughout, anything else computes in float32. Gradients come from autograd.
+Nothing here is fast. Every other backend computes what this file computes and is tested against
+it. Arguments arrive checked and in one form (``[N, ...]`` tensors, see the file of each operation);
+float64 in means float64 throughout, anything else computes in float32. Gradients are autograd's.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def raw_conv(
 ) -> Tensor:
     """``activation(conv2d(curve(mix(normalise(pack(mosaic)))), weight, bias))``.
 
-    ``padding`` is (left, right, top, bottom) on the packed grid; it holds ``padding_value`` (``[4]``,
-    zero where None) after the curve.
+    ``padding`` is (left, right, top, bottom) on the packed grid; it holds ``padding_value``
+    (``[4]``, zero where None) after the curve.
     """
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     black, white, gain = black.to(dtype), white.to(dtype), gain.to(dtype)
@@ -231,7 +231,7 @@ def distill_loss(
 
 # --------------------------------------------------------------------------- the ISP
 
-# How the three missing values at a site are interpolated: ``green`` at red and blue, ``row`` for the
+# How the missing values at a site are interpolated: ``green`` at red and blue, ``row`` for the
 # colour that shares the green site's row, ``column`` for the one that shares its column (row,
 # transposed), ``across`` for red at blue and blue at red.
 _BILINEAR = {
@@ -242,10 +242,28 @@ _BILINEAR = {
 # Malvar, He, Cutler: "High-quality linear interpolation for demosaicing of Bayer-patterned color
 # images", ICASSP 2004, figure 2.
 _MALVAR = {
-    "green": [[0, 0, -1, 0, 0], [0, 0, 2, 0, 0], [-1, 2, 4, 2, -1], [0, 0, 2, 0, 0], [0, 0, -1, 0, 0]],
-    "row": [[0, 0, 0.5, 0, 0], [0, -1, 0, -1, 0], [-1, 4, 5, 4, -1], [0, -1, 0, -1, 0], [0, 0, 0.5, 0, 0]],
-    "across": [[0, 0, -1.5, 0, 0], [0, 2, 0, 2, 0], [-1.5, 0, 6, 0, -1.5], [0, 2, 0, 2, 0], [0, 0, -1.5, 0, 0]],
-}  # / 8  # fmt: skip
+    "green": [
+        [0, 0, -1, 0, 0],
+        [0, 0, 2, 0, 0],
+        [-1, 2, 4, 2, -1],
+        [0, 0, 2, 0, 0],
+        [0, 0, -1, 0, 0],
+    ],
+    "row": [
+        [0, 0, 0.5, 0, 0],
+        [0, -1, 0, -1, 0],
+        [-1, 4, 5, 4, -1],
+        [0, -1, 0, -1, 0],
+        [0, 0, 0.5, 0, 0],
+    ],
+    "across": [
+        [0, 0, -1.5, 0, 0],
+        [0, 2, 0, 2, 0],
+        [-1.5, 0, 6, 0, -1.5],
+        [0, 2, 0, 2, 0],
+        [0, 0, -1.5, 0, 0],
+    ],
+}  # / 8
 
 
 def reflect(index: Tensor, size: int) -> Tensor:
@@ -400,7 +418,7 @@ def add_sensor_noise(x: Tensor, shot: Tensor, read: Tensor, seed: int) -> Tensor
 
 
 def quantise(x: Tensor, black: Tensor, white: Tensor, pattern: Tensor) -> Tensor:
-    """A normalised mosaic ``[N, H, W]`` to uint16: black ``[N, 4]`` (R, Gr, Gb, B), white ``[N]``."""
+    """A normalised mosaic ``[N, H, W]`` to uint16, with black ``[N, 4]`` and white ``[N]``."""
     planes = pack(x, pattern)
     scale = (white[:, None] - black)[:, :, None, None]
     values = torch.round(planes * scale + black[:, :, None, None])

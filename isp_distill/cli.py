@@ -1,0 +1,234 @@
+"""``isp-distill``: the Python functions from a shell, one thin command each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from isp_distill import __version__
+from isp_distill.errors import BackendError, RawError
+
+
+def _train(a: argparse.Namespace) -> None:
+    from isp_distill.training import train
+
+    result = train(
+        "rawify",
+        a.teacher,
+        a.data,
+        out=a.out,
+        steps=a.steps,
+        batch_size=a.batch_size,
+        validation=a.validation,
+        objective=a.objective,
+        temperature=a.temperature,
+        lr=a.lr,
+        stem_lr=a.stem_lr,
+        trainable=a.trainable,
+        exposure=a.exposure,
+        crop=a.crop,
+        resume=not a.restart,
+        device=a.device,
+        workers=a.workers,
+        seed=a.seed,
+    )
+    for name, report in (("before", result.before), ("after", result.after)):
+        if report is not None:
+            print(f"{name}: {report}")
+    print(f"report, checkpoint and pictures: {result.out}")
+
+
+def _evaluate(a: argparse.Namespace) -> None:
+    from isp_distill.checkpoint import load_checkpoint
+    from isp_distill.evaluation import evaluate
+    from isp_distill.teacher import as_teacher
+    from isp_distill.training import _student_module
+
+    teacher = as_teacher(a.teacher)
+    student = _student_module("rawify", teacher)
+    if a.checkpoint:
+        state = load_checkpoint(Path(a.checkpoint))
+        student.load_state_dict(state.get("average") or state["student"])
+    print(
+        evaluate(
+            student,
+            teacher,
+            a.data,
+            views=a.views,
+            crop=a.crop,
+            exposure=a.exposure,
+            batch_size=a.batch_size,
+            device=a.device,
+            workers=a.workers,
+            seed=a.seed,
+        )
+    )
+
+
+def _render(a: argparse.Namespace) -> None:
+    from isp_distill.isp import ISP
+    from isp_distill.ops.render import render
+    from isp_distill.raw import read_raw
+
+    raw = read_raw(a.raw)
+    isp = ISP.from_raw(raw, demosaic=a.demosaic, tone=a.tone, exposure=2.0**a.exposure)
+    picture = render(torch.from_numpy(raw.mosaic)[None], isp, size=a.size)[0]
+    out = Path(a.out) if a.out else Path(a.raw).with_suffix(".png")
+    _save_picture(picture, out)
+    print(out)
+
+
+def _save_picture(picture: torch.Tensor, out: Path) -> None:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "writing a picture needs Pillow: pip install isp-distill[images]"
+        ) from error
+    array = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(array).save(out)
+
+
+def _unprocess(a: argparse.Namespace) -> None:
+    import numpy as np
+
+    from isp_distill.cfa import PATTERNS
+    from isp_distill.data import ImageFolder
+    from isp_distill.dng import write_dng
+    from isp_distill.isp import NoiseModel
+    from isp_distill.ops.unprocess import unprocess
+
+    source = Path(a.pictures)
+    folder = ImageFolder(source)
+    out = Path(a.out)
+    out.mkdir(parents=True, exist_ok=True)
+    noise = NoiseModel() if a.noise else None
+    from tqdm import tqdm
+
+    for index, path in enumerate(tqdm(folder.paths, desc="unprocess")):
+        try:
+            rgb = np.ascontiguousarray(folder[index])
+        except RawError:
+            continue
+        height, width = (side - side % 2 for side in rgb.shape[:2])
+        tensor = torch.from_numpy(rgb[:height, :width].copy()).permute(2, 0, 1)[None]
+        pattern = PATTERNS[index % 4] if a.pattern == "all" else a.pattern
+        mosaic, isp = unprocess(
+            tensor, pattern=pattern, bits=a.bits, black=a.black, noise=noise, seed=a.seed + index
+        )
+        settings = isp.batched(1)
+        assert isinstance(settings.white_balance, torch.Tensor)
+        assert isinstance(settings.ccm, torch.Tensor)
+        write_dng(
+            out / path.relative_to(source).with_suffix(".dng").name,
+            mosaic[0].numpy(),
+            pattern=pattern,
+            black=a.black,
+            white=2**a.bits - 1,
+            white_balance=tuple(settings.white_balance[0].tolist()),
+            ccm=settings.ccm[0].tolist(),
+            bits=a.bits,
+        )
+    report = folder.report()
+    if report:
+        print(report)
+    print(out)
+
+
+def _doctor(_: argparse.Namespace) -> None:
+    from isp_distill.doctor import doctor
+
+    doctor()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="isp-distill", description="Train vision models on RAW.")
+    top.add_argument("--version", action="version", version=f"isp-distill {__version__}")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        one.set_defaults(run=run)
+        return one
+
+    def shared(one: argparse.ArgumentParser) -> None:
+        one.add_argument("data", help="folder of RAW files, or of pictures")
+        one.add_argument("--teacher", required=True, help="name of a pretrained timm model")
+        one.add_argument("--batch-size", type=int, default=16)
+        one.add_argument(
+            "--crop", type=int, help="side of the mosaics; default: twice the teacher's"
+        )
+        one.add_argument("--exposure", type=float, help="the student sees this share of the light")
+        one.add_argument("--device", help="default: cuda if there is one")
+        one.add_argument("--workers", type=int, default=2)
+        one.add_argument("--seed", type=int, default=0)
+
+    one = command("train", _train, "distil an RGB teacher into a RAW student")
+    shared(one)
+    one.add_argument("--out", default="runs/isp-distill")
+    one.add_argument("--validation", help="folder to measure agreement on")
+    one.add_argument("--steps", type=int, default=500)
+    one.add_argument("--objective", default="forward_kl")
+    one.add_argument("--temperature", type=float, default=2.0)
+    one.add_argument("--lr", type=float, default=3e-5)
+    one.add_argument("--stem-lr", type=float, default=2e-2)
+    one.add_argument("--trainable", choices=("all", "stem"), default="all")
+    one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
+
+    one = command("evaluate", _evaluate, "agreement of a RAW student with its teacher")
+    shared(one)
+    one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
+    one.add_argument("--views", type=int, default=1, help="crops a file, 1 to 5")
+
+    one = command("render", _render, "turn a RAW file into a PNG")
+    one.add_argument("raw")
+    one.add_argument("out", nargs="?", help="default: beside the RAW file, .png")
+    one.add_argument("--demosaic", choices=("superpixel", "bilinear", "malvar"), default="malvar")
+    one.add_argument("--tone", choices=("linear", "srgb", "gamma", "smoothstep"), default="srgb")
+    one.add_argument("--exposure", type=float, default=0.0, help="in stops")
+    one.add_argument("--size", type=int, help="shorter side, pixels")
+
+    one = command("unprocess", _unprocess, "turn a folder of pictures into DNG files")
+    one.add_argument("pictures")
+    one.add_argument("out")
+    one.add_argument("--pattern", default="all", help="RGGB, GRBG, GBRG, BGGR, or all in turn")
+    one.add_argument("--bits", type=int, default=14)
+    one.add_argument("--black", type=float, default=512)
+    one.add_argument("--noise", action="store_true", help="add sensor noise")
+    one.add_argument("--seed", type=int, default=0)
+
+    command("doctor", _doctor, "what serves which operation on this machine, and why not")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a user's error is one line on standard error and status 2."""
+    chosen = parser().parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except (
+        RawError,
+        BackendError,
+        ValueError,
+        TypeError,
+        OSError,
+        ImportError,
+        RuntimeError,
+    ) as error:
+        print(f"isp-distill: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""One picture of what happened: the mosaics, the teacher's pictures, and both models' top three."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isp_distill.data import RawBatch, ViewLoader
+from isp_distill.exposure import ShortExposure
+from isp_distill.isp import ISP
+from isp_distill.ops import reference
+from isp_distill.teacher import Teacher, logits_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_TILE, _TEXT, _GAP = 224, 78, 10
+
+
+@torch.no_grad()
+def contact_sheet(
+    path: str | Path,
+    student: nn.Module,
+    teacher: Teacher,
+    loader: ViewLoader,
+    device: torch.device,
+    *,
+    exposure: ShortExposure | None = None,
+    samples: int = 12,
+    columns: int = 3,
+) -> Path | None:
+    """Draw the first view of up to ``samples`` files into a PNG.
+
+    Every sample shows the mosaic as the sensor saw it (each site in its own colour, brightened by a
+    square root), the teacher's picture, and what each model makes of them.
+
+    Returns:
+        The path, or None where Pillow is not installed (the only thing that draws).
+    """
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError:
+        return None
+    tiles = []
+    batches = loader.fixed(1)
+    for index, whole in enumerate(itertools.islice(batches, samples)):
+        batch = whole.to(device)
+        mosaic, isp = batch.mosaic, batch.isp
+        if exposure is not None:
+            mosaic, isp = exposure.apply(mosaic, isp, seed=index)
+        picture = teacher.picture(batch)
+        target, predicted = teacher.logits(picture), logits_of(student(mosaic, isp))
+        tile = Image.new("RGB", (2 * _TILE, _TILE + _TEXT), "white")
+        tile.paste(_thumbnail(coloured_mosaic(RawBatch(mosaic, isp))[0]), (0, 0))
+        tile.paste(_thumbnail(picture[0]), (_TILE, 0))
+        draw = ImageDraw.Draw(tile)
+        for column, (name, logits) in enumerate((("student", predicted), ("teacher", target))):
+            lines = [name, *top_three(logits[0], teacher.classes)]
+            draw.multiline_text((column * _TILE + 4, _TILE + 4), "\n".join(lines), fill="black")
+        tiles.append(tile)
+    batches.close()
+    if not tiles:
+        return None
+    rows = -(-len(tiles) // columns)
+    width, height = 2 * _TILE + _GAP, _TILE + _TEXT + _GAP
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), "white")
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        sheet.paste(tile, (_GAP + column * width, _GAP + row * height))
+    sheet.save(path)
+    return Path(path)
+
+
+def coloured_mosaic(batch: RawBatch) -> Tensor:
+    """The mosaics with every site in the colour of its filter: ``[N, 3, H, W]`` in [0, 1]."""
+    isp: ISP = batch.isp.batched(len(batch.mosaic), batch.mosaic.device)
+    pattern = cast(Tensor, isp.pattern)
+    planes = reference.pack(batch.mosaic.float(), pattern)
+    unit = torch.ones_like(cast(Tensor, isp.black))
+    planes = reference.normalise(
+        planes, cast(Tensor, isp.black), cast(Tensor, isp.white), unit, clip=True
+    ).sqrt()
+    colours = torch.zeros(len(planes), 3, *batch.mosaic.shape[1:], device=planes.device)
+    for plane, colour in enumerate((0, 1, 1, 2)):
+        only = torch.zeros_like(planes)
+        only[:, plane] = planes[:, plane]
+        colours[:, colour] += reference.unpack(only, pattern)
+    return colours
+
+
+def top_three(logits: Tensor, classes: object) -> list[str]:
+    """The three best classes with their probabilities; dense logits are averaged over pixels."""
+    flat = logits.float().reshape(len(logits), -1)
+    best = flat.softmax(0).mean(1).topk(min(3, len(flat)))
+    lines = []
+    for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        name = f"class {index}"
+        if isinstance(classes, (list, tuple)) and index < len(classes):
+            name = str(classes[index])[:28]
+        lines.append(f"{share:4.0%} {name}")
+    return lines
+
+
+def _thumbnail(picture: Tensor) -> Image.Image:
+    from PIL import Image
+
+    array = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    image = Image.fromarray(np.ascontiguousarray(array))
+    # Nearest keeps the colours of single sites where the mosaic is enlarged or kept.
+    return image.resize((_TILE, _TILE), Image.Resampling.BOX)
