@@ -177,4 +177,4 @@ def _reply(stream: IO[bytes], header: dict[str, Any], mosaic: np.ndarray | None)
     nbytes = 0 if mosaic is None else mosaic.nbytes
     write_all(stream, REPLY.pack(MAGIC, len(text), nbytes) + text)
     if mosaic is not None:
-        write_all(stream, memoryview(mosaic).cast("B"))
+        write_all(stream, mosaic.data.cast("B"))

@@ -44,7 +44,10 @@ class _Worker:
 
     def __init__(self, decoder: str, memory_limit: int) -> None:
         package = Path(__file__).resolve().parent
-        lifeline, self._lifeline = os.pipe() if sys.platform == "linux" else (None, None)
+        lifeline: int | None = None
+        self._lifeline: int | None = None
+        if sys.platform == "linux":
+            lifeline, self._lifeline = os.pipe()
         setup = {
             "sys_path": sys.path,
             "package": str(package),
@@ -93,9 +96,8 @@ class _Worker:
                 self._receive()
         except _WorkerDiedError:
             words = os.pread(self._errors.fileno(), 1 << 16, 0).decode("utf-8", "replace").strip()
-            self.stop()
             raise RuntimeError(
-                f"a decode worker could not start ({self.epitaph()}): {words or 'no message'}"
+                f"a decode worker could not start, {self.stop()}: {words or 'it said nothing'}"
             ) from None
 
     def ask(self, path: str, timeout_s: float) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -142,37 +144,19 @@ class _Worker:
             raise _WorkerDiedError
         magic, length, nbytes = REPLY.unpack(head)
         if magic != MAGIC or length > _MAX_HEADER_BYTES or nbytes > 2 * MAX_PIXELS:
+            # Its memory is damaged; whatever else it would say is not to be trusted.
+            self.kill()
             raise _WorkerDiedError
         text = bytearray(length)
         if not read_exactly(self._replies, memoryview(text)):
             raise _WorkerDiedError
-        try:
-            header: dict[str, Any] = json.loads(text)
-        except ValueError as error:
-            raise _WorkerDiedError from error
+        header: dict[str, Any] = json.loads(text)
         if not nbytes:
             return header, None
         flat = np.empty(nbytes // 2, dtype=np.uint16)
-        if not read_exactly(self._replies, memoryview(flat).cast("B")):
+        if not read_exactly(self._replies, flat.data.cast("B")):
             raise _WorkerDiedError
         return header, flat
-
-    def epitaph(self) -> str:
-        """How the worker ended, in words; stops it first if it has not."""
-        if self._stopped_after is not None:
-            return f"decoding took longer than {self._stopped_after:g} s and was stopped"
-        try:
-            code = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return "the decoder sent a reply that makes no sense"
-        if code >= 0:
-            return f"the decoder ended with status {code}"
-        try:
-            name = f" ({signal.Signals(-code).name})"
-        except ValueError:
-            name = ""
-        return f"the decoder died with signal {-code}{name}"
 
     @property
     def expired(self) -> bool:
@@ -184,11 +168,27 @@ class _Worker:
         """Whether the process is running."""
         return self.process.poll() is None
 
-    def stop(self) -> None:
-        """Kill the process, reap it and close the pipes. Safe to call twice."""
-        self.process.kill()
-        self.process.wait()
-        self._close()
+    def stop(self) -> str:
+        """End the process, reap it, close the pipes; how it ended, in words. Safe to call twice."""
+        if not self._requests.closed:
+            # Closing its input ends an idle worker; one that is dying by itself has a moment to do
+            # so, because its own signal says more than ours.
+            self._requests.close()
+            try:
+                self.process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self._close()
+        if self._stopped_after is not None:
+            return f"decoding took longer than {self._stopped_after:g} s and was stopped"
+        code = self.process.returncode
+        if code >= 0:
+            return f"the decoder ended with status {code}"
+        try:
+            return f"the decoder died with signal {-code} ({signal.Signals(-code).name})"
+        except ValueError:
+            return f"the decoder died with signal {-code}"
 
     def kill(self) -> None:
         """Kill the process; the thread that waits for it wakes up and does the rest."""
@@ -252,14 +252,13 @@ class DecodePool:
         self.memory_limit_bytes = memory_limit_bytes
         self._decoder = f"{decoder.__module__}:{name}"
         self._closed = False
-        self._reset()
-        _pools.add(self)
-
-    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(self.workers)
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
+        _pools.add(self)
+        # The set is shared with the finaliser, so it is emptied in place and never replaced.
+        weakref.finalize(self, _stop_all, self._all)
 
     @property
     def pids(self) -> list[int]:
@@ -298,18 +297,17 @@ class DecodePool:
                     header, flat = worker.ask(absolute, self.timeout_s)
                     break
                 except _WorkerDiedError:
-                    self._discard(worker)
+                    ending = self._discard(worker)
                     if self._closed:
                         raise RuntimeError("the decode pool was closed") from None
                     if fresh or worker.expired:
-                        raise CorruptRawError(name, worker.epitaph()) from None
+                        raise CorruptRawError(name, ending) from None
                     worker = self._start()
                 except BaseException:
-                    # An interrupt (Ctrl-C) between request and reply: the pipe is out of step.
+                    # Ctrl-C between request and reply: the pipe is out of step.
                     self._discard(worker)
                     raise
-            with self._lock:
-                self._idle.append(worker)
+            self._give_back(worker)
         return _result(name, header, flat)
 
     def _take(self) -> _Worker:
@@ -339,16 +337,26 @@ class DecodePool:
             raise
         return worker
 
-    def _discard(self, worker: _Worker) -> None:
+    def _give_back(self, worker: _Worker) -> None:
+        with self._lock:
+            # Closed, or stopped between the last byte and the end of its deadline.
+            keep = not self._closed and not worker.expired
+            if keep:
+                self._idle.append(worker)
+        if not keep:
+            self._discard(worker)
+
+    def _discard(self, worker: _Worker) -> str:
         with self._lock:
             self._all.discard(worker)
-        worker.epitaph_before_stop()
+        return worker.stop()
 
     def close(self) -> None:
         """Stop every worker; files being read raise ``RuntimeError``. Safe to call twice."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
+            idle = list(self._idle)
+            self._idle.clear()
             busy = self._all.difference(idle)
             self._all.difference_update(idle)
         for worker in busy:
@@ -360,7 +368,10 @@ class DecodePool:
         """In a forked child: drop the parent's workers and locks, which no thread here holds."""
         for worker in self._all:
             worker.forget()
-        self._reset()
+        self._all.clear()
+        self._idle.clear()
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(self.workers)
 
     def __enter__(self) -> DecodePool:
         return self
@@ -373,10 +384,12 @@ class DecodePool:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        # Not constructed in full if an argument was refused.
-        if hasattr(self, "_lock"):
-            self.close()
+
+def _stop_all(workers: set[_Worker]) -> None:
+    for worker in workers:
+        worker.kill()
+    while workers:
+        workers.pop().stop()
 
 
 def _result(name: str, header: dict[str, Any], flat: np.ndarray | None) -> RawImage:

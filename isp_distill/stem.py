@@ -86,7 +86,9 @@ class RawStem(nn.Module):
         self.register_buffer("pattern", torch.tensor(0))
         self.register_buffer("balance", torch.ones(4))
         self.register_buffer("ccm", torch.eye(3))
+        # Set by RawModel for the length of one call.
         self._camera: ISP | None = None
+        self._mosaic: Tensor | None = None
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
@@ -117,6 +119,7 @@ class RawStem(nn.Module):
 
     def forward(self, mosaic: Tensor) -> Tensor:
         """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features."""
+        mosaic = mosaic if self._mosaic is None else self._mosaic
         batch = mosaic.shape[0]
         if self._camera is None:
             black, white, pattern = self.black, self.white, self.pattern.expand(batch)
@@ -182,16 +185,24 @@ def planes_matrix(ccm: Tensor) -> Tensor:
 class RawModel(nn.Module):
     """A model that starts with a :class:`RawStem`, called with the mosaic and its camera.
 
+    Many models look at their input's shape before their first layer does (patch embeddings check
+    it, segmentation heads return to it). So the model is called on a stand-in of the picture's
+    shape, which holds no memory, and its RawStem reads the mosaic instead.
+
     Args:
-        model: any module with exactly one RawStem in it, called by the model on the mosaic.
+        model: any module with exactly one RawStem in it, applied to the model's input itself.
+        grid: "packed" or "sensor": the picture that an H x W mosaic stands for is H/2 x W/2 or
+            H x W.
 
     Raises:
         ValueError: if there is no RawStem, or more than one.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, grid: str = "packed") -> None:
         super().__init__()
-        self.model = model
+        if grid not in GRIDS:
+            raise ValueError(f"unknown grid {grid!r}: expected {' or '.join(GRIDS)}")
+        self.model, self.grid = model, grid
         if len([m for m in model.modules() if isinstance(m, RawStem)]) != 1:
             raise ValueError(
                 f"{type(model).__name__} must hold exactly one RawStem: make it with rawify(model)"
@@ -209,11 +220,15 @@ class RawModel(nn.Module):
     def forward(self, mosaic: Tensor, isp: ISP | None = None) -> Any:
         """What the model makes of ``[N, H, W]`` mosaics, with each sample's camera in ``isp``."""
         stem = self.stem
-        stem._camera = isp
+        height, width = mosaic.shape[-2:]
+        if self.grid == "packed":
+            height, width = height // 2, width // 2
+        stand_in = torch.zeros((), dtype=stem.weight.dtype, device=mosaic.device)
+        stem._camera, stem._mosaic = isp, mosaic
         try:
-            return self.model(mosaic)
+            return self.model(stand_in.expand(mosaic.shape[0], 3, height, width))
         finally:
-            stem._camera = None
+            stem._camera = stem._mosaic = None
 
 
 def rawify(
@@ -290,7 +305,7 @@ def rawify(
     stem.to(conv.weight.device)
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, stem)
-    return RawModel(model)
+    return RawModel(model, grid)
 
 
 def _first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
