@@ -1,0 +1,237 @@
+"""A folder of camera RAW files as a dataset."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch.utils.data import Dataset
+
+from .decoding import DecodePool
+from .errors import CorruptRawError, RawError
+from .raw import RawImage
+from .raw import upright as turn_upright
+
+#: Suffixes of the formats that LibRaw reads and that can hold a Bayer mosaic.
+# fmt: off
+RAW_EXTENSIONS = (
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25",
+    ".kdc", ".mdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".ori", ".pef", ".raf", ".raw",
+    ".rw2", ".rwl", ".sr2", ".srf", ".srw",
+)
+# fmt: on
+
+Labels = Literal["folder"] | Mapping[str, int] | Callable[[Path], int] | None
+
+
+class RawFolder(Dataset[RawImage]):
+    """Every RAW file below a folder; ``folder[i]`` decodes the i-th into a RawImage.
+
+    Files are decoded in other processes, so that a damaged one cannot end this one. Thread-safe.
+    It pickles cheaply and survives a fork: each process has decoders and a cache of its own (and
+    its own ``skipped``).
+
+    Args:
+        root: searched recursively, in sorted order; names that begin with a dot are left out.
+        labels: None; "folder": the name of the file's first folder below ``root`` is its class,
+            numbered in sorted order (see ``classes``); a mapping from the path below ``root``, with
+            forward slashes, or from the bare file name, to an int; or a function of the path.
+        on_error: what users of the dataset should do about a file that cannot be used. Either way
+            ``folder[i]`` raises its RawError; with "skip" it is recorded in ``skipped`` too, never
+            decoded again, and a training loader takes another file in its place.
+        upright: apply the orientation of each file, so that pictures stand upright.
+        workers: decoding processes, at most.
+        timeout_s: seconds for one file.
+        cache_bytes: keep up to this many bytes of decoded mosaics in memory, the least recently
+            used dropped first; 0 keeps none.
+        extensions: suffixes to look for, in any case.
+
+    Attributes:
+        root: the folder.
+        paths: the files, sorted.
+        classes: the class names, sorted; empty unless ``labels="folder"``.
+        on_error: "skip" or "raise".
+        skipped: reason by path, of the files that could not be used.
+
+    Raises:
+        FileNotFoundError: the folder is missing, or holds no file with these extensions.
+        ValueError: an argument is out of range, or a file has no label.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        labels: Labels = None,
+        on_error: Literal["skip", "raise"] = "skip",
+        upright: bool = True,
+        workers: int = 2,
+        timeout_s: float = 60.0,
+        cache_bytes: int = 0,
+        extensions: Sequence[str] = RAW_EXTENSIONS,
+    ) -> None:
+        if on_error not in ("skip", "raise"):
+            raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
+        if cache_bytes < 0:
+            raise ValueError(f"cache_bytes must not be negative, not {cache_bytes}")
+        self.root = Path(root)
+        self.on_error = on_error
+        self.upright = upright
+        self.cache_bytes = cache_bytes
+        self.skipped: dict[str, str] = {}
+        self._errors: dict[str, type[RawError]] = {}
+        self.paths = _find(self.root, extensions)
+        self.classes: list[str] = []
+        if labels == "folder":
+            self.classes = _classes(self.root, self.paths)
+        self._labels = _labels(self.root, self.paths, labels, self.classes)
+        self._pool = DecodePool(workers, timeout_s)
+        self._cache: OrderedDict[int, RawImage] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> RawImage:
+        """The decoded file; treat its mosaic as read-only, since the cache may hold it.
+
+        Raises:
+            UnsupportedRawError: no Bayer mosaic in it.
+            CorruptRawError: damaged, unreadable, or the decoder died on it.
+            IndexError: there is no such file.
+        """
+        path = self.paths[index]
+        index = range(len(self.paths))[index]
+        name = str(path)
+        self._after_fork()
+        with self._lock:
+            if name in self.skipped:
+                raise self._errors[name](name, self.skipped[name])
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return self._cache[index]
+        try:
+            try:
+                raw = self._pool.read(path)
+            except OSError as error:
+                raise CorruptRawError(name, f"cannot be opened: {error.strerror}") from error
+        except RawError as error:
+            if self.on_error == "skip":
+                with self._lock:
+                    self.skipped[name] = error.reason
+                    self._errors[name] = type(error)
+            raise
+        if self.upright:
+            raw = turn_upright(raw)
+        self._remember(index, raw)
+        return raw
+
+    def _remember(self, index: int, raw: RawImage) -> None:
+        """Put an image in the cache and drop the least recently used ones that no longer fit."""
+        if raw.mosaic.nbytes > self.cache_bytes:
+            return
+        with self._lock:
+            # Two threads may have decoded the same file; it counts once.
+            if index not in self._cache:
+                self._cached_bytes += raw.mosaic.nbytes
+            self._cache[index] = raw
+            while self._cached_bytes > self.cache_bytes:
+                _, dropped = self._cache.popitem(last=False)
+                self._cached_bytes -= dropped.mosaic.nbytes
+
+    def label(self, index: int) -> int | None:
+        """The label of the i-th file, or None where the dataset has none."""
+        return None if self._labels is None else self._labels[index]
+
+    def report(self) -> str:
+        """The files that could not be used, each with its reason; "" if none."""
+        with self._lock:
+            skipped = sorted(self.skipped.items())
+        lines = [f"  {path}: {reason}" for path, reason in skipped]
+        return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
+
+    def close(self) -> None:
+        """Stop the decoding processes; the dataset cannot be read afterwards."""
+        self._pool.close()
+
+    def _after_fork(self) -> None:
+        # Another thread of the parent may have held the lock when this process was forked.
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_lock", "_cache", "_cached_bytes", "_pid"):
+            del state[name]
+        state["_pool"] = (self._pool.workers, self._pool.timeout_s)
+        state["skipped"], state["_errors"] = dict(self.skipped), dict(self._errors)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pool = DecodePool(*state["_pool"])
+        self._cache = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+
+def _find(root: Path, extensions: Sequence[str]) -> list[Path]:
+    """The files below ``root`` with one of the extensions, sorted by their path below it."""
+    if isinstance(extensions, str) or not extensions:
+        raise ValueError(f"extensions must be a list of suffixes, not {extensions!r}")
+    wanted = tuple(f".{e.lower().lstrip('.')}" for e in extensions)
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"{root}: there is no such folder (to look for {', '.join(wanted)} in)"
+        )
+    # os.walk follows no links to folders, so a loop of them does no harm. macOS leaves "._x.dng"
+    # files beside x.dng on foreign disks; they hold no picture.
+    found = [
+        Path(folder) / name
+        for folder, _, names in os.walk(root)
+        for name in names
+        if name.lower().endswith(wanted) and not name.startswith(".")
+    ]
+    if not found:
+        raise FileNotFoundError(f"{root}: no RAW files in it (looked for {', '.join(wanted)})")
+    return sorted(found, key=lambda path: path.relative_to(root).parts)
+
+
+def _classes(root: Path, paths: list[Path]) -> list[str]:
+    """The names of the first folders below ``root``, sorted."""
+    outside = [path for path in paths if path.parent == root]
+    if outside:
+        raise ValueError(
+            f'{outside[0]}: labels="folder" needs every file in a folder named after its class; '
+            f"{len(outside)} lie in {root} itself"
+        )
+    return sorted({path.relative_to(root).parts[0] for path in paths})
+
+
+def _labels(root: Path, paths: list[Path], labels: Labels, classes: list[str]) -> list[int] | None:
+    """The label of every path, or None; computed now, so that a missing one is known now."""
+    if labels is None:
+        return None
+    if labels == "folder":
+        number = {name: i for i, name in enumerate(classes)}
+        return [number[path.relative_to(root).parts[0]] for path in paths]
+    if isinstance(labels, Mapping):
+        keys = [(path.relative_to(root).as_posix(), path.name) for path in paths]
+        missing = [k[0] for k in keys if k[0] not in labels and k[1] not in labels]
+        if missing:
+            raise ValueError(
+                f"{root / missing[0]}: no label for it; {len(missing)} of {len(paths)} files have "
+                "none (keys are paths below the folder, or file names)"
+            )
+        return [int(labels[k[0]] if k[0] in labels else labels[k[1]]) for k in keys]
+    if callable(labels):
+        return [int(labels(path)) for path in paths]
+    raise ValueError(f'labels must be None, "folder", a mapping or a function, not {labels!r}')
