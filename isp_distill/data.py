@@ -211,7 +211,8 @@ class View:
             # Columns of an even width change places: each row of the period is read backwards.
             mosaic = mosaic[:, ::-1]
             pattern = PATTERNS[PATTERNS.index(pattern) ^ 1]
-        return mosaic, dataclasses.replace(raw, mosaic=mosaic[:2, :2], pattern=pattern)
+        period = np.ascontiguousarray(mosaic[:2, :2])
+        return mosaic, dataclasses.replace(raw, mosaic=period, pattern=pattern)
 
     def cut_picture(
         self, picture: np.ndarray[Any, Any], place: tuple[float, float], mirror: bool

@@ -227,10 +227,9 @@ def train(
     forward = torch.compile(pupil) if compile else pupil
     autocast = where.type == "cuda" if amp is None else amp
     pupil.train(dropout)
-    if not freeze_batch_norm:
-        for module in pupil.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train()
+    for module in pupil.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(not freeze_batch_norm)
     metrics = Metrics(folder, first, tensorboard)
     batches = loader.training(first * accumulate, steps * accumulate)
     bar = tqdm(total=steps, initial=first, desc="train", disable=not progress)

@@ -1,0 +1,247 @@
+"""train(): the whole job on small data, killed, resumed, and given bad input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import isp_distill
+from isp_distill.data import View, ViewLoader, bin_mosaic, training_order
+from isp_distill.raw import RawImage
+from training_run import raw_image, run, teacher
+
+
+def weights(folder):
+    return torch.load(Path(folder) / "checkpoint.pt", weights_only=True)
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_training_brings_the_student_nearer(tmp_path):
+    data = [raw_image(i) for i in range(10)]
+    student = isp_distill.rawify(teacher().model)  # linear: knows neither colours nor curve
+    result = isp_distill.train(
+        student, teacher(), data, out=tmp_path, steps=60, batch_size=4, validation=data,
+        progress=False,
+    )  # fmt: skip
+    assert result.after.kl < 0.5 * result.before.kl
+    assert result.steps == 60
+    assert result.skipped == {}
+    lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["after"]["kl"] == pytest.approx(result.after.kl)
+    assert (tmp_path / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    steps = 24
+    code = [sys.executable, "-m", "training_run"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+    def start(out):
+        return subprocess.Popen([*code, str(out), str(steps)], env=environment)
+
+    assert start(tmp_path / "whole").wait(timeout=120) == 0
+    killed, rng = 0, random.Random(0)
+    for _ in range(3):
+        process = start(tmp_path / "killed")
+        metrics = tmp_path / "killed" / "metrics.jsonl"
+        wanted, deadline = rng.randrange(2, 10), time.monotonic() + 100
+        start_lines = None
+        while process.poll() is None and time.monotonic() < deadline:
+            lines = metrics.read_text().count("\n") if metrics.exists() else 0
+            start_lines = lines if start_lines is None else min(lines, start_lines)
+            if lines - start_lines >= wanted:
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.002)
+        killed += process.wait(timeout=100) == -signal.SIGKILL
+    assert killed >= 1, "the run was never killed in its middle"
+    assert start(tmp_path / "killed").wait(timeout=120) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert whole["step"] == resumed["step"] == steps
+    assert same(whole["student"], resumed["student"])
+    assert same(whole["average"], resumed["average"])
+    lines = [
+        [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
+    assert [x["step"] for x in lines[1]] == list(range(1, steps + 1))
+    assert [x["loss"] for x in lines[0]] == [x["loss"] for x in lines[1]]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    run(tmp_path, steps=2)
+    with pytest.raises(ValueError, match=r"lr was 0\.001, is 0\.002"):
+        run(tmp_path, steps=2, lr=2e-3)
+    run(tmp_path, steps=2, lr=2e-3, resume=False)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run(tmp_path, steps=2)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not a readable checkpoint"):
+        run(tmp_path, steps=2)
+
+
+def test_only_the_stem_trains(tmp_path):
+    result = run(tmp_path, steps=3, trainable="stem")
+    start = isp_distill.rawify(
+        teacher().model, curve="gamma", white_balance=True, colour_matrix=True
+    ).state_dict()
+    for name, value in result.student.state_dict().items():
+        changed = not torch.equal(value, start[name])
+        in_stem = name.startswith("model.0.") and name.split(".")[-1] in (
+            *("weight", "bias", "gain", "mix", "gamma"),
+        )
+        assert changed == in_stem, name
+
+
+def test_batch_norm_statistics_are_frozen_or_not(tmp_path):
+    frozen = run(tmp_path / "a", steps=2, ema=0.0).student.model[1].running_mean
+    moving = run(tmp_path / "b", steps=2, ema=0.0, freeze_batch_norm=False)
+    assert torch.equal(frozen, torch.zeros(16))
+    assert not torch.equal(moving.student.model[1].running_mean, torch.zeros(16))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_any_module_can_be_the_student(tmp_path, channels):
+    student = nn.Sequential(
+        nn.Conv2d(channels, 8, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 7),
+    )  # fmt: skip
+    data = [raw_image(i) for i in range(4)]
+    result = isp_distill.train(
+        student, teacher(), data, out=tmp_path, steps=3, batch_size=2, progress=False,
+        accumulate=2, tensorboard=False,
+    )  # fmt: skip
+    assert result.steps == 3
+
+
+def test_dense_students_and_labels(tmp_path):
+    data = [raw_image(i) for i in range(4)]
+    dense = teacher(dense=True)
+    result = isp_distill.train(
+        "rawify", dense, data, out=tmp_path / "dense", steps=3, batch_size=2, validation=data,
+        progress=False, tensorboard=False,
+    )  # fmt: skip
+    assert 0 <= result.after.mean_iou <= 1
+    labelled = [(raw, index % 7) for index, raw in enumerate(data)]
+    result = isp_distill.train(
+        "rawify", teacher(), labelled, out=tmp_path / "labels", steps=3, batch_size=2,
+        validation=labelled, alpha=0.5, progress=False, tensorboard=False,
+    )  # fmt: skip
+    assert 0 <= result.after.accuracy <= 1
+
+
+def test_pictures_are_unprocessed(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        array = np.kron(rng.integers(0, 255, (5, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        Image.fromarray(array).save(folder / f"{index}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG not really")
+    result = isp_distill.train(
+        "rawify", teacher(), folder, out=tmp_path / "out", steps=4, batch_size=4,
+        validation=folder, noise=isp_distill.NoiseModel(), progress=False, tensorboard=False,
+    )  # fmt: skip
+    assert [Path(p).name for p in result.skipped] == ["broken.png"]
+    assert result.after.samples == 4
+
+
+def test_evaluation_against_a_count_by_hand():
+    chosen = teacher()
+    chosen.model.eval()
+    data = [raw_image(i) for i in range(6)]
+
+    def constant(mosaic, isp):
+        logits = torch.zeros(len(mosaic), 7)
+        logits[:, 2] = 5
+        return logits
+
+    report = isp_distill.evaluate(constant, chosen, data, views=2, progress=False)
+    loader = ViewLoader(data, View(32), 4)
+    with torch.no_grad():
+        tops = torch.cat([chosen.logits(chosen.picture(b)).argmax(1) for b in loader.fixed(2)])
+    assert report.samples == 12 == len(tops)
+    assert report.agreement_top1 == pytest.approx(float((tops == 2).float().mean()))
+
+
+def test_a_perfect_student_agrees_wholly():
+    chosen = teacher()
+    chosen.model.eval()
+    data = [raw_image(i) for i in range(6)]
+
+    def echo(mosaic, isp):
+        return chosen.logits(isp_distill.render(mosaic, isp, size=(chosen.size, chosen.size)))
+
+    report = isp_distill.evaluate(echo, chosen, data, progress=False)
+    assert report.agreement_top1 == report.agreement_top5 == 1.0
+    assert report.kl == pytest.approx(0, abs=1e-6)
+
+
+def test_views_keep_the_colours_of_the_sensor():
+    """A scene of one colour stays that colour through crop, mirror and binning."""
+    codes = {"R": 1000, "G": 2000, "B": 3000}
+    for pattern in ("RGGB", "GRBG", "GBRG", "BGGR"):
+        period = np.array([codes[c] for c in pattern], dtype=np.uint16).reshape(2, 2)
+        raw = raw_image(0)
+        raw = RawImage(**{**raw.__dict__, "mosaic": np.tile(period, (40, 50)), "pattern": pattern})
+        for binning in (1, 2):
+            for mirror in (False, True):
+                mosaic, camera = View(24, binning).cut_raw(raw, (0.3, 0.8), mirror)
+                assert mosaic.shape == (24, 24)
+                expected = [codes[c] for c in camera.pattern]
+                assert mosaic[:2, :2].reshape(-1).tolist() == expected
+    averaged = bin_mosaic(np.arange(64, dtype=np.uint16).reshape(8, 8), 2)
+    assert averaged[0, 0] == np.rint(np.mean([0, 2, 16, 18]))
+
+
+def test_every_epoch_holds_every_file_once():
+    for epoch in range(3):
+        order = [training_order(7, 1, 7 * epoch + i) for i in range(7)]
+        assert sorted(order) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "at least 1"),
+        ({"trainable": "head"}, "unknown trainable"),
+        ({"ema": 1.0}, "ema"),
+        ({"crop": 31}, "crop must be even"),
+        ({"objective": "kl"}, "objective"),
+        ({"exposure": 2.0}, "exposure factor"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, **settings)
+
+
+def test_a_crop_larger_than_the_files(tmp_path):
+    with pytest.raises(RuntimeError, match="too small for a crop of 64"):
+        run(tmp_path, steps=2, crop=64)
+
+
+def test_an_empty_dataset_and_a_missing_folder(tmp_path):
+    with pytest.raises(ValueError, match="empty"):
+        isp_distill.train("rawify", teacher(), [], out=tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        isp_distill.train("rawify", teacher(), tmp_path / "nowhere", out=tmp_path)

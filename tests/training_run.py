@@ -1,0 +1,68 @@
+"""A tiny, complete training run; as a program, the thing that the resume test kills."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from isp_distill import RawImage, Teacher, train
+
+
+def raw_image(index, side=48):
+    rng = np.random.default_rng(index)
+    coarse = rng.uniform(600, 15000, (6, 6))
+    mosaic = np.kron(coarse, np.ones((side // 6, side // 6)))
+    mosaic = np.clip(mosaic + rng.normal(0, 50, (side, side)), 0, 16383).astype(np.uint16)
+    return RawImage(
+        mosaic=mosaic,
+        pattern=("RGGB", "GRBG", "GBRG", "BGGR")[index % 4],
+        black=(512.0, 510.0, 514.0, 512.0),
+        white=16383.0,
+        white_balance=(2.0, 1.0, 1.6),
+        ccm=((1.6, -0.4, -0.2), (-0.3, 1.6, -0.3), (0.0, -0.5, 1.5)),
+        orientation=1,
+        camera="test",
+        exposure_time=None,
+        iso=None,
+        path=f"image-{index}",
+    )
+
+
+def teacher(classes=7, dense=False):
+    torch.manual_seed(5)
+    head = (
+        [nn.Conv2d(16, classes, 1)]
+        if dense
+        else [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(16, classes)]
+    )
+    body = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    model = nn.Sequential(*body, *head)
+    with torch.no_grad():
+        model[-1].weight *= 10  # opinions strong enough to be worth learning
+    return Teacher(model, size=16)
+
+
+def run(out, steps=24, **settings):
+    # Dropout on: the random state has to survive the kill as well.
+    options = {
+        "out": out,
+        "steps": steps,
+        "batch_size": 4,
+        "checkpoint_every": 3,
+        "seed": 3,
+        "dropout": True,
+        "progress": False,
+        "ema": 0.9,
+        "lr": 1e-3,
+        "exposure": 0.5,
+        "tensorboard": False,
+    }
+    data = [raw_image(i) for i in range(10)]
+    return train("rawify", teacher(), data, **{**options, **settings})
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run(Path(sys.argv[1]), steps=int(sys.argv[2]))
