@@ -80,9 +80,7 @@ class Metrics:
                 from torch.utils.tensorboard.writer import SummaryWriter
             except ImportError:
                 return
-            self._board = SummaryWriter(  # type: ignore[no-untyped-call]
-                str(folder / "tensorboard"), purge_step=step + 1
-            )
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add one line: the step and its numbers."""

@@ -161,7 +161,8 @@ def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any
     blocks = mosaic[: rows * 2 * factor, : columns * 2 * factor]
     blocks = blocks.reshape(rows, factor, 2, columns, factor, 2)
     mean = blocks.mean(axis=(1, 4), dtype=np.float32)
-    return np.rint(mean).astype(np.uint16).reshape(rows * 2, columns * 2)
+    binned: np.ndarray[Any, Any] = np.rint(mean).astype(np.uint16)
+    return binned.reshape(rows * 2, columns * 2)
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,7 @@ class ViewLoader:
 
         return self._batches(sample, positions(), first_step)
 
-    def fixed(self, views: int) -> Iterator[RawBatch]:
+    def fixed(self, views: int) -> Generator[RawBatch, None, None]:
         """Every file's first ``views`` fixed views (middle, corners), files in their order."""
         if not 1 <= views <= len(_PLACES):
             raise ValueError(f"views must be between 1 and {len(_PLACES)}, got {views}")

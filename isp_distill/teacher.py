@@ -69,14 +69,15 @@ class Teacher:
             RuntimeError: if its weights cannot be fetched.
         """
         try:
-            import timm
+            from timm import create_model
+            from timm.data.config import resolve_model_data_config
         except ImportError as error:
             raise ImportError("a teacher by name needs timm: pip install timm") from error
         try:
-            model = timm.create_model(name, pretrained=True)
+            model = create_model(name, pretrained=True)
         except Exception as error:
             raise RuntimeError(f"timm could not load {name!r} with its weights: {error}") from error
-        config = timm.data.resolve_model_data_config(model)
+        config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         found = {"mean": config["mean"], "std": config["std"], "size": config["input_size"][-1]}
         return cls(model, **{**found, **settings})
 

@@ -158,7 +158,7 @@ def train(
     chosen = as_teacher(teacher)
     pupil = _student_module(student, chosen).to(where)
     if channels_last:
-        pupil = pupil.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pupil = pupil.to(memory_format=torch.channels_last)
     chosen.model.to(where).eval().requires_grad_(False)
     groups = _parameter_groups(pupil, trainable, lr, stem_lr, weight_decay)
     optimizer = torch.optim.AdamW(groups)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from training_run import raw_image, run, teacher
 
 import isp_distill
 from isp_distill.data import View, ViewLoader, bin_mosaic, training_order
 from isp_distill.raw import RawImage
-from training_run import raw_image, run, teacher
 
 
 def weights(folder):

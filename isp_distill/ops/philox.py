@@ -32,7 +32,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[T
     Returns:
         Four int64 tensors with values in ``[0, 2**32)``.
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    c0, c1, c2, c3 = counter  # the rounds mix, and so broadcast, them all
     k0, k1 = seed & _WORD, (seed >> 32) & _WORD
     for _ in range(_ROUNDS):
         # int64 products wrap modulo 2**64, which leaves exactly the 64 bits of the unsigned one.

@@ -8,6 +8,7 @@ float64 in means float64 throughout, anything else computes in float32. Gradient
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -97,13 +98,15 @@ def raw_conv(
 
 def activate(y: Tensor, activation: str) -> Tensor:
     """The epilogue of :func:`raw_conv`; ``gelu`` is the exact one (erf)."""
-    return {
-        "none": lambda v: v,
+    if activation == "none":
+        return y
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
         "relu": F.relu,
         "relu6": F.relu6,
         "silu": F.silu,
         "gelu": F.gelu,
-    }[activation](y)
+    }
+    return functions[activation](y)
 
 
 # --------------------------------------------------------------------------- distillation
@@ -234,14 +237,14 @@ def distill_loss(
 # How the missing values at a site are interpolated: ``green`` at red and blue, ``row`` for the
 # colour that shares the green site's row, ``column`` for the one that shares its column (row,
 # transposed), ``across`` for red at blue and blue at red.
-_BILINEAR = {
+_BILINEAR: dict[str, list[list[float]]] = {
     "green": [[0, 1, 0], [1, 0, 1], [0, 1, 0]],
     "row": [[0, 0, 0], [2, 0, 2], [0, 0, 0]],
     "across": [[1, 0, 1], [0, 0, 0], [1, 0, 1]],
 }  # / 4
 # Malvar, He, Cutler: "High-quality linear interpolation for demosaicing of Bayer-patterned color
 # images", ICASSP 2004, figure 2.
-_MALVAR = {
+_MALVAR: dict[str, list[list[float]]] = {
     "green": [
         [0, 0, -1, 0, 0],
         [0, 0, 2, 0, 0],
@@ -412,7 +415,7 @@ def random_camera(batch: int, seed: int, device: torch.device) -> dict[str, Tens
 
 def add_sensor_noise(x: Tensor, shot: Tensor, read: Tensor, seed: int) -> Tensor:
     """Shot and read noise on a normalised mosaic ``[N, H, W]``: variance ``shot * x + read``."""
-    noise = philox.sensor_noise(*x.shape, seed=seed, device=x.device).to(x.dtype)
+    noise = philox.sensor_noise(x.shape[0], x.shape[1], x.shape[2], seed, x.device).to(x.dtype)
     variance = shot[:, None, None] * x.clamp(min=0) + read[:, None, None]
     return x + noise * variance.to(x.dtype).sqrt()
 
