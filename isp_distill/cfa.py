@@ -109,6 +109,32 @@ def per_sample(
     raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number, {wanted}")
 
 
+def check_levels(
+    black: float | Sequence[float] | Tensor, white: float | Sequence[float] | Tensor
+) -> None:
+    """Refuse levels that no sensor has: black must be below white, both finite.
+
+    Tensors on an accelerator are not looked at, since that would make the device wait.
+
+    Args:
+        black: a number, ``[4]`` or ``[N, 4]``, sensor units.
+        white: a number or ``[N]``, sensor units.
+
+    Raises:
+        ValueError: if they are not so.
+    """
+    low, high = torch.as_tensor(black), torch.as_tensor(white)[..., None]
+    if torch.compiler.is_compiling() or any(
+        level.device.type != "cpu" or _is_fake(level) for level in (low, high)
+    ):
+        return
+    # Written so that NaN fails it too.
+    if not bool(((low < high) & torch.isfinite(low) & torch.isfinite(high)).all()):
+        raise ValueError(
+            f"black {low.tolist()} must be below white {high[..., 0].tolist()}, and both finite"
+        )
+
+
 def _is_fake(tensor: Tensor) -> bool:
     from torch._subclasses.fake_tensor import is_fake
 

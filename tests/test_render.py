@@ -341,6 +341,11 @@ def test_wrong_arguments():
         render(mosaics(3), CAMERA.replace(pattern=["RGGB", "BGGR"]))
     with pytest.raises(ValueError, match="black has shape"):
         render(mosaics(2), CAMERA.replace(black=torch.zeros(3, 4)))
+    for black, white in ((64, 64), ((0, 0, 0, 900), 800), (0, math.inf), (math.nan, 5)):
+        with pytest.raises(ValueError, match="must be below white"):
+            render(mosaics(), CAMERA.replace(black=black, white=white))
+    with pytest.raises(ValueError, match="below white"):
+        render(mosaics(2), CAMERA.replace(white=torch.tensor([1023.0, 40.0])))
     for field, bad in (("demosaic", "ahd"), ("tone", "aces"), ("orientation", 9)):
         with pytest.raises(ValueError, match=str(bad)):
             ISP(**{field: bad})

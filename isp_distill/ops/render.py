@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend
+from isp_distill.cfa import check_levels
 from isp_distill.isp import ISP
 from isp_distill.ops import reference
 from isp_distill.ops.raw_conv import checked_mosaic
@@ -100,6 +101,7 @@ def render(
     target = output_size(size, height, width)
     device = mosaic.device
     settings = isp.batched(batch, device)
+    check_levels(isp.black, isp.white)
     implementation = backend.choose(
         "render", device, demosaic=isp.demosaic, resize_in=resize_in, dtype=dtype
     )

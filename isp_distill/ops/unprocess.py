@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend
-from isp_distill.cfa import pattern_codes, per_sample
+from isp_distill.cfa import check_levels, pattern_codes, per_sample
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.ops import reference
 from isp_distill.ops.raw_conv import checked_mosaic
@@ -75,6 +75,7 @@ def unprocess(
     device = rgb.device
     white = torch.full((batch,), float(2**bits - 1), device=device)
     blacks = per_sample(black, batch, (4,), "black", device)
+    check_levels(black, float(2**bits - 1))
     codes = pattern_codes(pattern, batch, device)
     camera = reference.random_camera(batch, seed, device)
     drawn = {"shot": None, "read": None} if noise is None else noise.draw(batch, seed, device)
@@ -133,13 +134,16 @@ def expose(
     factors = per_sample(factor, batch, (), "factor", device)
     if device.type == "cpu" and not bool((factors > 0).all()):
         raise ValueError(f"factor must be positive, got {factors.tolist()}")
+    blacks = per_sample(black, batch, (4,), "black", device)
+    whites = per_sample(white, batch, (), "white", device)
+    check_levels(black, white)
     implementation = backend.choose("unprocess", device, dtype=mosaic.dtype)
     result: Tensor = implementation.functions.expose(
         mosaic,
         factors,
         **noise.draw(batch, _checked_seed(seed), device),
-        black=per_sample(black, batch, (4,), "black", device),
-        white=per_sample(white, batch, (), "white", device),
+        black=blacks,
+        white=whites,
         pattern=pattern_codes(pattern, batch, device),
         seed=seed,
     )
