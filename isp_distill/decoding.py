@@ -327,13 +327,14 @@ class DecodePool:
         worker = _Worker(self._decoder, self.memory_limit_bytes)
         with self._lock:
             self._all.add(worker)
-            closed = self._closed
+            if self._closed:  # close() has not seen this one
+                worker.kill()
         try:
-            if closed:
-                raise RuntimeError("the decode pool was closed")
             worker.wait_until_ready()
         except BaseException:
             self._discard(worker)
+            if self._closed:
+                raise RuntimeError("the decode pool was closed") from None
             raise
         return worker
 

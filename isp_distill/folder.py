@@ -161,10 +161,12 @@ class RawFolder(Dataset[RawImage]):
         self._pool.close()
 
     def _after_fork(self) -> None:
-        # Another thread of the parent may have held the lock when this process was forked.
+        # Another thread of the parent may have held the lock when this process was forked, and
+        # have been half done with the sum.
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._lock = threading.Lock()
+            self._cached_bytes = sum(raw.mosaic.nbytes for raw in self._cache.values())
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -311,12 +311,15 @@ def _bayer(
             "the data is already demosaiced (linear DNG, sRAW or similar); "
             f"{advice}, convert from the original RAW",
         )
-    monochrome = tiff.numbers(tiff.raw_directory(directories), tiff.PHOTOMETRIC) == (
+    monochrome = tiff.integers(tiff.raw_directory(directories), tiff.PHOTOMETRIC) == (
         tiff.PHOTOMETRIC_LINEAR_RAW,
     )
     if decoder.num_colors == 1 or monochrome:
         raise UnsupportedRawError(name, f"a monochrome sensor has no colour filter; {advice}")
-    period = decoder.raw_pattern
+    try:
+        period = decoder.raw_pattern
+    except NotImplementedError as error:  # rawpy: a filter code that is none it knows
+        raise UnsupportedRawError(name, f"unknown colour filter ({error}); {advice}") from error
     if period is not None and period.shape == (6, 6):
         raise UnsupportedRawError(name, f"the sensor is X-Trans (6x6 colour filter); {advice}")
     top, left = decoder.sizes.top_margin, decoder.sizes.left_margin
@@ -370,9 +373,13 @@ def _explain(
     """The error a user can act on, from LibRaw's."""
     said = error.args[0] if error.args else ""
     words = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-    if isinstance(
-        error, (rawpy.LibRawUnsufficientMemoryError, rawpy.LibRawTooBigError, MemoryError)
-    ):
+    memory = (
+        rawpy.LibRawUnsufficientMemoryError,
+        rawpy.LibRawMemPoolOverflowError,
+        rawpy.LibRawTooBigError,
+        MemoryError,
+    )
+    if isinstance(error, memory):
         return CorruptRawError(
             name,
             "decoding it needs more memory than allowed: a damaged size, or raise the memory limit",
@@ -380,9 +387,9 @@ def _explain(
     unsupported = isinstance(error, (rawpy.LibRawFileUnsupportedError, rawpy.NotSupportedError))
     if tiff.is_dng(directories):
         directory = tiff.raw_directory(directories)
-        method = int((tiff.numbers(directory, tiff.COMPRESSION) or (1,))[0])
+        method = (*tiff.integers(directory, tiff.COMPRESSION), 1)[0]
         # Deflate with integer samples: LibRaw takes it up, then calls the data corrupted.
-        deflated = method in (8, 32946) and tiff.numbers(directory, tiff.SAMPLE_FORMAT) != (3,)
+        deflated = method in (8, 32946) and tiff.integers(directory, tiff.SAMPLE_FORMAT) != (3,)
         if deflated or (unsupported and method not in (1, 7)):
             return UnsupportedRawError(
                 name,

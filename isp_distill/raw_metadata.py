@@ -34,6 +34,8 @@ SRGB_TO_XYZ = (
 )
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
+# EXIF LightSource codes of daylight: D65; D75, D55, flash and weather; D50. The others are lamps.
+_DISTANCE_FROM_D65: dict[float, int] = {21: 0, 22: 1, 20: 1, 1: 1, 4: 1, 9: 1, 10: 1, 23: 2}
 # A gain outside this range is damage, not a colour temperature: candle light needs blue x 5.
 _MAX_GAIN = 64.0
 # Beyond this a matrix amplifies noise by more than any camera's (the worst known is about 20).
@@ -92,17 +94,16 @@ def black_of_dng(
         libraw: what to return where the tags are absent, damaged, or vary by row or column.
     """
     values = tiff.numbers(directory, tiff.BLACK_LEVEL)
-    rows, columns = (tiff.numbers(directory, tiff.BLACK_LEVEL_REPEAT_DIM) or (1, 1))[:2]
-    if values is None or rows < 1 or columns < 1 or len(values) != rows * columns:
+    repeat = tiff.integers(directory, tiff.BLACK_LEVEL_REPEAT_DIM) or (1, 1)
+    if values is None or len(repeat) != 2 or len(values) != repeat[0] * repeat[1]:
         return libraw
     if tiff.BLACK_LEVEL_DELTA_H in directory or tiff.BLACK_LEVEL_DELTA_V in directory:
         return libraw
-    grid = np.asarray(values, dtype=np.float64).reshape(int(rows), int(columns))
-    period = np.tile(grid, (2, 2))
-    area = tiff.numbers(directory, tiff.ACTIVE_AREA) or (0, 0, 0, 0)
-    shift_y, shift_x = top - int(area[0]), left - int(area[1])
-    if not np.isfinite(period).all() or shift_y < 0 or shift_x < 0:
+    period = np.tile(np.asarray(values, dtype=np.float64).reshape(repeat), (2, 2))
+    area = tiff.integers(directory, tiff.ACTIVE_AREA) or (0, 0, 0, 0)
+    if not np.isfinite(period).all() or len(area) != 4 or top < area[0] or left < area[1]:
         return libraw
+    shift_y, shift_x = top - area[0], left - area[1]
     black = [0.0] * 4
     for site, plane in enumerate(SITE_PLANES[pattern]):
         y, x = (site // 2 + shift_y) % 2, (site % 2 + shift_x) % 2
@@ -230,10 +231,8 @@ def dng_matrices(directories: list[tiff.Directory]) -> list[np.ndarray]:
         calibration = tiff.find(directories, calibration_tag)
         if calibration is not None and len(calibration) == 9:
             matrix = np.asarray(calibration, dtype=np.float64).reshape(3, 3) @ matrix
-        light = int((tiff.find(directories, light_tag) or (0,))[0])
-        # EXIF LightSource: 21 D65; 22 D75, 20 D55, 23 D50, 1 daylight; 17 and 3 are tungsten.
-        nearness = {21: 0, 20: 1, 22: 1, 1: 1, 23: 2, 9: 1, 10: 1, 4: 1}.get(light, 3)
-        found.append((nearness, matrix))
+        (light, *_) = tiff.find(directories, light_tag) or (0,)
+        found.append((_DISTANCE_FROM_D65.get(light, 3), matrix))
     # sorted() is stable: of two equally near lights the first tag wins.
     return [matrix for _, matrix in sorted(found, key=lambda item: item[0])]
 

@@ -101,7 +101,7 @@ def read_directories(file: BinaryIO) -> list[Directory]:
         directory, following = _read_directory(file, order, offset, size)
         directories.append(directory)
         for tag in (SUB_IFDS, EXIF_IFD):
-            pending += [int(v) for v in numbers(directory, tag) or ()]
+            pending += integers(directory, tag)
         pending.append(following)
     return directories
 
@@ -152,6 +152,12 @@ def numbers(directory: Directory, tag: int) -> tuple[float, ...] | None:
     return value if isinstance(value, tuple) else None
 
 
+def integers(directory: Directory, tag: int) -> tuple[int, ...]:
+    """The tag's integers; empty where it is absent or of another type (a float may be NaN)."""
+    values = numbers(directory, tag) or ()
+    return tuple(v for v in values if isinstance(v, int))
+
+
 def find(directories: list[Directory], tag: int) -> tuple[float, ...] | None:
     """The tag's numbers in the first directory that has it, or None."""
     return next((v for d in directories if (v := numbers(d, tag)) is not None), None)
@@ -175,7 +181,7 @@ def raw_directory(directories: list[Directory]) -> Directory:
     """The directory of the sensor data: the first with a CFA or LinearRaw photometric; else {}."""
     for wanted in (PHOTOMETRIC_CFA, PHOTOMETRIC_LINEAR_RAW):
         for directory in directories:
-            if numbers(directory, PHOTOMETRIC) == (wanted,):
+            if integers(directory, PHOTOMETRIC) == (wanted,):
                 return directory
     return {}
 
@@ -199,13 +205,13 @@ def missing_bytes(directory: Directory, size: int) -> int:
         (STRIP_OFFSETS, STRIP_BYTE_COUNTS),
         (TILE_OFFSETS, TILE_BYTE_COUNTS),
     ):
-        offsets = numbers(directory, offset_tag) or ()
-        counts = numbers(directory, count_tag) or ()
+        offsets = integers(directory, offset_tag)
+        counts = integers(directory, count_tag)
         for offset, count in zip(offsets, counts, strict=False):
-            end = max(end, int(offset) + int(count))
+            end = max(end, offset + count)
         if len(offsets) == 1 and offset_tag == STRIP_OFFSETS:
-            shape = [numbers(directory, t) for t in (IMAGE_WIDTH, IMAGE_LENGTH, BITS_PER_SAMPLE)]
-            if numbers(directory, COMPRESSION) == (1,) and all(shape):
-                width, height, bits = (int(s[0]) for s in shape if s)
-                end = max(end, int(offsets[0]) + width * height * bits // 8)
+            shape = [integers(directory, t) for t in (IMAGE_WIDTH, IMAGE_LENGTH, BITS_PER_SAMPLE)]
+            if integers(directory, COMPRESSION) == (1,) and all(shape):
+                width, height, bits = (s[0] for s in shape)
+                end = max(end, offsets[0] + width * height * bits // 8)
     return max(0, end - size)

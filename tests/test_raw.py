@@ -523,6 +523,9 @@ def test_black_of_libraw_follows_the_row_of_red(pattern):
         ({tiff.BLACK_LEVEL: (1, 2, 6), tiff.BLACK_LEVEL_REPEAT_DIM: (1, 3)}, (3, 3, 3, 3)),
         ({tiff.BLACK_LEVEL: (1, 2), tiff.BLACK_LEVEL_REPEAT_DIM: (2, 2)}, (9, 9, 9, 9)),
         ({tiff.BLACK_LEVEL: (1,), tiff.BLACK_LEVEL_DELTA_H: (0, 1)}, (9, 9, 9, 9)),
+        ({tiff.BLACK_LEVEL: (1,), tiff.BLACK_LEVEL_REPEAT_DIM: (1,)}, (9, 9, 9, 9)),
+        ({tiff.BLACK_LEVEL: (1,), tiff.ACTIVE_AREA: (0,)}, (9, 9, 9, 9)),
+        ({tiff.BLACK_LEVEL: (1,), tiff.ACTIVE_AREA: (2, 0, 9, 9)}, (9, 9, 9, 9)),
         ({tiff.BLACK_LEVEL: (float("nan"),)}, (9, 9, 9, 9)),
     ],
 )
