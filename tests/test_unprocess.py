@@ -125,7 +125,8 @@ def by_hand(rgb, camera, n):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(
-    "rgb", [(0.2, 0.5, 0.7), (0.998, 0.998, 0.996), (1.0, 1.0, 0.9), (0.0, 1.0, 0.0), (0.05, 0.0, 0.1)]
+    "rgb",
+    [(0.2, 0.5, 0.7), (0.998, 0.998, 0.996), (1.0, 1.0, 0.9), (0.0, 1.0, 0.0), (0.05, 0.0, 0.1)],
 )
 def test_one_colour_by_hand(pattern, rgb):
     image = torch.tensor(rgb).view(1, 3, 1, 1).expand(3, 3, 2, 2)
