@@ -1,0 +1,123 @@
+"""Photographs into DNG files of made-up cameras: four CFA patterns, two bit depths, read back.
+
+Each photograph gives eight tiles, from the whole picture to details, and each tile one file: every
+pattern at every bit depth once. ``unprocess`` draws a random camera (colour matrix, white balance)
+for each. LibRaw reads every file back, and what it reads must be what was written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from photographs import Photograph
+from PIL import Image
+
+from isp_distill import ISP, read_raw, unprocess
+from isp_distill.cfa import PATTERNS
+from isp_distill.dng import write_dng
+
+#: Side of a mosaic in sensor pixels: room for random crops of 448, twice the teacher's 224.
+TILE = 512
+#: Bits and black level of the two sensors.
+SENSORS = ((12, 128), (14, 512))
+# The picture's shorter side in tiles, and the places of the tiles (0 is top or left, 1 the other
+# end). In a square picture that is one tile high, places along one side coincide.
+_TILES = (
+    (1.0, 0.5, 0.5),
+    (1.25, 0.0, 0.0),
+    (1.25, 1.0, 0.7),
+    (1.25, 0.3, 1.0),
+    (1.6, 0.5, 0.5),
+    (1.6, 0.0, 0.9),
+    (1.6, 1.0, 0.1),
+    (1.6, 0.9, 0.9),
+)
+
+
+def make_raw(photographs: list[Photograph], out: Path) -> tuple[Path, Path]:
+    """Write the DNG files of all photographs and check each by reading it back.
+
+    Args:
+        photographs: see :func:`photographs.gather`.
+        out: gets the folders ``train`` and ``held-out``.
+
+    Returns:
+        These two folders.
+
+    Raises:
+        RuntimeError: if LibRaw does not read what was written.
+    """
+    folders = (out / "train", out / "held-out")
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.dng"):
+            old.unlink()
+    for number, photograph in enumerate(photographs):
+        with Image.open(photograph.path) as image:
+            picture = image.convert("RGB")
+        for index, (scale, down, right) in enumerate(_TILES):
+            # Shifted by the photograph's number, so that no pattern always gets the same tile.
+            which = (index + number) % 8
+            bits, black = SENSORS[which // 4]
+            pattern = PATTERNS[which % 4]
+            path = folders[photograph.held_out] / f"{photograph.name}-{index}-{pattern}-{bits}.dng"
+            tile = _tile(picture, round(TILE * scale), down, right)
+            _write(path, tile, pattern, bits, black, seed=8 * number + index)
+    return folders
+
+
+def _tile(picture: Image.Image, shorter: int, down: float, right: float) -> np.ndarray:
+    """uint8 RGB ``[TILE, TILE, 3]`` of the picture scaled so that its shorter side is given."""
+    factor = shorter / min(picture.size)
+    width, height = (max(TILE, round(side * factor)) for side in picture.size)
+    resized = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+    top, left = round(down * (height - TILE)), round(right * (width - TILE))
+    return resized[top : top + TILE, left : left + TILE]
+
+
+def _write(
+    path: Path, tile: np.ndarray, pattern: str, bits: int, black: int, seed: int
+) -> None:
+    rgb = torch.from_numpy(tile.copy()).movedim(-1, 0)[None].float() / 255
+    # unprocess undoes a smoothstep tone curve that the file's reader does not know of: with that
+    # curve put on first, what arrives in the mosaic is the linear light of the picture itself.
+    mosaic, isp = unprocess(rgb * rgb * (3 - 2 * rgb), pattern=pattern, bits=16, black=0, seed=seed)
+    # Nor does a DNG reader know of its exposure: it goes into the mosaic.
+    exposure = torch.as_tensor(isp.exposure).item()
+    white = 2**bits - 1
+    light = mosaic[0].numpy().astype(np.float64) / 65535 * exposure
+    sensor = np.rint(black + light.clip(0, 1) * (white - black)).astype(np.uint16)
+    balance = torch.as_tensor(isp.white_balance).reshape(3).tolist()
+    ccm = torch.as_tensor(isp.ccm).reshape(3, 3).tolist()
+    write_dng(
+        path,
+        sensor,
+        pattern=pattern,
+        black=black,
+        white=white,
+        white_balance=balance,
+        ccm=ccm,
+        bits=bits,
+        camera=f"made-up camera {bits}-bit {pattern}",
+    )
+    raw = read_raw(path)
+    same = (
+        np.array_equal(raw.mosaic, sensor)
+        and (raw.pattern, raw.white, raw.black) == (pattern, white, (black,) * 4)
+        and np.allclose(raw.white_balance, balance, atol=1e-4)
+        and np.allclose(raw.ccm, ccm, atol=1e-3)
+    )
+    if not same:
+        raise RuntimeError(f"{path}: LibRaw does not read what was written")
+
+
+def picture_of(path: Path) -> Image.Image:
+    """The file as the teacher's ISP renders it, full size."""
+    from isp_distill import render
+
+    raw = read_raw(path)
+    mosaic = torch.from_numpy(raw.mosaic)[None]
+    rgb = render(mosaic, ISP.from_raw(raw))[0].clamp(0, 1).movedim(0, -1)
+    return Image.fromarray((rgb * 255).round().byte().numpy())
