@@ -77,9 +77,7 @@ def _tile(picture: Image.Image, shorter: int, down: float, right: float) -> np.n
     return resized[top : top + TILE, left : left + TILE]
 
 
-def _write(
-    path: Path, tile: np.ndarray, pattern: str, bits: int, black: int, seed: int
-) -> None:
+def _write(path: Path, tile: np.ndarray, pattern: str, bits: int, black: int, seed: int) -> None:
     rgb = torch.from_numpy(tile.copy()).movedim(-1, 0)[None].float() / 255
     # unprocess undoes a smoothstep tone curve that the file's reader does not know of: with that
     # curve put on first, what arrives in the mosaic is the linear light of the picture itself.

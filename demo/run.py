@@ -73,9 +73,7 @@ def main() -> int:
 
     teacher = load_teacher()
     rgb = {"mean": teacher.mean, "std": teacher.std}
-    bare = rawify(
-        teacher.model, **rgb, curve="linear", white_balance=False, colour_matrix=False
-    )
+    bare = rawify(teacher.model, **rgb, curve="linear", white_balance=False, colour_matrix=False)
     adapted = rawify(teacher.model, **rgb, curve="gamma", white_balance=True, colour_matrix=False)
     baselines = {
         "a: teacher's weights rawified, linear RAW": bare,

