@@ -260,21 +260,27 @@ def _read_in_child(pool, queue):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_a_fork_has_workers_of_its_own(odd_pool):
-    odd_pool.read("good.dng")
+    """Even one that is made while every worker of the parent is busy."""
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
-        child = context.Process(target=_read_in_child, args=(odd_pool, queue))
-        child.start()
-    child.join(20)
-    assert child.exitcode == 0
-    pattern, pids = queue.get()
+    with ThreadPoolExecutor(2) as threads:
+        readings = [threads.submit(odd_pool.read, "slow.dng") for _ in range(2)]
+        wait_until(lambda: len(odd_pool.pids) == 2)
+        ours = odd_pool.pids
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
+            child = context.Process(target=_read_in_child, args=(odd_pool, queue))
+            child.start()
+        child.join(20)
+        if child.exitcode is None:
+            child.kill()
+        assert child.exitcode == 0
+        pattern, theirs = queue.get()
+        assert [reading.result(timeout=10).pattern for reading in readings] == ["GBRG"] * 2
     assert pattern == "GBRG"
-    assert not set(pids) & set(odd_pool.pids)
-    wait_until(lambda: all(gone(pid) for pid in pids))
-    assert not any(gone(pid) for pid in odd_pool.pids)  # the child has not harmed ours
-    odd_pool.read("good.dng")
+    assert not set(theirs) & set(ours)
+    wait_until(lambda: all(gone(pid) for pid in theirs))
+    assert odd_pool.pids == ours  # the child has not harmed them
 
 
 def test_lying_header_cannot_take_the_memory(tmp_path):
