@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from isp_distill.ops import distill_backend as compute
+from isp_distill.ops import distill_cpu as _distill_cpu  # noqa: F401  (registers a backend)
 from isp_distill.ops.distill_options import Options
 
 

@@ -1,0 +1,39 @@
+// One call of the distillation loss, as the kernels see it: pointers, strides and numbers.
+#pragma once
+
+#include <stdint.h>
+
+namespace isp_distill {
+
+enum class Dtype { float32, bfloat16, float16 };
+
+// `none` is cross entropy alone (alpha = 0).
+enum class Objective { none, forward_kl, reverse_kl, jsd, tvd, dkd, mse };
+
+// Logits or their gradient. A row's position is (n, a, b); strides count elements.
+struct Logits {
+  char* data;
+  Dtype dtype;
+  int64_t stride_class, stride_n, stride_a, stride_b;
+};
+
+struct DistillCall {
+  Logits student, teacher, gradient;  // gradient.data is null where none is wanted
+  int64_t classes, size_n, size_a, size_b;
+  int64_t rows_per_sample;
+  const int64_t* labels;   // one for each row, in the order of (n, a, b), or null
+  const bool* mask;        // alike
+  const float* weight;     // one for each sample, or null
+  float* row_losses;       // one for each row, or null where they are summed
+  double* task_losses;     // one for each task, summed by the caller in a fixed order
+  int64_t* task_agreements;
+  Objective objective;
+  bool cross_entropy, streaming;
+  int64_t ignore_index;
+  float parameters[2];
+  float temperature, label_smoothing, gradient_scale;
+  double factors[2];  // of the objective and of cross entropy: alpha and the reduction
+  int64_t pixels;     // pixels of a strip, a multiple of 16
+};
+
+}  // namespace isp_distill
