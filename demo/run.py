@@ -11,7 +11,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from make_raw import make_raw, picture_of
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from isp_distill import ISP, Report, Teacher, evaluate, rawify, render, train
 
-VIEWS = 3
+VIEWS = 1
 BATCH = 16
 
 
@@ -53,9 +55,9 @@ def main() -> int:
     """Run the demo; 0 if the student ends ahead of every baseline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--stem-lr", type=float, default=2e-2)
+    parser.add_argument("--stem-lr", type=float, default=5e-3)
     options = parser.parse_args()
     began = time.perf_counter()
 
@@ -72,10 +74,21 @@ def main() -> int:
     picture_of(sorted(held_out.glob("*.dng"))[0]).save(options.out / "rendered.png")
 
     teacher = load_teacher()
-    rgb = {"mean": teacher.mean, "std": teacher.std}
-    bare = rawify(teacher.model, **rgb, curve="linear", white_balance=False, colour_matrix=False)
-    adapted = rawify(teacher.model, **rgb, curve="gamma", white_balance=True, colour_matrix=False)
-    baselines = {
+    bare = rawify(
+        teacher.model,
+        mean=teacher.mean,
+        std=teacher.std,
+        curve="linear",
+        white_balance=False,
+    )
+    adapted = rawify(
+        teacher.model,
+        mean=teacher.mean,
+        std=teacher.std,
+        curve="gamma",
+        white_balance=True,
+    )
+    baselines: dict[str, Callable[[Tensor, ISP], Any]] = {
         "a: teacher's weights rawified, linear RAW": bare,
         "b: the same, white balance and gamma 1/2.2": adapted,
         "c: RGB teacher on bilinear linear image": lambda m, i: linear_teacher(teacher, m, i),
@@ -96,6 +109,7 @@ def main() -> int:
         stem_lr=options.stem_lr,
         validation=held_out,
         validation_views=VIEWS,
+        channels_last=True,  # halves a step on a CPU: most of this network is depthwise
         device="cpu",
         resume=False,
     )
