@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,6 @@ built = pytest.mark.skipif(extension.missing() is not None, reason=str(extension
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -49,9 +49,8 @@ def test_an_unknown_instruction_set_is_an_error(monkeypatch):
 
 @built
 def test_the_library_is_built_for_every_python_from_3_10():
-    import isp_distill._C as library
-
-    assert Path(library.__file__).name == "_C.abi3.so"
+    library = importlib.import_module("isp_distill._C")
+    assert Path(str(library.__file__)).name == "_C.abi3.so"
 
 
 def test_a_missing_library_is_said_in_one_sentence():

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from isp_distill import backend
 from isp_distill.cfa import pattern_codes, per_sample
-from isp_distill.ops import reference
+from isp_distill.ops import raw_conv_cpu, reference
+from isp_distill.ops.raw_conv_operator import ACTIVATIONS, CURVES
+from isp_distill.ops.raw_conv_operator import raw_conv as operator
 
-CURVES = ("linear", "sqrt", "log", "gamma")
-ACTIVATIONS = ("none", "relu", "relu6", "silu", "gelu")
+__all__ = ["ACTIVATIONS", "CURVES", "MOSAIC_DTYPES", "checked_mosaic", "raw_conv", "raw_conv_cpu"]
+
 MOSAIC_DTYPES = (
     torch.uint8,
     torch.uint16,
@@ -94,10 +96,11 @@ def raw_conv(
     gamma: float | Tensor | None = None,
     activation: str = "none",
     out_dtype: torch.dtype | None = None,
+    memory_format: torch.memory_format | None = None,
 ) -> Tensor:
     """Convolve a camera's mosaic without ever making the packed float image.
 
-    ``activation(conv2d(curve(mix(normalise(pack(mosaic)))), weight, bias, stride, padding))``, where
+    ``activation(conv2d(curve(mix(normalise(pack(mosaic)))), weight, bias, stride))``, where
     ``pack`` gathers the four colours R, Gr, Gb, B of each 2x2 period into channels, and
     ``normalise`` is ``(x - black) * gain / (white - black)``.
 
@@ -123,6 +126,8 @@ def raw_conv(
         gamma: the exponent, a number or a tensor of one element; with ``curve="gamma"`` only.
         activation: "none", "relu", "relu6", "silu" or "gelu" (exact).
         out_dtype: float32, bfloat16, float16 or float64; the weight's, or autocast's if None.
+        memory_format: torch.contiguous_format or torch.channels_last; if None, the weight's own,
+            as with ``torch.nn.Conv2d``.
 
     Returns:
         ``[N, C, h, w]`` with ``h = (H / 2 + top + bottom - K) // stride + 1``, ``w`` alike.
@@ -170,9 +175,7 @@ def raw_conv(
         gamma = gamma.reshape(())
     if mix is not None:
         if tuple(mix.shape) not in ((4, 4), (batch, 4, 4), (1, 4, 4)):
-            raise ValueError(
-                f"mix has shape {list(mix.shape)}: expected [4, 4] or [{batch}, 4, 4]"
-            )
+            raise ValueError(f"mix has shape {list(mix.shape)}: expected [4, 4] or [{batch}, 4, 4]")
         mix = mix.to(compute).expand(batch, 4, 4)
     if padding_value is not None:
         padding_value = torch.as_tensor(padding_value, dtype=compute, device=device).expand(4)
@@ -181,18 +184,34 @@ def raw_conv(
         out_dtype = torch.get_autocast_dtype(device.type) if autocast else weight.dtype
     if not out_dtype.is_floating_point:
         raise TypeError(f"out_dtype must be a floating-point type, not {out_dtype}")
-    implementation = backend.choose(
-        "raw_conv", device, kernel=kernel, stride=stride, out_dtype=out_dtype, weight=weight.dtype
-    )
+    if memory_format is None:
+        like_weight = not weight.is_contiguous() and weight.is_contiguous(
+            memory_format=torch.channels_last
+        )
+        memory_format = torch.channels_last if like_weight else torch.contiguous_format
+    if memory_format not in (torch.contiguous_format, torch.channels_last):
+        raise ValueError(f"memory_format {memory_format}: expected contiguous or channels_last")
+    blacks = per_sample(black, batch, (4,), "black", device, compute)
+    whites = per_sample(white, batch, (), "white", device, compute)
+    gains = per_sample(1.0 if gain is None else gain, batch, (4,), "gain", device, compute)
+    patterns = pattern_codes(pattern, batch, device)
+    name = _backend_for(device, kernel, stride, out_dtype, weight.dtype)
+    if name != "reference":
+        features: Tensor = operator(
+            mosaic, weight, bias, blacks, whites, patterns, gains, padding_value, mix, gamma,
+            stride, edges, clip, curve, activation, out_dtype,
+            memory_format == torch.channels_last, name,
+        )  # fmt: skip
+        return features
     with torch.autocast(device.type, enabled=False):
-        result: Tensor = implementation.functions(
+        result = reference.raw_conv(
             mosaic,
             weight,
             bias,
-            black=per_sample(black, batch, (4,), "black", device, compute),
-            white=per_sample(white, batch, (), "white", device, compute),
-            pattern=pattern_codes(pattern, batch, device),
-            gain=per_sample(1.0 if gain is None else gain, batch, (4,), "gain", device, compute),
+            black=blacks,
+            white=whites,
+            pattern=patterns,
+            gain=gains,
             stride=stride,
             padding=edges,
             padding_value=padding_value,
@@ -203,4 +222,37 @@ def raw_conv(
             activation=activation,
             out_dtype=out_dtype,
         )
+        result = result.contiguous(memory_format=memory_format)
     return result
+
+
+def _backend_for(
+    device: torch.device,
+    kernel: int,
+    stride: int,
+    out_dtype: torch.dtype,
+    weight: torch.dtype,
+) -> str:
+    """The backend that serves a call.
+
+    An exported program runs where this library is not: it is made of the reference's operators.
+    """
+    if torch.compiler.is_exporting():
+        return "reference"
+    name: str = _choose(device, kernel, stride, out_dtype, weight)
+    return name
+
+
+def _choose_now(
+    device: torch.device,
+    kernel: int,
+    stride: int,
+    out_dtype: torch.dtype,
+    weight: torch.dtype,
+) -> str:
+    call = {"kernel": kernel, "stride": stride, "out_dtype": out_dtype, "weight": weight}
+    return backend.choose("raw_conv", device, **call).backend
+
+
+#: torch.compile asks once, when it compiles.
+_choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
