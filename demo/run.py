@@ -30,7 +30,7 @@ BATCH = 16
 def linear_teacher(teacher: Teacher, mosaic: Tensor, isp: ISP) -> Tensor:
     """The RGB teacher on a linear picture: bilinear, white-balanced, right colours, no tone curve.
 
-    The strongest form of this baseline: without the file's white balance and matrix it is far worse.
+    The strongest form of this baseline: without the white balance and matrix it is far worse.
     """
     bare = isp.replace(demosaic="bilinear", tone="linear")
     picture = render(mosaic, bare, size=teacher.size, mean=teacher.mean, std=teacher.std)
