@@ -320,6 +320,7 @@ def test_nan_stays_in_its_sample_and_its_neighbourhood():
         ({"size": 0}, "at least 1"),
         ({"size": (4, 0)}, "at least 1"),
         ({"mean": (0.1, 0.2)}, r"mean has shape \[2\]"),
+        ({"std": 0.0}, "std must be positive"),
         ({"std": torch.ones(4)}, r"std has shape \[4\]"),
     ],
 )

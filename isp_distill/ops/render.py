@@ -133,4 +133,6 @@ def _channels(
     )
     if tensor.numel() not in (1, 3):
         raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number or [3]")
+    if name == "std" and tensor.device.type == "cpu" and not bool((tensor > 0).all()):
+        raise ValueError(f"std must be positive, got {tensor.tolist()}")
     return tensor.reshape(-1).expand(3)
