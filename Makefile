@@ -9,7 +9,8 @@ PYTHON ?= python3
 DEMO := .venv-demo/bin/python
 TEST := .venv/bin/python
 PACKAGING := pyproject.toml setup.py
-SOURCES := $(shell find isp_distill kernels csrc -name '*.py' -o -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+CSRC := $(shell find csrc -type f)
+SOURCES := $(CSRC) $(shell find isp_distill kernels -name '*.py')
 
 .PHONY: demo test bench clean
 
@@ -33,7 +34,7 @@ bench: .venv/installed
 	touch $@
 
 # An editable install: the tests see the sources as they are, the extension as it was last built.
-.venv/installed: $(PACKAGING) $(SOURCES)
+.venv/installed: $(PACKAGING) $(CSRC)
 	$(PYTHON) -m venv .venv
 	$(TEST) -m pip install --quiet torch torchvision timm
 	$(TEST) -m pip install --quiet --editable ".[dev]"

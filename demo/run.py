@@ -94,11 +94,11 @@ def main() -> int:
         "b: the same, white balance and gamma 1/2.2": adapted,
         "c: RGB teacher on bilinear linear image": lambda m, i: linear_teacher(teacher, m, i),
     }
-    rows = {
-        name: evaluate(model, teacher, held_out, views=VIEWS, batch_size=BATCH, device="cpu")
-        for name, model in baselines.items()
-    }
-    # A GPU would do, but the demo's figures are a CPU's, and the same on every machine.
+    rows: dict[str, Report] = {}
+    for name, model in baselines.items():
+        rows[name] = evaluate(model, teacher, held_out, views=VIEWS, batch_size=BATCH, device="cpu")
+        print(f"baseline {name}: {rows[name]}", flush=True)
+    # On the CPU everywhere, so that the demo's figures can be compared between machines.
     result = train(
         "rawify",
         teacher,
