@@ -24,6 +24,7 @@ struct DistillCall {
   const int64_t* labels;   // one for each row, in the order of (n, a, b), or null
   const bool* mask;        // alike
   const float* weight;     // one for each sample, or null
+  const bool* class_mask;  // one for each class of each sample, or null: cwd, whose classes are pixels
   float* row_losses;       // one for each row, or null where they are summed
   double* task_losses;     // one for each task, summed by the caller in a fixed order
   int64_t* task_agreements;
@@ -34,6 +35,24 @@ struct DistillCall {
   float temperature, label_smoothing, gradient_scale;
   double factors[2];  // of the objective and of cross entropy: alpha and the reduction
   int64_t pixels;     // pixels of a strip, a multiple of 16
+};
+
+// Bilinear interpolation along one axis: output i is in[first[i]] (1 - second[i]) + in[first[i] + 1]
+// second[i], where second is 0 if there is no next one.
+struct Interpolation {
+  const int64_t* first;
+  const float* second;
+};
+
+// The loss at full resolution of logits [N, C, h, w]; in their strides, (n, a, b) is (n, y, x).
+// The rows of `call` are the pixels of the full resolution.
+struct UpsampledCall {
+  DistillCall call;
+  int64_t batch, height, width;  // of the full resolution
+  int64_t student_height, student_width, teacher_height, teacher_width;
+  Interpolation student_y, student_x, teacher_y, teacher_x;
+  int64_t band, bands;  // student rows of a task, tasks of a sample
+  float* edges;         // [batch, bands, 2, student_width, padded classes]
 };
 
 }  // namespace isp_distill

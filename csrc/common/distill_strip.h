@@ -79,6 +79,16 @@ INLINE void measure(V x, I index, V& top, I& arg) {
   top = max(x, top);
 }
 
+template <bool Across>
+INLINE void store_measured(V top, I arg, float* tops, int32_t* args) {
+  if constexpr (Across) {
+    V all = max_across(top);
+    arg = min_across(top == all ? arg : splat_int(0x7fffffff));
+    top = all;
+  }
+  store(tops, top), store_int(args, arg);
+}
+
 // Pass 1 over a buffer that holds the logits already.
 template <bool Across>
 static void measure_buffer(const Strip& strip, const float* buffer, float* tops, int32_t* args) {
@@ -88,31 +98,25 @@ static void measure_buffer(const Strip& strip, const float* buffer, float* tops,
     for (int64_t d = 0; d < strip.depth; ++d) {
       measure(load(buffer + d * strip.pitch + v), class_at<Across>(d), top, arg);
     }
-    if constexpr (Across) {
-      V all = max_across(top);
-      arg = min_across(top == all ? arg : splat_int(0x7fffffff));
-      top = all;
-    }
-    store(tops + v, top), store_int(args + v, arg);
+    store_measured<Across>(top, arg, tops + v, args + v);
   }
 }
 
-// Whether a row counts, its weights and its label, for `count` rows from `row` on, one in each lane;
-// with `repeat` the one row in all lanes. Returns how many count; lanes beyond `count` do not.
-INLINE int64_t describe_rows(const Strip& strip, const DistillCall& call, int64_t row, int64_t count,
-                             bool repeat) {
+// Whether a row counts, its weights and its label, for `count` rows from `row` on, one in each lane.
+// Returns how many count; lanes beyond `count` do not.
+INLINE int64_t describe_rows(const Strip& strip, const DistillCall& call, int64_t row,
+                             int64_t count) {
   const LaneState& of = strip.of;
   int64_t counting = 0;
   int64_t sample = row / call.rows_per_sample, left = (sample + 1) * call.rows_per_sample - row;
   float w = call.weight ? call.weight[sample] : 1.0f;
   for (int64_t i = 0; i < strip.width; ++i) {
-    const int64_t here = repeat ? row : row + i;
-    const bool inside = i < count && (call.mask == nullptr || call.mask[here]);
-    if (!repeat && i < count && left-- == 0) {
+    const bool inside = i < count && (call.mask == nullptr || call.mask[row + i]);
+    if (i < count && left-- == 0) {
       left = call.rows_per_sample - 1;
       w = call.weight ? call.weight[++sample] : 1.0f;
     }
-    int64_t label = inside && call.labels ? call.labels[here] : call.ignore_index;
+    int64_t label = inside && call.labels ? call.labels[row + i] : call.ignore_index;
     const bool labelled = label != call.ignore_index;
     of.inside[i] = inside ? -1 : 0;
     of.weight_objective[i] = inside ? (float)(call.factors[0] * w) : 0.0f;
@@ -121,6 +125,18 @@ INLINE int64_t describe_rows(const Strip& strip, const DistillCall& call, int64_
     counting += inside;
   }
   return counting;
+}
+
+// The same for one row in all lanes of a strip that is W wide; false if it does not count.
+INLINE bool describe_row(const Strip& strip, const DistillCall& call, int64_t row) {
+  if (call.mask && !call.mask[row]) return false;
+  const float w = call.weight ? call.weight[row / call.rows_per_sample] : 1.0f;
+  const int64_t label = call.labels ? call.labels[row] : call.ignore_index;
+  const bool labelled = label != call.ignore_index;
+  store(strip.of.weight_objective, splat((float)(call.factors[0] * w)));
+  store(strip.of.weight_labels, splat(labelled ? (float)(call.factors[1] * w) : 0.0f));
+  store_int(strip.of.label, splat_int(labelled ? (int32_t)label : -1));
+  return true;
 }
 
 // DKD's target: the label, or the teacher's choice where there is none.

@@ -1,4 +1,5 @@
-// The operator isp_distill_cpu::distill_loss: checks, the layout of the logits, tasks and threads.
+// The operators isp_distill_cpu::distill_loss and channel_distill_loss (cwd): checks, the layout of
+// the logits, tasks and threads.
 //
 // A task is a fixed part of the rows, whatever the number of threads, and the tasks' losses are added
 // up in their order: the result is the same on any machine with the same instruction set.
@@ -68,8 +69,8 @@ void describe(DistillCall& call, const Rows& rows, const Settings& settings) {
   call.gradient_scale = static_cast<float>(settings.gradient_scale);
 }
 
-int64_t workspace_floats(const DistillCall& call, int64_t depth, int64_t width) {
-  return (call.cross_entropy ? 3 : 2) * depth * (width + 16) + 20 * width + 64;
+int64_t workspace_floats(const DistillCall& call, int64_t elements, int64_t width) {
+  return (call.cross_entropy ? 3 : 2) * elements + 20 * width + 64;
 }
 
 float* aligned(std::vector<float>& memory) {
@@ -187,27 +188,70 @@ std::tuple<Tensor, Tensor> distill_loss(
   // Rows of few classes leave most lanes of a vector idle: those go down the strip, transposed.
   const bool across = call.student.stride_class == 1 &&
                       (call.classes >= 48 || call.student.stride_b != 1) && call.classes >= 12;
-  int64_t tasks, depth, width;
+  int64_t tasks, elements, width;
   if (across) {
     call.pixels = std::max<int64_t>(1, 16384 / call.classes);
     tasks = (rows + call.pixels - 1) / call.pixels;
-    depth = (call.classes + 15) / 16, width = 16;  // what the widest vectors need is enough
+    elements = (call.classes + 15) / 16 * 16, width = 16;
   } else {
     const int64_t fitting = (int64_t{512} << 10) / (8 * call.classes) / 64 * 64;
     call.pixels = std::clamp<int64_t>(fitting, 16, 512);
     call.pixels = std::min(call.pixels, (call.size_b + 15) / 16 * 16);
     tasks = call.size_n * call.size_a * ((call.size_b + call.pixels - 1) / call.pixels);
-    depth = call.classes, width = call.pixels;
+    elements = call.classes * (call.pixels + 16), width = call.pixels;
   }
   std::vector<double> losses(tasks);
   std::vector<int64_t> agreements(tasks);
   call.task_losses = losses.data(), call.task_agreements = agreements.data();
   auto* kernel = across ? ISP_DISTILL_KERNEL(distill_across) : ISP_DISTILL_KERNEL(distill_down);
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> memory(workspace_floats(call, depth, width));
+    std::vector<float> memory(workspace_floats(call, elements, width));
     kernel(call, begin, end, aligned(memory));
   });
   return add_up(student, losses, agreements);
+}
+
+// cwd: a row is one channel of one sample, its "classes" are the pixels inside the mask.
+Tensor channel_distill_loss(Tensor student, Tensor teacher, std::optional<Tensor> gradient,
+                            std::optional<Tensor> mask, std::optional<Tensor> weight,
+                            Tensor factors, std::optional<Tensor> row_losses, double temperature,
+                            double gradient_scale) {
+  DistillCall call{};
+  std::vector<const Tensor*> tensors = {&student, &teacher};
+  if (gradient) tensors.push_back(&*gradient);
+  for (size_t k = 0; k < tensors.size(); ++k) {
+    const Tensor& tensor = *tensors[k];
+    require(tensor.is_cpu() && tensor.dim() == 3, "logits must be [N, C, pixels] on the CPU");
+    for (int64_t axis = 0; axis < 3; ++axis) {
+      require(tensor.size(axis) == student.size(axis), "logits must have the same shape");
+    }
+    Logits& logits = k == 0 ? call.student : k == 1 ? call.teacher : call.gradient;
+    logits = {static_cast<char*>(tensor.data_ptr()), dtype_of(tensor), tensor.stride(2), 0,
+              tensor.stride(0), tensor.stride(1)};
+  }
+  const int64_t batch = student.size(0), channels = student.size(1), pixels = student.size(2);
+  call.classes = pixels;
+  call.size_n = 1, call.size_a = batch, call.size_b = channels;
+  call.rows_per_sample = channels;
+  describe(call, {std::nullopt, mask, weight, factors},
+           {static_cast<int64_t>(Objective::forward_kl), 0, 0, temperature, false, -1, 0,
+            gradient_scale});
+  require(!mask || mask->numel() == batch * pixels, "mask must have one value for each pixel");
+  require(!weight || weight->numel() == batch, "weight must have one value a sample");
+  require(!row_losses || row_losses->numel() == batch * channels, "one loss for each channel");
+  call.class_mask = call.mask, call.mask = nullptr;
+  if (row_losses) call.row_losses = static_cast<float*>(row_losses->data_ptr());
+  call.pixels = 1;  // rows of a task
+  const int64_t tasks = batch * channels, elements = (pixels + 15) / 16 * 16;
+  std::vector<double> losses(tasks);
+  std::vector<int64_t> agreements(tasks);
+  call.task_losses = losses.data(), call.task_agreements = agreements.data();
+  auto* kernel = ISP_DISTILL_KERNEL(distill_across);
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    std::vector<float> memory(workspace_floats(call, elements, 16));
+    kernel(call, begin, end, aligned(memory));
+  });
+  return std::get<0>(add_up(student, losses, agreements));
 }
 
 }  // namespace
@@ -219,8 +263,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cpu, library) {
       "Tensor? mask, Tensor? weight, Tensor factors, Tensor(b!)? row_losses, int objective, "
       "float parameter0, float parameter1, float temperature, bool cross_entropy, "
       "int ignore_index, float label_smoothing, float gradient_scale) -> (Tensor, Tensor)");
+  library.def(
+      "channel_distill_loss(Tensor student, Tensor teacher, Tensor(a!)? gradient, Tensor? mask, "
+      "Tensor? weight, Tensor factors, Tensor(b!)? row_losses, float temperature, "
+      "float gradient_scale) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(isp_distill_cpu, CPU, library) {
   library.impl("distill_loss", TORCH_BOX(&isp_distill::distill_loss));
+  library.impl("channel_distill_loss", TORCH_BOX(&isp_distill::channel_distill_loss));
 }

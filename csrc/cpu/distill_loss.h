@@ -36,8 +36,8 @@ Dtype dtype_of(const Tensor& logits);
 // Checks rows and settings and enters them into the call.
 void describe(DistillCall& call, const Rows& rows, const Settings& settings);
 
-// What one thread needs for strips of this many elements: the buffers, and arrays of `width`.
-int64_t workspace_floats(const DistillCall& call, int64_t depth, int64_t width);
+// What one thread needs for strips of `elements` in each buffer, `width` lanes wide.
+int64_t workspace_floats(const DistillCall& call, int64_t elements, int64_t width);
 
 // The first float of `memory` at the start of a cache line.
 float* aligned(std::vector<float>& memory);

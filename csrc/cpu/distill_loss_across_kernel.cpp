@@ -71,6 +71,21 @@ void store_row(const Strip& strip, const DistillCall& call, char* to) {
   }
 }
 
+// cwd: the "classes" are the pixels of a channel, and those outside the mask are no class.
+void mask_classes(const Strip& strip, const DistillCall& call, int64_t row) {
+  const bool* mask = call.class_mask + row / call.rows_per_sample * call.classes;
+  for (int64_t c = 0; c < call.classes; ++c) {
+    strip.s[c] = mask[c] ? strip.s[c] : NO_CLASS;
+    strip.t[c] = mask[c] ? strip.t[c] : -__builtin_inff();
+  }
+}
+
+bool all_masked(const DistillCall& call, int64_t row) {
+  if (call.class_mask == nullptr) return false;
+  const bool* mask = call.class_mask + row / call.rows_per_sample * call.classes;
+  return memchr(mask, 1, call.classes) == nullptr;
+}
+
 void clear_row(const DistillCall& call, char* to) {
   const int64_t size = call.gradient.dtype == Dtype::float32 ? 4 : 2;
   for (int64_t c = 0; c < call.classes; ++c) memset(to + c * call.gradient.stride_class * size, 0, size);
@@ -94,7 +109,7 @@ void distill_across(const DistillCall& call, int64_t begin, int64_t end, float* 
       char* to = call.gradient.data
                      ? call.gradient.data + offset_of(call, call.gradient, row) * g_size
                      : nullptr;
-      if (describe_rows(strip, call, row, W, true) == 0) {
+      if (!describe_row(strip, call, row) || all_masked(call, row)) {
         if (to) clear_row(call, to);
         if (call.row_losses) call.row_losses[row] = 0;
         continue;
@@ -104,6 +119,7 @@ void distill_across(const DistillCall& call, int64_t begin, int64_t end, float* 
       load_row_as(call.student.dtype, strip, s, call.student.stride_class, strip.s, NO_CLASS);
       load_row_as(call.teacher.dtype, strip, t, call.teacher.stride_class, strip.t,
                   -__builtin_inff());
+      if (call.class_mask) mask_classes(strip, call, row);
       measure_buffer<true>(strip, strip.s, strip.of.max_s, strip.of.arg_s);
       measure_buffer<true>(strip, strip.t, strip.of.max_t, strip.of.arg_t);
       agreements += strip.of.arg_s[0] == strip.of.arg_t[0];

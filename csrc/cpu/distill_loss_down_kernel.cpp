@@ -182,7 +182,7 @@ void distill_down(const DistillCall& call, int64_t begin, int64_t end, float* me
     const int64_t row = line * call.size_b + at.b;
     call.task_losses[task] = 0;
     call.task_agreements[task] = 0;
-    const int64_t counting = describe_rows(strip, call, row, at.count, false);
+    const int64_t counting = describe_rows(strip, call, row, at.count);
     if (counting == 0) {
       if (call.gradient.data) clear_strip(call, at);
       if (call.row_losses) memset(call.row_losses + row, 0, at.count * sizeof(float));

@@ -221,8 +221,10 @@ def _by_reference(
     def upsampled(logits: Tensor) -> Tensor:
         if resize is None:
             return logits
-        wide = logits.to(result_dtype(student))
-        return F.interpolate(wide, resize[0], mode="bilinear", align_corners=resize[1])
+        # A class that the teacher rules out: -inf times a weight of 0 is not a number.
+        wide = logits.to(result_dtype(student)).clamp(min=-1e38)
+        wide = F.interpolate(wide, resize[0], mode="bilinear", align_corners=resize[1])
+        return wide.masked_fill(wide < -1e30, -math.inf)
 
     with _autograd_inside_operator():
         leaf = student.detach().requires_grad_(gradient is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,21 +56,86 @@ class CpuKernels:
         gradient_scale: float,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement of logits of any strides."""
+        if options.objective == "cwd" and options.alpha != 0:
+            return self._channels(
+                student, teacher, rows, factors, options, gradient, gradient_scale
+            )
         positions = (student.shape[0], *student.shape[2:])
         losses = None
         if options.reduction == "none":
             losses = student.new_empty(positions, dtype=torch.float32)
+        s, t, g = student, teacher, gradient
         if student.dim() > 4:  # the kernels step along three axes of positions
-            flat = None if gradient is None else gradient.flatten(2)
-            result = self.logits(
-                student.flatten(2), teacher.flatten(2), rows, factors, options, flat, gradient_scale
-            )
-            if gradient is not None and flat is not None and flat.data_ptr() != gradient.data_ptr():
-                gradient.copy_(flat.view(gradient.shape))
-            return result[0].view(positions) if losses is not None else result[0], result[1]
+            s, t = student.flatten(2), teacher.flatten(2)
+            g = None if gradient is None else gradient.flatten(2)
         loss, agreement = torch.ops.isp_distill_cpu.distill_loss(
+            s, t, g, *_plain(rows), factors, losses, *_settings(rows, options, gradient_scale)
+        )
+        _bring_back(g, gradient)
+        return loss if losses is None else losses, agreement
+
+    def _channels(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        rows: Rows,
+        factors: Tensor,
+        options: Options,
+        gradient: Tensor | None,
+        gradient_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """``cwd``, whose rows are channels; cross entropy, if any, and agreement come apart."""
+        _, mask, weight = _plain(rows)
+        entropy = replace(options, alpha=0.0, reduction="sum")
+        of_entropy = None
+        if options.alpha != 1 and gradient is not None:
+            of_entropy = torch.empty_like(gradient)
+        second, agreement = self.logits(
+            student, teacher, rows, factors, entropy, of_entropy, gradient_scale
+        )
+        losses = None
+        if options.reduction == "none":
+            losses = student.new_empty(student.shape[:2], dtype=torch.float32)
+        g = None if gradient is None else gradient.flatten(2)
+        loss = torch.ops.isp_distill_cpu.channel_distill_loss(
+            student.flatten(2),
+            teacher.flatten(2),
+            g,
+            mask,
+            weight,
+            factors,
+            losses,
+            options.temperature,
+            gradient_scale,
+        )
+        _bring_back(g, gradient)
+        if gradient is not None and of_entropy is not None:
+            gradient += of_entropy
+        if losses is not None:
+            return losses, agreement
+        return loss + second if options.alpha != 1 else loss, agreement
+
+    def upsampled(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        size: tuple[int, int],
+        align_corners: bool,
+        rows: Rows,
+        factors: Tensor,
+        options: Options,
+        gradient: Tensor | None,
+        gradient_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and agreement at full resolution, gradient at the student's."""
+        losses = None
+        if options.reduction == "none":
+            losses = student.new_empty((student.shape[0], *size), dtype=torch.float32)
+        loss, agreement = torch.ops.isp_distill_cpu.upsampled_distill_loss(
             student,
             teacher,
+            *size,
+            align_corners,
             gradient,
             *_plain(rows),
             factors,
@@ -79,14 +145,18 @@ class CpuKernels:
         return loss if losses is None else losses, agreement
 
 
+def _bring_back(flat: Tensor | None, gradient: Tensor | None) -> None:
+    """Where flattening the gradient's axes had to make a copy, that is where the kernel wrote."""
+    if flat is not None and gradient is not None and flat.data_ptr() != gradient.data_ptr():
+        gradient.copy_(flat.view(gradient.shape))
+
+
 def _refuses(**call: Any) -> str | None:
     for name in ("student", "teacher"):
         if call[name] not in _DTYPES:
             return f"its kernels compute in float32, and the {name} is {call[name]}"
-    if call["objective"] == "cwd":
-        return "it has no kernel for cwd"
-    if call["form"] == "upsampled":
-        return "it has no kernel for upsampled_distill_loss"
+    if call["objective"] == "cwd" and call["form"] == "upsampled":
+        return "it has no kernel for cwd of upsampled logits"
     return None
 
 

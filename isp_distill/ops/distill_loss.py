@@ -144,7 +144,7 @@ def upsampled_distill_loss(
         weight: see there.
         ignore_index: see there.
         label_smoothing: see there.
-        reduction: see there.
+        reduction: see there; "none" only where the student needs no gradient.
         return_agreement: see there; counts pixels of the full resolution.
 
     Returns:
@@ -176,6 +176,12 @@ def upsampled_distill_loss(
     check_logits(student, teacher[:, :, :1, :1].expand(student.shape), options)
     positions = (student.shape[0], height, width)
     rows = checked_rows(student, positions, labels, mask, weight, options)
+    with_gradient = torch.is_grad_enabled() and student.requires_grad
+    if with_gradient and reduction == "none":
+        raise ValueError(
+            'upsampled_distill_loss has no gradient of reduction="none": pixels would each scale '
+            "their share of the low-resolution gradient; weigh them by mask and weight instead"
+        )
     loss, agreement, _ = torch.ops.isp_distill.upsampled_distill_loss(
         student,
         teacher.detach(),
@@ -184,7 +190,7 @@ def upsampled_distill_loss(
         align_corners,
         *rows,
         *_flat(options),
-        torch.is_grad_enabled() and student.requires_grad,
+        with_gradient,
         _gradient_scale(student, math.prod(positions), options),
     )
     return (loss, agreement) if return_agreement else loss

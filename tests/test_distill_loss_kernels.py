@@ -1,0 +1,414 @@
+"""The CPU kernels against the reference in float64, on every instruction set of this processor."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import hypothesis.strategies as st
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+
+from isp_distill import (
+    distill_loss,
+    extension,
+    linear_distill_loss,
+    upsampled_distill_loss,
+    use_backend,
+)
+
+pytestmark = pytest.mark.skipif(extension.missing() is not None, reason=str(extension.missing()))
+SETS = extension.instruction_sets() if extension.missing() is None else []
+OBJECTIVES = ["forward_kl", "reverse_kl", "jsd(0.3)", "tvd", "dkd(1, 8)", "mse", "cwd"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+# Half a unit in the last place, the rounding of the gradient's own dtype.
+ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+@pytest.fixture(params=SETS)
+def instruction_set(request, monkeypatch):
+    monkeypatch.setenv("ISP_DISTILL_CPU", request.param)
+    return request.param
+
+
+def both(call, student, teacher, *rows):
+    """(loss, agreement, gradient) by the kernels, and by the reference in float64."""
+    results = []
+    for backend, wide in (("cpu", False), ("reference", True)):
+        # A leaf with the student's own strides.
+        s = student.double() if wide else student.clone(memory_format=torch.preserve_format)
+        s = s.detach().requires_grad_()
+        with use_backend(backend):
+            loss, agreed = call(s, teacher.double() if wide else teacher, *rows)
+            upstream = torch.linspace(-1, 2, loss.numel(), dtype=loss.dtype).view_as(loss)
+            upstream = upstream if loss.dim() else torch.full_like(loss, 0.75)
+            (gradient,) = torch.autograd.grad(loss, s, upstream)
+        results.append((loss.detach().double(), int(agreed), gradient.double()))
+    return results
+
+
+def assert_same(results, dtype, objective, T, row_loss=1.0):
+    """Equal up to float32: a loss of T^2 KL carries T^2 times the error of a logarithm."""
+    (loss, agreed, gradient), (expected, expected_agreed, expected_gradient) = results
+    squared = 1.0 if objective in ("tvd", "mse") else T * T
+    beta = 9.0 if objective.startswith("dkd") else 1.0
+    atol = 1e-6 * beta * squared * row_loss + 1e-6
+    torch.testing.assert_close(loss, expected, rtol=3e-5, atol=atol)
+    assert agreed == expected_agreed
+    # Exponents up to 1e2 / T in float32 carry an error of 2^-24 of themselves.
+    scale = expected_gradient.abs().max().item()
+    unit = {"tvd": 1 / T, "mse": 1.0}.get(objective, T)
+    bound = 4e-5 * (scale + 0.1 * unit * row_loss) + ROUNDING[dtype] * scale
+    if dtype == torch.float16:
+        bound += 2.0**-24  # its smallest number
+    assert (gradient - expected_gradient).abs().max().item() <= bound
+
+
+@st.composite
+def calls(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    objective = draw(st.sampled_from(OBJECTIVES))
+    classes = draw(st.sampled_from([2, 3, 5, 16, 19, 33, 64, 150, 301]))
+    positions = draw(st.sampled_from([(), (5,), (3, 4), (1, 37), (16, 8), (2, 3, 4)]))
+    if objective == "cwd" and not positions:
+        positions = (6,)
+    batch = draw(st.integers(1, 4))
+    shape = (batch, classes, *positions)
+    spread = draw(st.sampled_from([0.3, 3.0, 12.0]))
+    s, t = (spread * torch.randn(shape, generator=generator) for _ in range(2))
+    kind = draw(st.sampled_from(["plain", "ruled out", "overwhelming", "equal"]))
+    if kind == "ruled out" and objective != "reverse_kl" and classes > 3:
+        t[:, classes // 2] = -math.inf
+        if objective == "cwd":
+            t[:, classes // 2] = 0
+            t.flatten(2)[:, :, 0] = -math.inf if math.prod(positions) > 1 else 0
+    elif kind == "overwhelming":
+        s[:, 0] += 40
+        t[:, -1] += 40
+    elif kind == "equal":
+        t = s.clone()
+    s, t = s.to(draw(st.sampled_from(DTYPES))), t.to(draw(st.sampled_from(DTYPES)))
+    s, t = strided(s, draw), strided(t, draw)
+    rows = (batch, *positions)
+    labels = mask = weight = None
+    if draw(st.booleans()):
+        labels = torch.randint(0, classes, rows, generator=generator)
+        if kind == "ruled out" and objective == "dkd(1, 8)":
+            labels[labels == classes // 2] = 0
+        labels[torch.rand(rows, generator=generator) < 0.2] = -100
+    if draw(st.booleans()):
+        mask = torch.rand(rows, generator=generator) < draw(st.sampled_from([0.0, 0.1, 0.7]))
+    if draw(st.booleans()):
+        weight = torch.rand(batch, generator=generator)
+    alpha = draw(st.sampled_from([1.0, 0.6, 0.0])) if labels is not None else 1.0
+    reduction = draw(st.sampled_from(["mean", "sum", "batchmean", "none"]))
+    if objective == "cwd" and alpha != 1 and reduction == "none":
+        reduction = "mean"
+    options = {
+        "objective": objective,
+        "temperature": draw(st.sampled_from([0.5, 1.0, 4.0, 30.0])),
+        "alpha": alpha,
+        "mask": mask,
+        "weight": weight,
+        "label_smoothing": draw(st.sampled_from([0.0, 0.1])),
+        "reduction": reduction,
+    }
+    return s, t, labels, options
+
+
+def strided(x, draw):
+    """The same values under other strides: classes last, every second element, a slice."""
+    how = draw(st.sampled_from(["contiguous", "classes last", "gaps", "slice"]))
+    if how == "classes last":
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    if how == "gaps":
+        return torch.stack([x, x], -1)[..., 0]
+    if how == "slice":
+        return torch.cat([x, x], 1)[:, : x.shape[1]]
+    return x
+
+
+@settings(max_examples=120, deadline=None)
+@given(drawn=calls(), name=st.sampled_from(SETS or ["generic"]))
+def test_kernels_are_the_reference(drawn, name):
+    s, t, labels, options = drawn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISP_DISTILL_CPU", name)
+        results = both(lambda *x: distill_loss(*x, return_agreement=True, **options), s, t, labels)
+    rows = s[:, 0].numel() if options["reduction"] in ("sum", "batchmean") else 1.0
+    if options["objective"] == "cwd":
+        rows = s.shape[0] * s.shape[1] if rows > 1 else 1.0
+    assert_same(results, s.dtype, options["objective"], options["temperature"], 2 * rows)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("T", [0.01, 100.0])
+@pytest.mark.parametrize("shape", [(3, 100, 5), (4, 300)])
+def test_extremes_stay_finite_and_right(instruction_set, objective, T, shape):
+    if objective == "cwd" and len(shape) == 2:
+        pytest.skip("cwd needs pixels")
+    torch.manual_seed(1)
+    s, t = 1e4 * torch.randn(shape).clamp(-1, 1), 1e4 * torch.randn(shape).clamp(-1, 1)
+    (loss, _, gradient), (expected, _, expected_gradient) = both(
+        lambda *x: distill_loss(*x, objective=objective, temperature=T, return_agreement=True), s, t
+    )
+    assert bool(gradient.isfinite().all())
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    # Differences of logits near 1e4 are exact to 2^-11: an exponent is to 2^-11 / T.
+    tolerance = min(1.0, 1e-3 / T + 1e-4)
+    scale = expected_gradient.abs().max().item()
+    assert (gradient - expected_gradient).abs().max().item() <= tolerance * scale + 1e-6
+
+
+def test_many_classes(instruction_set):
+    torch.manual_seed(2)
+    s, t = 3 * torch.randn(3, 100_003), 3 * torch.randn(3, 100_003)
+    for layout in (s, s.t().contiguous().t()):
+        results = both(
+            lambda *x: distill_loss(*x, temperature=2.0, return_agreement=True), layout, t
+        )
+        assert_same(results, torch.float32, "forward_kl", 2.0)
+
+
+def test_first_of_equal_logits_is_the_choice(instruction_set):
+    for classes in (5, 40, 200):
+        s, t = torch.zeros(6, classes, 3), torch.zeros(6, classes, 3)
+        t[:3, 2:] = 1.0
+        s[:2, 2] = s[:2, 4] = 1.0
+        for x in (s, s.movedim(1, -1).contiguous().movedim(-1, 1)):
+            with use_backend("cpu"):
+                _, agreed = distill_loss(x, t, return_agreement=True)
+            assert int(agreed) == 3 * (2 + 3)
+
+
+def test_masked_logits_are_not_looked_at(instruction_set):
+    for classes in (7, 150):
+        s, t = torch.randn(4, classes, 5), torch.randn(4, classes, 5)
+        mask = torch.ones(4, 5, dtype=torch.bool)
+        mask[1:3, 2] = False
+        clean = s.clone()
+        s[1:3, :, 2] = math.nan
+        t[1:3, :, 2] = math.inf
+        for objective in OBJECTIVES:
+            x = s.clone().requires_grad_()
+            with use_backend("cpu"):
+                loss = distill_loss(x, t, objective=objective, mask=mask)
+            loss.backward()
+            assert loss.isfinite()
+            assert bool(x.grad.isfinite().all())
+            assert bool((x.grad[1:3, :, 2] == 0).all())
+        assert bool((clean == s).sum() == clean.numel() - 2 * classes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(SETS or ["generic"]),
+    objective=st.sampled_from([o for o in OBJECTIVES if o != "cwd"]),
+    student=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    teacher=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    classes=st.sampled_from([2, 5, 16, 37]),
+    dtype=st.sampled_from(DTYPES),
+    align_corners=st.booleans(),
+    alpha=st.sampled_from([1.0, 0.5]),
+    channels_last=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_upsampled_kernel_is_the_reference(
+    name,
+    objective,
+    student,
+    teacher,
+    size,
+    classes,
+    dtype,
+    align_corners,
+    alpha,
+    channels_last,
+    seed,
+):
+    g = torch.Generator().manual_seed(seed)
+    s = (3 * torch.randn(2, classes, *student, generator=g)).to(dtype)
+    t = 3 * torch.randn(2, classes, *teacher, generator=g)
+    if objective != "reverse_kl" and classes > 3:
+        t[:, 1] = -math.inf
+    if channels_last:
+        s = s.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(2, max(3, classes), (2, *size), generator=g) % classes
+    labels[torch.rand(2, *size, generator=g) < 0.2] = -100
+    options = {
+        "objective": objective,
+        "temperature": 2.0,
+        "alpha": alpha,
+        "mask": torch.rand(2, *size, generator=g) < 0.8,
+        "weight": torch.tensor([0.5, 1.5]),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISP_DISTILL_CPU", name)
+        results = both(
+            lambda a, b, c: upsampled_distill_loss(
+                a, b, size, c, align_corners=align_corners, return_agreement=True, **options
+            ),
+            s,
+            t,
+            labels,
+        )
+    # An interpolated tie may break either way: the weights are float32 here, float64 there.
+    (loss, _, gradient), (expected, agreed, expected_gradient) = results
+    assert_same(
+        [(loss, agreed, gradient), (expected, agreed, expected_gradient)],
+        dtype,
+        objective,
+        2.0,
+        2.0,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear_with_kernels_is_the_reference(instruction_set, dtype):
+    torch.manual_seed(3)
+    heads = [torch.randn(50, 12), torch.randn(70, 12), torch.randn(70)]
+    teacher = [torch.randn(50, 9), torch.randn(70, 9), torch.randn(70)]
+    labels = torch.randint(0, 70, (50,))
+    labels[::7] = -100
+    options = {"temperature": 3.0, "alpha": 0.5, "mask": torch.rand(50) < 0.9}
+    found = []
+    for backend, to in (("cpu", dtype), ("reference", torch.float64)):
+        leaves = [x.to(dtype).to(to).detach().clone().requires_grad_() for x in heads]
+        with use_backend(backend):
+            loss = linear_distill_loss(
+                *leaves, *[x.to(dtype).to(to) for x in teacher], labels, chunk_rows=16, **options
+            )
+            loss.backward()
+        found.append([loss.detach().double(), *[x.grad.double() for x in leaves]])
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}[dtype]
+    for ours, theirs in zip(*found, strict=True):
+        bound = tolerance * theirs.abs().max()
+        assert bool(((ours - theirs).abs() <= bound).all())
+
+
+def test_in_place_gradient_is_the_gradient(instruction_set):
+    torch.manual_seed(4)
+    for shape in ((9, 200), (2, 19, 8, 9)):
+        for objective in OBJECTIVES:
+            if objective == "cwd" and len(shape) == 2:
+                continue
+            s, t = torch.randn(shape).requires_grad_(), torch.randn(shape)
+            labels = torch.randint(0, shape[1], (shape[0], *shape[2:]))
+            call = {"labels": labels, "alpha": 0.5, "objective": objective}
+            with use_backend("cpu"):
+                (plain,) = torch.autograd.grad(distill_loss(s, t, **call), s)
+                (in_place,) = torch.autograd.grad(
+                    distill_loss(s * 1, t, inplace_grad=True, **call), s
+                )
+            torch.testing.assert_close(in_place, plain, rtol=0, atol=0)
+
+
+def test_result_does_not_depend_on_the_threads():
+    torch.manual_seed(5)
+    before = torch.get_num_threads()
+    s, t = torch.randn(3, 150, 40, 50), torch.randn(3, 150, 40, 50)
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            x = s.clone().requires_grad_()
+            y = s[:, :, :20, :30].clone().requires_grad_()
+            with use_backend("cpu"):
+                dense = distill_loss(x, t, temperature=4.0)
+                up = upsampled_distill_loss(y, t[:, :, :20, :30], (47, 66))
+                rows = distill_loss(x.flatten(0, 1).flatten(1), t.flatten(0, 1).flatten(1))
+                (dense + up + rows).backward()
+            found.append((dense.detach(), up.detach(), rows.detach(), x.grad, y.grad))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+MEMORY = """
+import resource, sys, torch
+from isp_distill import distill_loss, upsampled_distill_loss
+kind = sys.argv[1]
+# 128 MiB each: fresh pages are what the peak counts.
+n = 32 * 1024 * 1024
+torch.set_num_threads(2)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+small = torch.randn(2, 64, 8, 8, requires_grad=True)
+(distill_loss(small * 1, small.detach(), inplace_grad=True)
+ + upsampled_distill_loss(small, small.detach(), 16)).backward()
+if kind == "upsampled":
+    leaf = torch.randn(1, 64, 64, 64, requires_grad=True)
+    t = torch.randn(1, 64, 64, 64)
+    before = peak()
+    upsampled_distill_loss(leaf, t, 1024, temperature=4.0).backward()
+else:
+    t = torch.randn(1, 128, 512, 512)
+    if kind == "in place":
+        leaf = torch.zeros((), requires_grad=True)
+        s = leaf + torch.zeros(1, 128, 512, 512)
+    else:
+        s = torch.zeros(1, 128, 512, 512).requires_grad_()
+    before = peak()
+    loss = distill_loss(s, t, temperature=4.0, inplace_grad=kind == "in place")
+    torch.autograd.grad(loss, s)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [("plain", 128 + 16), ("in place", 16), ("upsampled", 16)],
+)
+def test_extra_memory(kind, bound):
+    """Peak of forward and backward: the gradient alone (128 MiB), nothing, the low resolution."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, kind], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) <= bound * 2**20
+
+
+def test_compiled_model_uses_the_kernels():
+    torch.manual_seed(6)
+    head, x, t = torch.nn.Linear(8, 30), torch.randn(5, 8), torch.randn(5, 30)
+
+    def step(x):
+        return distill_loss(F.relu(head(x)), t, temperature=4.0)
+
+    with use_backend("cpu"):
+        compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+        gradients = []
+        for run in (step, compiled):
+            head.zero_grad()
+            run(x).backward()
+            gradients.append(head.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
+def test_opcheck_of_the_kernels():
+    torch.manual_seed(7)
+    s, t = torch.randn(3, 20, 4).requires_grad_(), torch.randn(3, 20, 4)
+    rows = (torch.randint(0, 20, (3, 4)), torch.rand(3, 4) > 0.5, torch.rand(3))
+    options = ("jsd", [0.5], 2.0, 0.5, -100, 0.1)
+    with use_backend("cpu"):
+        torch.library.opcheck(
+            torch.ops.isp_distill.distill_loss.default, (s, t, *rows, *options, "mean", True, 1.0)
+        )
+        low = torch.randn(2, 20, 3, 3).requires_grad_()
+        torch.library.opcheck(
+            torch.ops.isp_distill.upsampled_distill_loss.default,
+            (low, low.detach(), 5, 5, False, None, None, None, *options[:2], 2.0, 1.0, -100, 0.0,
+             "mean", True, 1.0),
+        )  # fmt: skip
+
+
+def test_float64_goes_to_the_reference_and_is_refused_by_name():
+    s, t = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3)
+    assert distill_loss(s, t).dtype == torch.float64
+    with use_backend("cpu"), pytest.raises(RuntimeError, match="compute in float32"):
+        distill_loss(s, t)
