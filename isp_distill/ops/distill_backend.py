@@ -137,15 +137,14 @@ def reduction_factors(
     ignored = None if labels is None else labels != options.ignore_index
     inside = mask if options.objective != "cwd" or mask is None else _any_pixel(mask)
     labelled = mask if ignored is None else ignored if mask is None else ignored & mask
+    # Rows of a sample that count: in the objective, in cross entropy.
+    whole = (1 if options.objective == "cwd" else of_row, of_row)
     totals = []
-    for counts in (inside, labelled):
+    for counts, all_rows in zip((inside, labelled), whole, strict=True):
         if counts is None:
-            per_sample = torch.full_like(w, 1 if options.objective == "cwd" else of_row)
-            if counts is labelled and options.objective == "cwd":
-                per_sample = torch.full_like(w, of_row)
+            totals.append(w.sum() * all_rows)
         else:
-            per_sample = counts.reshape(batch, -1).sum(1)
-        totals.append((per_sample * w).sum())
+            totals.append((counts.reshape(batch, -1).sum(1) * w).sum())
     total = torch.stack(totals)
     return torch.tensor(shares, dtype=torch.float64, device=device) / torch.where(
         total > 0, total, 1
