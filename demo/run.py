@@ -56,7 +56,7 @@ def main() -> int:
     """Run the demo; 0 if the student ends ahead of every baseline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=110)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--stem-lr", type=float, default=5e-3)
     options = parser.parse_args()
