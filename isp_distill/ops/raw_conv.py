@@ -13,11 +13,19 @@ from torch import Tensor
 
 from isp_distill import backend
 from isp_distill.cfa import pattern_codes, per_sample
-from isp_distill.ops import raw_conv_cpu, reference
+from isp_distill.ops import raw_conv_cpu, raw_conv_triton, reference
 from isp_distill.ops.raw_conv_operator import ACTIVATIONS, CURVES
 from isp_distill.ops.raw_conv_operator import raw_conv as operator
 
-__all__ = ["ACTIVATIONS", "CURVES", "MOSAIC_DTYPES", "checked_mosaic", "raw_conv", "raw_conv_cpu"]
+__all__ = [
+    "ACTIVATIONS",
+    "CURVES",
+    "MOSAIC_DTYPES",
+    "checked_mosaic",
+    "raw_conv",
+    "raw_conv_cpu",
+    "raw_conv_triton",
+]
 
 MOSAIC_DTYPES = (
     torch.uint8,
@@ -195,7 +203,7 @@ def raw_conv(
     whites = per_sample(white, batch, (), "white", device, compute)
     gains = per_sample(1.0 if gain is None else gain, batch, (4,), "gain", device, compute)
     patterns = pattern_codes(pattern, batch, device)
-    name = _backend_for(device, kernel, stride, out_dtype, weight.dtype)
+    name = _backend_for(device, kernel, batch, out_dtype, weight.dtype)
     if name != "reference":
         features: Tensor = operator(
             mosaic, weight, bias, blacks, whites, patterns, gains, padding_value, mix, gamma,
@@ -229,7 +237,7 @@ def raw_conv(
 def _backend_for(
     device: torch.device,
     kernel: int,
-    stride: int,
+    batch: int,
     out_dtype: torch.dtype,
     weight: torch.dtype,
 ) -> str:
@@ -239,18 +247,18 @@ def _backend_for(
     """
     if torch.compiler.is_exporting():
         return "reference"
-    name: str = _choose(device, kernel, stride, out_dtype, weight)
+    name: str = _choose(device, kernel, batch, out_dtype, weight)
     return name
 
 
 def _choose_now(
     device: torch.device,
     kernel: int,
-    stride: int,
+    batch: int,
     out_dtype: torch.dtype,
     weight: torch.dtype,
 ) -> str:
-    call = {"kernel": kernel, "stride": stride, "out_dtype": out_dtype, "weight": weight}
+    call = {"kernel": kernel, "batch": batch, "out_dtype": out_dtype, "weight": weight}
     return backend.choose("raw_conv", device, **call).backend
 
 

@@ -1,0 +1,201 @@
+"""What the Triton kernels of ``raw_conv`` share: from the mosaic to the four planes of a tile.
+
+A tile is ``[positions, pixels]``: the positions of the convolution kernel, row by row, against
+consecutive output pixels of one sample. For each of its elements the four sensor values of one 2x2
+period are loaded together: two loads, each of the two neighbours in a row at once (``PAIRS``), so a
+warp reads whole periods and consecutive pixels read consecutive memory.
+
+The pattern is data. Plane k is site ``pattern ^ k`` (see ``isp_distill/cfa.py``), so the row of
+planes 0 and 1 is ``pattern >> 1``, the other row that of planes 2 and 3, and the two columns change
+places where ``pattern & 1``. From there on everything is in the order R, Gr, Gb, B.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# mu-law companding, ITU-T G.711: log(1 + 255 x) / log(1 + 255), and log2(256) is 8.
+_MU = tl.constexpr(255.0)
+_LOG2_MU_1 = tl.constexpr(8.0)
+_LN_2 = tl.constexpr(0.6931471805599453)
+_LEAST = tl.constexpr(1e-8)
+
+
+@triton.jit
+def place_tile(
+    tile, position_begin, out_width, out_pixels, left, top,
+    KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+    BLOCK_POSITIONS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
+):  # fmt: skip
+    """The packed row and column of each element of a tile, and which elements are there."""
+    pixel = tile * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    position = position_begin + tl.arange(0, BLOCK_POSITIONS)
+    row = (pixel // out_width)[None, :] * STRIDE - top + (position // KERNEL)[:, None]
+    column = (pixel % out_width)[None, :] * STRIDE - left + (position % KERNEL)[:, None]
+    there = (pixel < out_pixels)[None, :] & (position < KERNEL * KERNEL)[:, None]
+    return row, column, there
+
+
+@triton.jit
+def _halves(pair, ELEMENT: tl.constexpr):
+    """Two neighbours in a row, float32, from the integer of twice their width."""
+    if ELEMENT == "uint8":
+        return (pair & 0xFF).to(tl.float32), ((pair >> 8) & 0xFF).to(tl.float32)
+    elif ELEMENT == "uint16":
+        return (pair & 0xFFFF).to(tl.float32), ((pair >> 16) & 0xFFFF).to(tl.float32)
+    elif ELEMENT == "int16":
+        return ((pair << 16) >> 16).to(tl.float32), (pair >> 16).to(tl.float32)
+    elif ELEMENT == "float16":
+        low = (pair & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+        high = ((pair >> 16) & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
+        return low.to(tl.float32), high.to(tl.float32)
+    elif ELEMENT == "int32":
+        return pair.to(tl.int32).to(tl.float32), (pair >> 32).to(tl.int32).to(tl.float32)
+    else:
+        low = pair.to(tl.int32).to(tl.float32, bitcast=True)
+        return low, (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _load_row(row_ptr, column, inside, PAIRS: tl.constexpr, ELEMENT: tl.constexpr):
+    if PAIRS:
+        return _halves(tl.load(row_ptr + column, mask=inside, other=0), ELEMENT)
+    else:
+        first = tl.load(row_ptr + 2 * column, mask=inside, other=0).to(tl.float32)
+        second = tl.load(row_ptr + 2 * column + 1, mask=inside, other=0).to(tl.float32)
+        return first, second
+
+
+@triton.jit
+def load_planes(
+    sample_ptr, row_stride, pattern, row, column, inside,
+    PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+):  # fmt: skip
+    """The sensor values R, Gr, Gb, B of each element, float32; 0 outside the mosaic.
+
+    ``sample_ptr`` and ``row_stride`` count pairs where ``PAIRS``, else elements.
+    """
+    first_row = pattern >> 1
+    # Rows in int64: a frame may hold more than 2^31 bytes.
+    upper = sample_ptr + (2 * row + first_row).to(tl.int64) * row_stride
+    lower = sample_ptr + (2 * row + (1 - first_row)).to(tl.int64) * row_stride
+    u0, u1 = _load_row(upper, column, inside, PAIRS, ELEMENT)
+    l0, l1 = _load_row(lower, column, inside, PAIRS, ELEMENT)
+    swap = (pattern & 1) == 1
+    red, green_r = tl.where(swap, u1, u0), tl.where(swap, u0, u1)
+    green_b, blue = tl.where(swap, l1, l0), tl.where(swap, l0, l1)
+    return red, green_r, green_b, blue
+
+
+@triton.jit
+def clamped(x, CLIP: tl.constexpr):
+    """Clamp to [0, 1] where ``CLIP``; NaN stays NaN, as in torch."""
+    if CLIP:
+        x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+        x = tl.minimum(x, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    return x
+
+
+@triton.jit
+def passes(x, CLIP: tl.constexpr):
+    """1 where :func:`clamped` lets a gradient through, its bounds included, else 0."""
+    if CLIP:
+        return tl.where((x >= 0.0) & (x <= 1.0), 1.0, 0.0)
+    else:
+        return tl.full(x.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def mixed(mix_ptr, k: tl.constexpr, red, green_r, green_b, blue):
+    """Plane k of the mixed planes; ``mix_ptr`` is the sample's ``[4, 4]``."""
+    return (
+        tl.load(mix_ptr + 4 * k) * red
+        + tl.load(mix_ptr + 4 * k + 1) * green_r
+        + tl.load(mix_ptr + 4 * k + 2) * green_b
+        + tl.load(mix_ptr + 4 * k + 3) * blue
+    )
+
+
+@triton.jit
+def curved(x, gamma, CURVE: tl.constexpr):
+    """The per-pixel curve; negative values count as black."""
+    if CURVE == "sqrt":
+        return tl.sqrt(tl.maximum(x, _LEAST))
+    elif CURVE == "log":
+        return tl.log2(1.0 + tl.maximum(x, 0.0) * _MU) / _LOG2_MU_1
+    elif CURVE == "gamma":
+        return tl.exp2(gamma * tl.log2(tl.maximum(x, _LEAST)))
+    else:
+        return x
+
+
+@triton.jit
+def curve_derivative(x, gamma, CURVE: tl.constexpr):
+    """The curve's derivative at x: 0 where the curve has cut x off."""
+    if CURVE == "sqrt":
+        return tl.where(x >= _LEAST, 0.5 / tl.sqrt(tl.maximum(x, _LEAST)), 0.0)
+    elif CURVE == "log":
+        slope = _MU / (_LOG2_MU_1 * _LN_2)
+        return tl.where(x >= 0.0, slope / (1.0 + tl.maximum(x, 0.0) * _MU), 0.0)
+    elif CURVE == "gamma":
+        power = tl.exp2((gamma - 1.0) * tl.log2(tl.maximum(x, _LEAST)))
+        return tl.where(x >= _LEAST, gamma * power, 0.0)
+    else:
+        return tl.full(x.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def gamma_derivative(x, gamma):
+    """The derivative of ``x ** gamma`` with respect to gamma."""
+    log2_x = tl.log2(tl.maximum(x, _LEAST))
+    return tl.exp2(gamma * log2_x) * log2_x * _LN_2
+
+
+@triton.jit
+def normalised_planes(
+    red, green_r, green_b, blue, black_ptr, scale_ptr
+):  # fmt: skip
+    """``(x - black) * scale`` before any clamp; ``black_ptr``, ``scale_ptr``: the sample's [4]."""
+    red = (red - tl.load(black_ptr)) * tl.load(scale_ptr)
+    green_r = (green_r - tl.load(black_ptr + 1)) * tl.load(scale_ptr + 1)
+    green_b = (green_b - tl.load(black_ptr + 2)) * tl.load(scale_ptr + 2)
+    blue = (blue - tl.load(black_ptr + 3)) * tl.load(scale_ptr + 3)
+    return red, green_r, green_b, blue
+
+
+@triton.jit
+def _finish(x, k: tl.constexpr, gamma, padding_ptr, inside, there, CURVE: tl.constexpr,
+            PADDED: tl.constexpr):  # fmt: skip
+    """The curve, and what the padding holds."""
+    x = curved(x, gamma, CURVE)
+    border = 0.0
+    if PADDED:
+        border = tl.load(padding_ptr + k)
+    return tl.where(inside, x, tl.where(there, border, 0.0))
+
+
+@triton.jit
+def planes_of_tile(
+    sample_ptr, row_stride, pattern, row, column, there, height, width,
+    black_ptr, scale_ptr, mix_ptr, gamma, padding_ptr,
+    PAIRS: tl.constexpr, ELEMENT: tl.constexpr, CLIP: tl.constexpr, MIX: tl.constexpr,
+    CURVE: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
+    """The convolution's input, plane by plane: normalised, clamped, mixed, curved, padded."""
+    inside = there & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    r, gr, gb, b = load_planes(sample_ptr, row_stride, pattern, row, column, inside, PAIRS, ELEMENT)
+    r, gr, gb, b = normalised_planes(r, gr, gb, b, black_ptr, scale_ptr)
+    r, gr, gb, b = clamped(r, CLIP), clamped(gr, CLIP), clamped(gb, CLIP), clamped(b, CLIP)
+    if MIX:
+        mixed_r = clamped(mixed(mix_ptr, 0, r, gr, gb, b), CLIP)
+        mixed_gr = clamped(mixed(mix_ptr, 1, r, gr, gb, b), CLIP)
+        mixed_gb = clamped(mixed(mix_ptr, 2, r, gr, gb, b), CLIP)
+        mixed_b = clamped(mixed(mix_ptr, 3, r, gr, gb, b), CLIP)
+        r, gr, gb, b = mixed_r, mixed_gr, mixed_gb, mixed_b
+    return (
+        _finish(r, 0, gamma, padding_ptr, inside, there, CURVE, PADDED),
+        _finish(gr, 1, gamma, padding_ptr, inside, there, CURVE, PADDED),
+        _finish(gb, 2, gamma, padding_ptr, inside, there, CURVE, PADDED),
+        _finish(b, 3, gamma, padding_ptr, inside, there, CURVE, PADDED),
+    )

@@ -1,0 +1,186 @@
+"""Calls of raw_conv, drawn and fixed, and what holds for them on every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+
+from isp_distill import raw_conv, use_backend
+from isp_distill.ops.raw_conv import MOSAIC_DTYPES
+from isp_distill.ops.raw_conv_operator import CURVES
+
+
+def device_of(backend: str) -> torch.device:
+    """Where a backend's tensors are: on the GPU for its kernels, where there is one."""
+    on_gpu = backend in ("triton", "cuda") and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+@dataclass
+class Case:
+    """A call with all that it can ask for."""
+
+    batch: int = 2
+    height: int = 24
+    width: int = 28
+    channels: int = 5
+    kernel: int = 3
+    stride: int = 2
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1)
+    padding_value: bool = False
+    dtype: torch.dtype = torch.uint16
+    clip: bool = True
+    mix: bool = False
+    curve: str = "linear"
+    activation: str = "none"
+    bias: bool = True
+    out_dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    cropped: bool = False
+    seed: int = 0
+
+    def inputs(self, dtype=torch.float32):
+        """The mosaic, the learnable tensors by name, and the other arguments."""
+        g = torch.Generator().manual_seed(self.seed)
+
+        def randn(*shape):
+            return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
+
+        top = 300 if self.dtype == torch.uint8 else 1100
+        shape = (self.batch, self.height + 4 * self.cropped, self.width + 6 * self.cropped)
+        # Values below black and above white; those that uint8 cannot hold wrap to others.
+        mosaic = torch.randint(0, top, shape, generator=g).to(self.dtype)
+        if self.cropped:
+            mosaic = mosaic[:, 2:-2, 4:-2]
+        white = 200.0 if self.dtype == torch.uint8 else 1000.0
+        parameters = {
+            "weight": randn(self.channels, 4, self.kernel, self.kernel) / self.kernel,
+            "gain": 1.0 + 0.3 * torch.rand(self.batch, 4, generator=g).to(dtype),
+        }
+        if self.bias:
+            parameters["bias"] = 0.1 * randn(self.channels)
+        if self.mix:
+            parameters["mix"] = torch.eye(4, dtype=dtype) + 0.2 * randn(self.batch, 4, 4)
+        if self.curve == "gamma":
+            parameters["gamma"] = torch.tensor(0.45, dtype=dtype)
+        arguments = {
+            "black": torch.tensor([20.0, 24.0, 18.0, 22.0]).expand(self.batch, 4),
+            "white": torch.full((self.batch,), white),
+            "pattern": torch.randint(0, 4, (self.batch,), generator=g),
+            "stride": self.stride,
+            "padding": self.padding,
+            "padding_value": [0.1, -0.2, 0.3, 0.4] if self.padding_value else None,
+            "clip": self.clip,
+            "curve": self.curve,
+            "activation": self.activation,
+            "out_dtype": self.out_dtype,
+            "memory_format": torch.channels_last if self.channels_last else None,
+        }
+        return mosaic, parameters, arguments
+
+
+def forward_and_gradients(case: Case, backend: str, dtype=torch.float32):
+    """The output and the gradient of each learnable tensor, on one backend."""
+    mosaic, parameters, arguments = case.inputs(dtype)
+    parameters = {name: p.requires_grad_() for name, p in parameters.items()}
+    if dtype == torch.float64:
+        arguments["out_dtype"] = torch.float64
+    where = device_of(backend)
+    there = {name: p.to(where) for name, p in parameters.items()}
+    arguments = {k: v.to(where) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    with use_backend(backend):
+        out = raw_conv(mosaic.to(where), **there, **arguments)
+    g = torch.Generator().manual_seed(7)
+    cotangent = torch.randn(out.shape, generator=g).to(case.out_dtype).to(out.dtype)
+    if case.channels_last:
+        cotangent = cotangent.contiguous(memory_format=torch.channels_last)
+    gradients = torch.autograd.grad(out, list(parameters.values()), cotangent.to(where))
+    return out.detach().cpu(), dict(zip(parameters, gradients, strict=True))
+
+
+def assert_close(actual, expected, relative, name):
+    scale = expected.abs().max().clamp(min=1e-3)
+    error = (actual.double() - expected.double()).abs().max() / scale
+    assert error <= relative, f"{name}: {error:.2e} of the largest value"
+
+
+def check_against_reference(case: Case, backend: str, half_operands: bool = False):
+    """Against the specification in float32, which takes the same side of every clamp and relu.
+
+    ``half_operands``: a 16-bit output's products are of 16-bit numbers, as tensor cores take them.
+    """
+    out, gradients = forward_and_gradients(case, backend)
+    expected, expected_gradients = forward_and_gradients(case, "reference")
+    assert out.dtype == expected.dtype == case.out_dtype
+    assert out.shape == expected.shape
+    layout = torch.channels_last if case.channels_last else torch.contiguous_format
+    assert out.is_contiguous(memory_format=layout)
+    assert expected.is_contiguous(memory_format=layout)
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[case.out_dtype]
+    assert_close(out, expected, rounding, "output")
+    for name, gradient in gradients.items():
+        assert gradient.shape == expected_gradients[name].shape
+        # The slope of the sqrt and gamma curves at black is up to 1e4 times that at white.
+        relative = 1e-3
+        if half_operands:
+            relative = {torch.bfloat16: 3e-2, torch.float16: 5e-3}.get(case.out_dtype, relative)
+        assert_close(gradient, expected_gradients[name], relative, name)
+
+
+@st.composite
+def cases(draw, largest=70):
+    """Calls with everything they can ask for; ``largest``: of half the width."""
+    kernel = draw(st.integers(1, 7))
+    stride = draw(st.sampled_from((1, 2, 3, 4)))
+    padding = tuple(draw(st.integers(0, 3)) for _ in range(4))
+    return Case(
+        batch=draw(st.integers(1, 3)),
+        height=2 * draw(st.integers(kernel, min(24, largest))),
+        width=2 * draw(st.integers(kernel, largest)),
+        channels=draw(st.sampled_from((1, 3, 4, 8, 17, 32, 33))),
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+        padding_value=draw(st.booleans()),
+        dtype=draw(st.sampled_from(MOSAIC_DTYPES)),
+        clip=draw(st.booleans()),
+        mix=draw(st.booleans()),
+        curve=draw(st.sampled_from(CURVES)),
+        # relu and relu6 have a step in their derivative, which rounding may take the other way.
+        activation=draw(st.sampled_from(("none", "silu", "gelu"))),
+        bias=draw(st.booleans()),
+        out_dtype=draw(st.sampled_from((torch.float32, torch.bfloat16, torch.float16))),
+        channels_last=draw(st.booleans()),
+        cropped=draw(st.booleans()),
+        seed=draw(st.integers(0, 1000)),
+    )
+
+
+def check_activation(activation: str, backend: str):
+    """Integer weights, levels and bias: no rounding, so that both take the same side of every step
+    of relu and relu6, and values on the step itself are there."""
+    for out_dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for channels_last in (False, True):
+            mosaic = torch.randint(0, 5, (2, 16, 72), dtype=torch.int32)
+            weight = torch.randint(-1, 2, (18, 4, 3, 3)).float()
+            bias = torch.randint(-2, 3, (18,)).float()
+            results = []
+            for name in (backend, "reference"):
+                w, b = weight.clone().requires_grad_(), bias.clone().requires_grad_()
+                where = device_of(name)
+                with use_backend(name):
+                    y = raw_conv(
+                        mosaic.to(where), w.to(where), b.to(where),
+                        black=0, white=1, clip=False, padding=1, stride=2,
+                        activation=activation, out_dtype=out_dtype,
+                        memory_format=torch.channels_last if channels_last else None,
+                    )  # fmt: skip
+                    g = torch.arange(y.numel()).remainder(7).view(y.shape).to(out_dtype)
+                    gradients = torch.autograd.grad(y, (w, b), g.to(where))
+                    results.append((y.cpu(), *gradients))
+            for actual, expected in zip(*results, strict=True):
+                assert_close(
+                    actual, expected, 1e-6 if out_dtype == torch.float32 else 1e-2, activation
+                )
