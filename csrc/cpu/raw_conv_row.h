@@ -37,10 +37,26 @@ struct Output {
   Activation activation;
 };
 
+// The output lines of a tile, a few of each of kBlock channels, are in no cache, and stores leave the
+// processor in order: fetched while the taps are added up, they cost nothing (else some 300 cycles a
+// tile, a quarter of a 3x3 kernel's). Lines beyond the output's end are only hints.
+template <int wide>
+ISP_INLINE void fetch_for_writing(const char* to, int64_t channel) {
+  constexpr int kLine = 64;
+#pragma GCC unroll 8
+  for (int c = 0; c < kBlock; ++c) {
+#pragma GCC unroll 8
+    for (int b = 0; b <= 4 * kLanes * wide / kLine; ++b) __builtin_prefetch(to + b * kLine, 1);
+    to += channel;
+  }
+}
+
 template <int wide>
 static void block_along_x(
     const float* const* taps, int64_t count, int64_t x, const float* weight, const float* bias,
     int64_t first_channel, int64_t channels, const Output& out) {
+  char* to = out.row + first_channel * out.channel;
+  fetch_for_writing<wide>(to + x * bytes_of(out.type), out.channel);
   Vec acc[kBlock][wide];
 #pragma GCC unroll 8
   for (int c = 0; c < kBlock; ++c) {
@@ -49,7 +65,6 @@ static void block_along_x(
   }
   tile_along_x<kBlock, wide>(taps, count, x, weight, acc);
   activate_tile<kBlock * wide>(&acc[0][0], out.activation);
-  char* to = out.row + first_channel * out.channel;
   const int64_t left = out.columns - x;
   if (out.type == Element::float32 && left >= wide * kLanes && channels >= kBlock) {
     float* p = reinterpret_cast<float*>(to) + x;

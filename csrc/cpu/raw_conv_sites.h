@@ -45,7 +45,19 @@ ISP_INLINE Camera camera_of(const RawConv& c, int64_t sample) {
   return camera;
 }
 
-// kLanes periods from two mosaic rows. 16-bit sites are split by shifts: one word holds a row's pair.
+// The two 16-bit sites of a row of a period, which one word holds.
+template <Element type>
+ISP_INLINE void split_pair(Word pair, Vec* site) {
+  if constexpr (type == Element::uint16) {
+    site[0] = to_float(pair & 0xffffu);
+    site[1] = to_float(pair >> 16);
+  } else {
+    site[0] = to_float((Word)((Int)(pair << 16) >> 16));
+    site[1] = to_float((Word)((Int)pair >> 16));
+  }
+}
+
+// kLanes periods from two mosaic rows.
 template <Element type>
 ISP_INLINE void load_sites(const void* row0, const void* row1, int64_t period, Vec* site) {
   if constexpr (type == Element::float32) {
@@ -57,14 +69,30 @@ ISP_INLINE void load_sites(const void* row0, const void* row1, int64_t period, V
     }
   } else {
     for (int row = 0; row < 2; ++row) {
-      const Word pair = load_words(static_cast<const uint16_t*>(row ? row1 : row0) + 2 * period);
-      if constexpr (type == Element::uint16) {
-        site[2 * row] = to_float(pair & 0xffffu);
-        site[2 * row + 1] = to_float(pair >> 16);
-      } else {
-        site[2 * row] = to_float((Word)((Int)(pair << 16) >> 16));
-        site[2 * row + 1] = to_float((Word)((Int)pair >> 16));
-      }
+      const uint16_t* p = static_cast<const uint16_t*>(row ? row1 : row0) + 2 * period;
+      split_pair<type>(load_words(p), &site[2 * row]);
+    }
+  }
+}
+
+// 2 * kLanes periods: site[0] the even ones, site[1] the odd ones.
+template <Element type>
+ISP_INLINE void load_sites_in_two(
+    const void* row0, const void* row1, int64_t period, Vec (*site)[4]) {
+  if constexpr (type == Element::float32) {
+    Vec a[4], b[4];
+    load_sites<type>(row0, row1, period, a);
+    load_sites<type>(row0, row1, period + kLanes, b);
+    for (int s = 0; s < 4; ++s) {
+      site[0][s] = even(a[s], b[s]);
+      site[1][s] = odd(a[s], b[s]);
+    }
+  } else {
+    for (int row = 0; row < 2; ++row) {
+      const uint16_t* p = static_cast<const uint16_t*>(row ? row1 : row0) + 2 * period;
+      const Vec a = (Vec)load_words(p), b = (Vec)load_words(p + 2 * kLanes);
+      split_pair<type>((Word)even(a, b), &site[0][2 * row]);
+      split_pair<type>((Word)odd(a, b), &site[1][2 * row]);
     }
   }
 }
@@ -98,11 +126,42 @@ ISP_INLINE Vec clamp(Vec x, const Camera& camera) {
   return min(max(x, broadcast(camera.low)), broadcast(camera.high));
 }
 
-// Converts `count` periods into out[plane * line + i]; writes up to kLanes - 1 more.
+// What becomes of the four sites of kLanes periods: planes[k] is the k-th of them, and belongs to the
+// plane that the function returns.
 //
-// With `keep`, also into kept what the way back through the colours needs (see raw_conv_colour.h):
-// [0][plane][i], the slope from the mixed planes to the result, zero where the second clamp cut it
-// off; [1][plane][i], for the gamma curve, the derivative by gamma, in units of log(2).
+// With `keep`, also what the way back through the colours needs (see raw_conv_colour.h): the slope from
+// the mixed planes to the result, zero where the second clamp cut it off; and for the gamma curve the
+// derivative by gamma, in units of log(2).
+template <bool mixed, Curve curve, bool keep>
+ISP_INLINE void develop(const Camera& camera, const Vec* raw, Vec* planes, Vec* slopes, Vec* by_gamma) {
+  Vec site[4];
+  for (int s = 0; s < 4; ++s) {
+    site[s] = clamp((raw[s] - camera.black[s]) * camera.scale[s], camera);
+  }
+  for (int k = 0; k < 4; ++k) {
+    Vec x = site[k], unclamped = x;
+    if constexpr (mixed) {
+      const float* m = camera.mix[k];
+      unclamped = m[0] * site[0] + m[1] * site[1] + m[2] * site[2] + m[3] * site[3];
+      x = clamp(unclamped, camera);
+    }
+    Vec log2_of_x;
+    planes[k] = apply_curve<curve>(x, camera.gamma, keep ? &slopes[k] : nullptr, &log2_of_x);
+    if constexpr (keep) {
+      // As in torch, a value that lies exactly on a bound was not cut off.
+      if constexpr (mixed) slopes[k] = unclamped == x ? slopes[k] : Vec{};
+      if constexpr (curve == Curve::gamma) by_gamma[k] = planes[k] * log2_of_x;
+    }
+  }
+}
+
+template <bool mixed>
+ISP_INLINE int plane_of(const Camera& camera, int k) {
+  return mixed ? k : camera.plane[k];
+}
+
+// Converts `count` periods into out[plane * line + i]; writes up to kLanes - 1 more. With `keep`, also
+// into kept: [0][plane][i] the slope, [1][plane][i] the derivative by gamma.
 template <Element type, bool mixed, Curve curve, bool keep>
 static void convert_sites(
     const void* row0, const void* row1, int64_t count, const Camera& of_sample, float* out,
@@ -112,7 +171,7 @@ static void convert_sites(
   const Camera camera = of_sample;
   alignas(64) char tail[2][2 * kLanes * 4];
   for (int64_t i = 0; i < count; i += kLanes) {
-    Vec site[4];
+    Vec site[4], planes[4], slopes[4], by_gamma[4];
     if (count - i >= kLanes) {
       load_sites<type>(row0, row1, i, site);
     } else {
@@ -121,26 +180,50 @@ static void convert_sites(
       memcpy(tail[1], static_cast<const char*>(row1) + 2 * kBytes * i, 2 * kBytes * (count - i));
       load_sites<type>(tail[0], tail[1], 0, site);
     }
-    for (int s = 0; s < 4; ++s) {
-      site[s] = clamp((site[s] - camera.black[s]) * camera.scale[s], camera);
-    }
+    develop<mixed, curve, keep>(camera, site, planes, slopes, by_gamma);
     for (int k = 0; k < 4; ++k) {
-      Vec x = site[k], unclamped = x;
-      int plane = camera.plane[k];
-      if constexpr (mixed) {
-        const float* m = camera.mix[k];
-        unclamped = m[0] * site[0] + m[1] * site[1] + m[2] * site[2] + m[3] * site[3];
-        x = clamp(unclamped, camera);
-        plane = k;
-      }
-      Vec slope, log2_of_x;
-      const Vec z = apply_curve<curve>(x, camera.gamma, keep ? &slope : nullptr, &log2_of_x);
-      store(out + plane * line + i, z);
+      const int plane = plane_of<mixed>(camera, k);
+      store(out + plane * line + i, planes[k]);
       if constexpr (keep) {
-        // As in torch, a value that lies exactly on a bound was not cut off.
-        if constexpr (mixed) slope = unclamped == x ? slope : Vec{};
-        store(kept + plane * line + i, slope);
-        if constexpr (curve == Curve::gamma) store(kept + (4 + plane) * line + i, z * log2_of_x);
+        store(kept + plane * line + i, slopes[k]);
+        if constexpr (curve == Curve::gamma) store(kept + (4 + plane) * line + i, by_gamma[k]);
+      }
+    }
+  }
+}
+
+// As convert_sites, but every other period goes into another row: period 2 i to first[plane * line + i],
+// period 2 i + 1 to second[plane * line + i]; writes no more than that. The periods are told apart while
+// the two sites of a row are still one word, so that this costs a shuffle for two sites.
+template <Element type, bool mixed, Curve curve>
+static void convert_sites_in_two(
+    const void* row0, const void* row1, int64_t count, const Camera& of_sample, float* first,
+    float* second, int64_t line) {
+  constexpr int kBytes = type == Element::float32 ? 4 : 2;
+  const Camera camera = of_sample;
+  alignas(64) char tail[2][4 * kLanes * 4];
+  for (int64_t i = 0; i < count; i += 2 * kLanes) {
+    const int64_t left = at_most(count - i, 2 * kLanes);
+    Vec site[2][4], planes[4];
+    if (left == 2 * kLanes) {
+      load_sites_in_two<type>(row0, row1, i, site);
+    } else {
+      memset(tail, 0, sizeof(tail));
+      memcpy(tail[0], static_cast<const char*>(row0) + 2 * kBytes * i, 2 * kBytes * left);
+      memcpy(tail[1], static_cast<const char*>(row1) + 2 * kBytes * i, 2 * kBytes * left);
+      load_sites_in_two<type>(tail[0], tail[1], 0, site);
+    }
+    for (int half = 0; half < 2; ++half) {
+      develop<mixed, curve, false>(camera, site[half], planes, nullptr, nullptr);
+      float* out = (half ? second : first) + i / 2;
+      const int64_t here = (left + 1 - half) / 2;
+      for (int k = 0; k < 4; ++k) {
+        float* to = out + plane_of<mixed>(camera, k) * line;
+        if (here == kLanes) {
+          store(to, planes[k]);
+        } else {
+          memcpy(to, &planes[k], 4 * here);
+        }
       }
     }
   }

@@ -73,6 +73,41 @@ ISP_INLINE int64_t strip_floats(const RawConv& c, int64_t columns) {
   return (c.kernel + 1) * row + (4 + 4) * strip_line(c, columns);
 }
 
+// The packed columns [begin, end) of the mosaic that a strip holds.
+ISP_INLINE void strip_columns(const Strip& strip, int64_t* begin, int64_t* end) {
+  const RawConv& c = *strip.conv;
+  *begin = at_least(strip.first, 0);
+  *end = at_most(c.width, strip.first + c.stride * (strip.length - 1) + strip.phases);
+}
+
+// The elements j in [*from, *to) of a phase that lie inside packed columns [begin, end).
+ISP_INLINE void phase_range(
+    const Strip& strip, int64_t phase, int64_t begin, int64_t end, int64_t* from, int64_t* to) {
+  const int64_t s = strip.conv->stride, offset = strip.first + phase;
+  *from = at_least(0, floor_div(begin - offset + s - 1, s));
+  *to = at_most(strip.length, floor_div(end - offset + s - 1, s));
+}
+
+// The columns beyond the mosaic, in every row of the ring: no conversion writes them. The row of
+// padding is padding throughout.
+static void fill_padding(const Strip& strip) {
+  const RawConv& c = *strip.conv;
+  int64_t begin, end;
+  strip_columns(strip, &begin, &end);
+  float* row = strip.rows;
+  for (int64_t r = 0; r <= c.kernel; ++r) {
+    for (int64_t k = 0; k < 4; ++k) {
+      for (int64_t phase = 0; phase < strip.phases; ++phase, row += strip.length) {
+        int64_t from = strip.length, to = strip.length;
+        if (r < c.kernel && begin < end) phase_range(strip, phase, begin, end, &from, &to);
+        if (from >= to) from = to = strip.length;
+        for (int64_t j = 0; j < from; ++j) row[j] = c.padding_value[k];
+        for (int64_t j = to; j < strip.length; ++j) row[j] = c.padding_value[k];
+      }
+    }
+  }
+}
+
 static Strip make_strip(const RawConv& c, const Piece& piece, float* workspace) {
   Strip strip;
   const int64_t columns = piece.column_end - piece.column_begin;
@@ -89,15 +124,8 @@ static Strip make_strip(const RawConv& c, const Piece& piece, float* workspace) 
   strip.padding = strip.rows + c.kernel * row;
   strip.packed = strip.padding + row;
   strip.widened = strip.packed + 4 * strip.line;
-  // Every row of the ring starts as padding: its columns beyond the mosaic are never written.
-  for (int64_t r = 0; r <= c.kernel; ++r) {
-    for (int64_t k = 0; k < 4; ++k) {
-      float* p = strip.rows + r * row + k * strip.phases * strip.length;
-      for (int64_t j = 0; j < strip.phases * strip.length; ++j) p[j] = c.padding_value[k];
-    }
-  }
-  memset(strip.packed, 0, 4 * (4 + 4) * strip.line);
   strip.kept = nullptr;
+  fill_padding(strip);
   return strip;
 }
 
@@ -107,21 +135,6 @@ ISP_INLINE int64_t kept_floats(const RawConv& c, int64_t columns) {
 
 ISP_INLINE float* kept_row(const Strip& strip, int64_t row) {
   return strip.kept + row % strip.conv->kernel * 2 * 4 * strip.line;
-}
-
-// The packed columns [begin, end) of the mosaic that a strip holds.
-ISP_INLINE void strip_columns(const Strip& strip, int64_t* begin, int64_t* end) {
-  const RawConv& c = *strip.conv;
-  *begin = at_least(strip.first, 0);
-  *end = at_most(c.width, strip.first + c.stride * (strip.length - 1) + strip.phases);
-}
-
-// The elements j in [*from, *to) of a phase that lie inside packed columns [begin, end).
-ISP_INLINE void phase_range(
-    const Strip& strip, int64_t phase, int64_t begin, int64_t end, int64_t* from, int64_t* to) {
-  const int64_t s = strip.conv->stride, offset = strip.first + phase;
-  *from = at_least(0, floor_div(begin - offset + s - 1, s));
-  *to = at_most(strip.length, floor_div(end - offset + s - 1, s));
 }
 
 ISP_INLINE float* strip_row(const Strip& strip, int64_t row) {
@@ -175,6 +188,35 @@ ISP_INLINE void convert_with_curve(
   convert(row0, row1, count, strip.camera, strip.packed, kept, strip.line);
 }
 
+template <Element type>
+ISP_INLINE void convert_into_phases(
+    const Strip& strip, const void* row0, const void* row1, int64_t begin, int64_t count,
+    float* out) {
+  const RawConv& c = *strip.conv;
+  const auto convert = [&]() {
+    switch (c.curve) {
+      case Curve::sqrt:
+        return c.mix ? convert_sites_in_two<type, true, Curve::sqrt>
+                     : convert_sites_in_two<type, false, Curve::sqrt>;
+      case Curve::log:
+        return c.mix ? convert_sites_in_two<type, true, Curve::log>
+                     : convert_sites_in_two<type, false, Curve::log>;
+      case Curve::gamma:
+        return c.mix ? convert_sites_in_two<type, true, Curve::gamma>
+                     : convert_sites_in_two<type, false, Curve::gamma>;
+      default:
+        return c.mix ? convert_sites_in_two<type, true, Curve::linear>
+                     : convert_sites_in_two<type, false, Curve::linear>;
+    }
+  }();
+  // Column `begin` is element at / 2 of phase at % 2.
+  const int64_t at = begin - strip.first;
+  float* even_phase = out + (at + 1) / 2;
+  float* odd_phase = out + strip.length + at / 2;
+  convert(row0, row1, count, strip.camera, at % 2 ? odd_phase : even_phase,
+          at % 2 ? even_phase : odd_phase, strip.phases * strip.length);
+}
+
 template <bool keep>
 static void convert_row(const Strip& strip, int64_t row) {
   const RawConv& c = *strip.conv;
@@ -184,6 +226,17 @@ static void convert_row(const Strip& strip, int64_t row) {
   const int64_t count = end - begin;
   const void *row0, *row1;
   const Element type = mosaic_rows(strip, row, begin, count, &row0, &row1);
+  float* out = strip_row(strip, row);
+  if (!keep && strip.phases == 2 && c.stride == 2) {
+    if (type == Element::uint16) {
+      convert_into_phases<Element::uint16>(strip, row0, row1, begin, count, out);
+    } else if (type == Element::int16) {
+      convert_into_phases<Element::int16>(strip, row0, row1, begin, count, out);
+    } else {
+      convert_into_phases<Element::float32>(strip, row0, row1, begin, count, out);
+    }
+    return;
+  }
   float* kept = keep ? kept_row(strip, row) : nullptr;
   if (type == Element::uint16) {
     convert_with_curve<Element::uint16, keep>(strip, row0, row1, count, kept);
@@ -192,7 +245,6 @@ static void convert_row(const Strip& strip, int64_t row) {
   } else {
     convert_with_curve<Element::float32, keep>(strip, row0, row1, count, kept);
   }
-  float* out = strip_row(strip, row);
   for (int64_t k = 0; k < 4; ++k) {
     for (int64_t phase = 0; phase < strip.phases; ++phase, out += strip.length) {
       int64_t from, to;

@@ -33,11 +33,19 @@ def unpack(planes: Tensor, pattern: Tensor) -> Tensor:
     return F.pixel_shuffle(sites, 2)[:, 0]
 
 
+def clamp(x: Tensor, low: float, high: float = math.inf) -> Tensor:
+    """``x`` between two bounds; a value on a bound was not cut off, and NaN stays NaN.
+
+    ``torch.clamp`` has had either derivative on its bounds, 1 and then 0, depending on the release.
+    """
+    return torch.where(x < low, low, torch.where(x > high, high, x))
+
+
 def normalise(planes: Tensor, black: Tensor, white: Tensor, gain: Tensor, clip: bool) -> Tensor:
     """``(x - black) * gain / (white - black)``, black and gain ``[N, 4]``, white ``[N]``."""
     scale = gain / (white[:, None] - black)
     x = (planes - black[:, :, None, None]) * scale[:, :, None, None]
-    return x.clamp(0, 1) if clip else x
+    return clamp(x, 0, 1) if clip else x
 
 
 #: mu-law companding, ITU-T G.711: the "log" curve is log(1 + MU x) / log(1 + MU).
@@ -47,12 +55,12 @@ MU = 255.0
 def apply_curve(x: Tensor, curve: str, gamma: Tensor | None) -> Tensor:
     """The per-pixel curve of :func:`raw_conv`; negative values count as black."""
     if curve == "sqrt":
-        return x.clamp(min=1e-8).sqrt()
+        return clamp(x, 1e-8).sqrt()
     if curve == "log":
-        return torch.log1p(MU * x.clamp(min=0)) / math.log1p(MU)
+        return torch.log1p(MU * clamp(x, 0)) / math.log1p(MU)
     if curve == "gamma":
         assert gamma is not None
-        return x.clamp(min=1e-8) ** gamma
+        return clamp(x, 1e-8) ** gamma
     return x
 
 
@@ -85,7 +93,7 @@ def raw_conv(
     x = normalise(pack(mosaic.to(dtype), pattern), black, white, gain, clip)
     if mix is not None:
         x = torch.einsum("nij,njhw->nihw", mix.to(dtype), x)
-        x = x.clamp(0, 1) if clip else x
+        x = clamp(x, 0, 1) if clip else x
     x = apply_curve(x, curve, None if gamma is None else gamma.to(dtype))
     if padding_value is not None:
         border = padding_value.to(dtype)[:, None, None]
