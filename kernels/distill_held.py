@@ -27,6 +27,7 @@ from torch import Tensor
 from isp_distill.kernels.distill_layout import Layout, arrange, power_of_two
 from isp_distill.kernels.distill_math import (
     INFINITY,
+    LOG2E,
     choose,
     combine,
     combine_label,
@@ -136,6 +137,8 @@ def held_kernel(
         total, plain = combine_label(s, s, s, 0, best_s, SMOOTHED, True)
         label_logit = tl.sum(tl.where(at_label, s - best_s[:, None], 0.0), 1)
         loss += settle_label(total, plain, label_logit, weight_label, smoothing, classes, SMOOTHED)
+        weight_label *= gradient_scale
+        total = weight_label / total
 
     # dkd compares the target class and the others apart: it leaves the tile.
     top_s, top_t = best_s, best_t
@@ -171,6 +174,21 @@ def held_kernel(
     tl.store(agreements + program, agreed)
 
     if grad is not None:
+        if OBJECTIVE == "dkd" and CROSS_ENTROPY:
+            # Loaded again, for there are too few registers to keep them from the start.
+            _row, _inside, label, _weight, weight_label = describe_rows(
+                n, a, b, there, labels, mask, weight, factors, row_n, row_a, row_b,
+                rows_per_sample, ignore_index,
+            )  # fmt: skip
+            weight_label *= gradient_scale
+        if OBJECTIVE == "dkd":
+            # Only the target has left; where it is no label, cross entropy weighs nothing. Asking
+            # the tile spares the registers of two classes a row.
+            at_target = s == -INFINITY
+            at_label = at_target
+            # The same number by another way: the compiler would keep the exponentials of the sums
+            # for the gradient, more than there are registers for.
+            k = LOG2E / T
         found = gradient(
             s, t, at_target, top_s[:, None], top_t[:, None], a_[:, None], b_[:, None], c_[:, None],
             d_[:, None], k, parameter0, OBJECTIVE,
@@ -178,11 +196,12 @@ def held_kernel(
         if CROSS_ENTROPY:
             if OBJECTIVE == "dkd":
                 s = tl.where(at_target, logit_s[:, None], s)
+                best_s = tl.maximum(top_s, logit_s)
             found += gradient_label(
-                s, at_label, best_s[:, None], total[:, None],
-                (weight_label * gradient_scale)[:, None], smoothing, classes, SMOOTHED,
+                s, at_label, best_s[:, None], total[:, None], weight_label[:, None],
+                smoothing, classes, SMOOTHED,
             )  # fmt: skip
-        found = tl.where(inside[:, None], found, 0.0)
+        # Rows that do not count hold zeros, and their coefficients are 0.
         at = tile_offsets(n, a, b, index, g_class, g_n, g_a, g_b, ALONG_CLASSES, UNIT)
         tl.store(grad + at, found.to(grad.dtype.element_ty), mask=there[:, None] & exists)
 

@@ -262,10 +262,11 @@ def gradient(
 
 @triton.jit
 def gradient_label(
-    s, at_label, top, total, weight, smoothing, classes, SMOOTHED: tl.constexpr
+    s, at_label, top, scale, weight, smoothing, classes, SMOOTHED: tl.constexpr
 ):  # fmt: skip
-    """Cross entropy's derivative; ``weight`` holds the gradient's scale too."""
-    result = weight / total * tl.exp2((s - top) * LOG2E)
+    """Cross entropy's derivative; ``weight`` holds the gradient's scale too, and ``scale`` is it
+    divided by the sum of exponentials."""
+    result = scale * tl.exp2((s - top) * LOG2E)
     if SMOOTHED:
         result -= weight * smoothing / classes
         return result - tl.where(at_label, weight * (1 - smoothing), 0.0)

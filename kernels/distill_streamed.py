@@ -147,6 +147,8 @@ def streamed_kernel(
         loss += settle_label(
             row_total, row_plain, label_logit - best_s, weight_label, smoothing, classes, SMOOTHED
         )
+        weight_label *= gradient_scale
+        row_total = weight_label / row_total
 
     # dkd compares the target class and the others apart: a pass over the others.
     row_top_s, row_top_t = best_s, best_t
@@ -222,6 +224,13 @@ def streamed_kernel(
     if grad is not None:
         # The gradient may take the student's place: every thread is to have read its logits.
         tl.debug_barrier()
+        if OBJECTIVE == "dkd" and CROSS_ENTROPY:
+            # Loaded again, for there are too few registers to keep them from the start.
+            _row, _inside, label, _weight, weight_label = describe_rows(
+                n, a, b, there, labels, mask, weight, factors, row_n, row_a, row_b,
+                rows_per_sample, ignore_index,
+            )  # fmt: skip
+            weight_label *= gradient_scale
         for begin in range(0, classes, BLOCK_CLASSES):
             index = begin + lane
             s = _chunk(
@@ -241,7 +250,7 @@ def streamed_kernel(
             if CROSS_ENTROPY:
                 found += gradient_label(
                     s, index[None, :] == label[:, None], best_s[:, None], row_total[:, None],
-                    (weight_label * gradient_scale)[:, None], smoothing, classes, SMOOTHED,
+                    weight_label[:, None], smoothing, classes, SMOOTHED,
                 )  # fmt: skip
             found = tl.where(counts[:, None] & (s > -INFINITY), found, 0.0)
             at = tile_offsets(n, a, b, index, g_class, g_n, g_a, g_b, ALONG_CLASSES, UNIT)

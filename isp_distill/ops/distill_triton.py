@@ -33,6 +33,15 @@ def _numbers(options: Options, gradient_scale: float) -> tuple[Any, ...]:
     )
 
 
+def _objective(options: Options) -> str:
+    """The objective as the kernels know it: "none" is cross entropy alone."""
+    return "none" if options.alpha == 0 else options.objective
+
+
+def _cross_entropy(options: Options) -> bool:
+    return options.alpha != 1
+
+
 def _plain(rows: Rows) -> Rows:
     """Labels, mask (a byte each) and weight in the form that the kernels read."""
     labels, mask, weight = rows
@@ -70,11 +79,9 @@ class TritonKernels:
         if options.reduction == "none":
             positions = (student.shape[0], *student.shape[2:])
             row_losses = student.new_empty(positions, dtype=torch.float32)
-        objective = "none" if options.alpha == 0 else options.objective
-        cross_entropy = options.alpha != 1 and rows[0] is not None
         loss, agreement = _launch(
             student, teacher, gradient, (*_plain(rows), None), factors, row_losses,
-            _numbers(options, gradient_scale), objective, cross_entropy,
+            _numbers(options, gradient_scale), _objective(options), _cross_entropy(options),
         )  # fmt: skip
         return loss if row_losses is None else row_losses, agreement
 
@@ -128,7 +135,18 @@ class TritonKernels:
         gradient_scale: float,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement at full resolution, gradient at the student's."""
-        raise NotImplementedError
+        from isp_distill.kernels.distill_upsampled import launch_upsampled
+
+        row_losses = None
+        if options.reduction == "none":
+            row_losses = student.new_empty((student.shape[0], *size), dtype=torch.float32)
+        loss, agreement = _add_up(
+            *launch_upsampled(
+                student, teacher, size, align_corners, gradient, _plain(rows), factors, row_losses,
+                _numbers(options, gradient_scale), _objective(options), _cross_entropy(options),
+            )  # fmt: skip
+        )
+        return loss if row_losses is None else row_losses, agreement
 
 
 def _launch(
@@ -176,8 +194,8 @@ def _refuses(**call: Any) -> str | None:
     for name in ("student", "teacher"):
         if call[name] not in _DTYPES:
             return f"its kernels compute in float32, and the {name} is {call[name]}"
-    if call["form"] == "upsampled":
-        return "it has no kernel for upsampled logits"
+    if call["objective"] == "cwd" and call["form"] == "upsampled":
+        return "it has no kernel for cwd of upsampled logits"
     return None
 
 
