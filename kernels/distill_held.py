@@ -174,13 +174,6 @@ def held_kernel(
     tl.store(agreements + program, agreed)
 
     if grad is not None:
-        if OBJECTIVE == "dkd" and CROSS_ENTROPY:
-            # Loaded again, for there are too few registers to keep them from the start.
-            _row, _inside, label, _weight, weight_label = describe_rows(
-                n, a, b, there, labels, mask, weight, factors, row_n, row_a, row_b,
-                rows_per_sample, ignore_index,
-            )  # fmt: skip
-            weight_label *= gradient_scale
         if OBJECTIVE == "dkd":
             # Only the target has left; where it is no label, cross entropy weighs nothing. Asking
             # the tile spares the registers of two classes a row.
@@ -218,9 +211,15 @@ def tile_of(layout: Layout, classes: int, item_size: int) -> tuple[int, int, int
     return rows, columns, max(2, rows * columns // (32 * 16))
 
 
-def fits(layout: Layout, classes: int) -> bool:
+def fits(
+    layout: Layout, classes: int, item_size: int, objective: str, cross_entropy: bool
+) -> bool:
     """Whether the class axis is short enough to be held."""
-    return classes <= (LONGEST_ROW if layout.along_classes else LONGEST_DENSE)
+    if layout.along_classes:
+        return classes <= LONGEST_ROW
+    # dkd with labels keeps the most numbers a row, and a thread has eight rows of 16-bit logits.
+    crowded = objective == "dkd" and cross_entropy and item_size < 4
+    return classes <= (LONGEST_DENSE // 2 if crowded else LONGEST_DENSE)
 
 
 def launch_held(

@@ -141,3 +141,8 @@ def arrange(
         "num_warps": warps,
     }
     return Launch(programs, arguments, constants, losses, agreements)
+
+
+def all_registers(warps: int) -> int:
+    """What a thread may have. Left to itself, the assembler spills a few to fit another block in."""
+    return min(255, 65536 // (32 * warps))

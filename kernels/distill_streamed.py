@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from isp_distill.kernels.distill_held import describe_rows, tile_offsets
-from isp_distill.kernels.distill_layout import Layout, arrange, power_of_two
+from isp_distill.kernels.distill_layout import Layout, all_registers, arrange, power_of_two
 from isp_distill.kernels.distill_math import (
     INFINITY,
     LOG2E,
@@ -279,5 +279,6 @@ def launch_streamed(
     item_size = min(student.element_size(), teacher.element_size())
     tile = tile_of(layout, student.shape[1], item_size)
     launch = arrange(layout, tile, student, teacher, *others)
-    streamed_kernel[(launch.programs,)](*launch.arguments, **launch.constants)
+    registers = all_registers(launch.constants["num_warps"])
+    streamed_kernel[(launch.programs,)](*launch.arguments, **launch.constants, maxnreg=registers)
     return launch.losses, launch.agreements

@@ -379,6 +379,7 @@ def launch_upsampled(
             student, teacher, of_pixels, gradient, row_tensors[0],
             *strides[0], *strides[1], *of_gradient, *sizes, reach, *axes,
             numbers[0], numbers[2], numbers[5],
-            CELLS=BLOCK_CELLS, CLASSES=BLOCK_CLASSES, num_warps=4, **constants,
+            CELLS=BLOCK_CELLS, CLASSES=BLOCK_CLASSES, num_warps=4, maxnreg=128,
+            **constants,
         )  # fmt: skip
     return losses, agreements

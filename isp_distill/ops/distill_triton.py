@@ -175,7 +175,8 @@ def _launch(
         layout = layout_of([s, t] if g is None else [s, t, g])
         assert layout is not None
     others = (factors, row_losses, numbers, objective, cross_entropy)
-    if streamed or not fits(layout, s.shape[1]):
+    item_size = min(s.element_size(), t.element_size())
+    if streamed or not fits(layout, s.shape[1], item_size, objective, cross_entropy):
         parts = launch_streamed(layout, s, t, g, row_tensors, *others)
     else:
         parts = launch_held(layout, s, t, g, row_tensors[:3], *others)
