@@ -41,6 +41,9 @@ from isp_distill.kernels.distill_math import (
     settle_label,
 )
 
+#: Classes of a chunk: of rows, and of the pixels of dense maps.
+ROW_CHUNK, DENSE_CHUNK = 2048, 32
+
 
 @triton.jit
 def _chunk(
@@ -261,12 +264,12 @@ def streamed_kernel(
 def tile_of(layout: Layout, classes: int, item_size: int) -> tuple[int, int, int]:
     """Rows and classes of a tile, and warps, for logits of ``item_size`` bytes (the smaller)."""
     if layout.along_classes:
-        columns = min(2048, power_of_two(classes))
+        columns = min(ROW_CHUNK, power_of_two(classes))
         # Short rows, which cwd over few pixels has, share a program.
         rows = min(max(1, 512 // columns), power_of_two(layout.sizes[2]))
         return rows, columns, max(1, rows * columns // 256)
     rows = min(128 // item_size, max(16, power_of_two(layout.sizes[2])))
-    return rows, 32, rows * 32 // 256
+    return rows, DENSE_CHUNK, rows * DENSE_CHUNK // 256
 
 
 def launch_streamed(
