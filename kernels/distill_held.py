@@ -22,8 +22,6 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from isp_distill.kernels.distill_layout import Layout, arrange, power_of_two
 from isp_distill.kernels.distill_math import (
     INFINITY,
@@ -37,6 +35,7 @@ from isp_distill.kernels.distill_math import (
     settle,
     settle_label,
 )
+from torch import Tensor
 
 #: The longest axes that are held: classes of a row, and of the pixels of a dense map.
 LONGEST_ROW, LONGEST_DENSE = 4096, 256
@@ -115,10 +114,8 @@ def held_kernel(
 
     # Rows outside the mask are left out where a row is read by itself. Among pixels that are read
     # together a mask of the load would break it into single values: they are replaced afterwards.
-    if ALONG_CLASSES:
-        read = inside[:, None] & exists
-    else:
-        read = there[:, None] & exists
+    read = inside if ALONG_CLASSES else there
+    read = read[:, None] & exists
     at = tile_offsets(n, a, b, index, s_class, s_n, s_a, s_b, ALONG_CLASSES, UNIT)
     s = tl.load(student + at, mask=read, other=0.0).to(tl.float32)
     at = tile_offsets(n, a, b, index, t_class, t_n, t_a, t_b, ALONG_CLASSES, UNIT)
@@ -174,6 +171,8 @@ def held_kernel(
     tl.store(agreements + program, agreed)
 
     if grad is not None:
+        # The gradient may take the student's place: every thread is to have read its logits.
+        tl.debug_barrier()
         if OBJECTIVE == "dkd":
             # Only the target has left; where it is no label, cross entropy weighs nothing. Asking
             # the tile spares the registers of two classes a row.
@@ -207,13 +206,12 @@ def tile_of(layout: Layout, classes: int, item_size: int) -> tuple[int, int, int
         rows = max(1, 1024 // columns)
         return rows, columns, min(16, max(2, rows * columns // (32 * 8)))
     # Sixteen values a thread and at most eight warps: each thread keeps several rows' numbers too.
-    rows = min(128 // item_size, max(16, 4096 // columns))
+    # At least 1024 values, or threads would hold copies of each other's.
+    rows = max(min(128 // item_size, max(16, 4096 // columns)), 1024 // columns)
     return rows, columns, max(2, rows * columns // (32 * 16))
 
 
-def fits(
-    layout: Layout, classes: int, item_size: int, objective: str, cross_entropy: bool
-) -> bool:
+def fits(layout: Layout, classes: int, item_size: int, objective: str, cross_entropy: bool) -> bool:
     """Whether the class axis is short enough to be held."""
     if layout.along_classes:
         return classes <= LONGEST_ROW

@@ -48,7 +48,9 @@ def layout_of(tensors: list[Tensor]) -> Layout | None:
     shape, classes = tensors[0].shape, tensors[0].shape[1]
     axes = [axis for axis in range(len(shape)) if axis != 1 and shape[axis] > 1]
     # Steps of every tensor along each axis, and of the row's number, which comes last.
-    numbers = [math.prod(size for k, size in enumerate(shape) if k > axis and k != 1) for axis in axes]
+    numbers = [
+        math.prod(size for k, size in enumerate(shape) if k > axis and k != 1) for axis in axes
+    ]
     steps = [[*(t.stride(axis) for t in tensors), n] for axis, n in zip(axes, numbers, strict=True)]
     sizes = [shape[axis] for axis in axes]
     # Rows that a transposed student has as neighbours are to be neighbours here.
@@ -144,5 +146,5 @@ def arrange(
 
 
 def all_registers(warps: int) -> int:
-    """What a thread may have. Left to itself, the assembler spills a few to fit another block in."""
+    """What a thread may have: left to itself, the assembler spills some to fit more blocks in."""
     return min(255, 65536 // (32 * warps))

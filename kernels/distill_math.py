@@ -1,4 +1,4 @@
-"""The arithmetic of the distillation loss on tiles ``[rows, classes]``; every objective, any layout.
+"""The arithmetic of the distillation loss on tiles ``[rows, classes]``, for every objective.
 
 A row is one position of one sample. The other files of ``distill_*`` differ in how a tile comes
 about: the whole class axis at once (``distill_held``), a chunk at a time (``distill_streamed``),
@@ -14,7 +14,7 @@ or interpolated from a lower resolution (``distill_upsampled``). Each formula is
 5. ``gradient`` is elementwise from the logits and these coefficients.
 
 Exponents and logarithms are to the base 2, ``k = log2(e) / T``. Exponents are taken of differences
-to a maximum, ``(x - top) * k``, for ``x * k`` alone would lose its last bits where logits are large.
+to a maximum, ``(x - top) * k``: ``x * k`` alone would lose its last bits where logits are large.
 A class that is not there is -inf in both logits; one that the teacher rules out, in the teacher's.
 """
 
@@ -225,7 +225,7 @@ def settle(
 
 @triton.jit
 def settle_label(total, plain, at_label, weight, smoothing, classes, SMOOTHED: tl.constexpr):
-    """A row's cross entropy times its weight; ``at_label`` is the label's logit less the maximum."""
+    """A row's cross entropy times its weight; ``at_label``: the label's logit less the maximum."""
     log_sum = tl.log2(total) * LN2
     entropy = log_sum - at_label
     if SMOOTHED:

@@ -1,4 +1,4 @@
-"""The distillation loss where the class axis is too long to be held: in chunks, two passes or three.
+"""The distillation loss where the class axis is too long to be held: chunks, two or three passes.
 
 A program owns a few rows and walks along their classes in chunks of ``BLOCK_CLASSES``. In the first
 pass each element of the tile keeps running sums of the classes that it sees (``observe``), and only
@@ -21,13 +21,10 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from isp_distill.kernels.distill_held import describe_rows, tile_offsets
 from isp_distill.kernels.distill_layout import Layout, all_registers, arrange, power_of_two
 from isp_distill.kernels.distill_math import (
     INFINITY,
-    LOG2E,
     NO_LOGIT,
     choose,
     combine,
@@ -40,6 +37,7 @@ from isp_distill.kernels.distill_math import (
     settle,
     settle_label,
 )
+from torch import Tensor
 
 #: Classes of a chunk: of rows, and of the pixels of dense maps.
 ROW_CHUNK, DENSE_CHUNK = 2048, 32
@@ -141,9 +139,7 @@ def streamed_kernel(
     if CROSS_ENTROPY:
         # The classes that each lane saw.
         seen = ((classes - lane + BLOCK_CLASSES - 1) // BLOCK_CLASSES).to(tl.float32)[None, :]
-        row_total, row_plain = combine_label(
-            top_s, total, plain, seen, best_s, SMOOTHED, False
-        )
+        row_total, row_plain = combine_label(top_s, total, plain, seen, best_s, SMOOTHED, False)
         label_logit = _logit(
             student, n, a, b, label, inside, classes, s_class, s_n, s_a, s_b, ALONG_CLASSES, UNIT
         )

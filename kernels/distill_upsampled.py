@@ -10,8 +10,8 @@ Two kernels, neither of which writes anything of the size of full-resolution log
    that a cell contributes to. It interpolates the logits again, takes the gradient at the pixel
    from its numbers, and adds it up with the cell's interpolation weight.
 
-The second is a gather: a pixel is looked at by the (up to) four cells that it came from, which costs
-four times its exponentials. The scatter that would need them once adds to four cells from many
+The second is a gather: a pixel is looked at by the (up to) four cells that it came from, at four
+times the exponentials. The scatter that would need them once adds to four cells from many
 programs at a time, by atomics, in an order that changes from run to run; this one is reproducible,
 and its sums stay in registers. A pixel's numbers lie together.
 
@@ -27,9 +27,6 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from isp_distill.errors import BackendError
 from isp_distill.kernels.distill_held import describe_rows
 from isp_distill.kernels.distill_math import (
     INFINITY,
@@ -42,6 +39,9 @@ from isp_distill.kernels.distill_math import (
     settle,
     settle_label,
 )
+from torch import Tensor
+
+from isp_distill.errors import BackendError
 
 #: Pixels of a program; cells and classes of a program.
 BLOCK_PIXELS, BLOCK_CELLS, BLOCK_CLASSES = 128, 32, 16
@@ -271,12 +271,8 @@ def cells_kernel(
             c, d = a, b
             if FLOATS % 3 == 0:
                 c, d = tl.load(own + 4), tl.load(own + 5)
-            s00, s01, s10, s11 = _four(
-                s_start, s_y0, s_y1, s_x0[None, :], s_x1[None, :], s_y, s_x
-            )
-            t00, t01, t10, t11 = _four(
-                t_start, t_y0, t_y1, t_x0[None, :], t_x1[None, :], t_y, t_x
-            )
+            s00, s01, s10, s11 = _four(s_start, s_y0, s_y1, s_x0[None, :], s_x1[None, :], s_y, s_x)
+            t00, t01, t10, t11 = _four(t_start, t_y0, t_y1, t_x0[None, :], t_x1[None, :], t_y, t_x)
             s = _interpolated(student, s00, s01, s10, s11, s_share_y, s_share_x[None, :])
             t = _interpolated(teacher, t00, t01, t10, t11, t_share_y, t_share_x[None, :])
             at_target = index[:, None] == d[None, :].to(tl.int32)

@@ -7,14 +7,17 @@ assumptions about alignment are the ones that a GPU would get.
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import pytest
 import torch
 from compiled_triton import ARCHITECTURES, Compiled, compile_for
-
 from isp_distill.kernels import distill_held, distill_streamed, distill_upsampled
+
 from isp_distill.ops.distill_options import checked_options
 from isp_distill.ops.distill_triton import TritonKernels
 
@@ -106,17 +109,28 @@ def compiled(launch, architecture) -> tuple[str, Compiled]:
 
 
 def cases():
-    """Every objective with cross entropy on sm_90; the plainest call on each architecture."""
-    for name in SHAPES:
-        for dtype in (torch.float32, torch.bfloat16):
-            if name in ("cityscapes", "many classes") and dtype == torch.float32:
-                continue  # tiles like ade20k's, with fewer rows a thread than 16-bit logits have
-            for objective in OBJECTIVES:
+    """On sm_90 every objective with cross entropy; the plainest call on each architecture."""
+    wide, half = torch.float32, torch.bfloat16
+    for objective in OBJECTIVES:
+        for name, dtypes in (
+            ("rows", (wide, half)),
+            ("long rows", (half,)),
+            ("ade20k", (wide, half)),
+            ("upsampled", (wide,)),
+        ):
+            for dtype in dtypes:
                 yield name, dtype, objective, 0.5, 90
-        yield name, torch.bfloat16, "forward_kl", 0.0, 90
-        for architecture in ARCHITECTURES:
-            dtype = torch.bfloat16 if architecture == 90 else torch.float32
-            yield name, dtype, "forward_kl", 1.0, architecture
+    # The tiles with the most numbers a thread: those of 16-bit pixels.
+    for name in ("cityscapes", "many classes"):
+        for objective in ("dkd(1, 8)", "jsd(0.3)"):
+            yield name, half, objective, 0.5, 90
+    yield "rows", half, "forward_kl", 0.0, 90
+    yield "upsampled", half, "forward_kl", 0.0, 90
+    for name in SHAPES:
+        yield name, half, "forward_kl", 1.0, 90
+    for architecture in ARCHITECTURES:
+        for name in ("rows", "long rows", "ade20k", "upsampled"):
+            yield name, wide, "forward_kl", 1.0, architecture
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +175,44 @@ def test_no_atomics(found):
     for case, results in found.items():
         for kernel, code in results:
             assert code.count(r"(ATOM|RED)G?\b.*") == 0, (case, kernel)
+
+
+WITHOUT_TRITON = """
+import sys, torch
+before = "triton" in sys.modules
+if sys.argv[1] == "absent":
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name == "triton" or name.startswith("triton."):
+                raise ModuleNotFoundError(name)
+    sys.meta_path.insert(0, Absent())
+    import importlib.util
+    real = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *rest: None if name == "triton" else real(name, *rest)
+import isp_distill
+assert before or "triton" not in sys.modules
+s = torch.randn(2, 3)
+isp_distill.distill_loss(s, s)
+try:
+    with isp_distill.use_backend("triton"):
+        isp_distill.distill_loss(s, s)
+except isp_distill.BackendError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("triton", "reason"), [("absent", "not installed"), ("there", "not on cpu")]
+)
+def test_import_needs_no_triton_and_a_refusal_has_a_reason(triton, reason):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    if triton == "absent":  # the only way to get as far as the question on a CPU
+        environment["TRITON_INTERPRET"] = "1"
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRITON, triton],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    assert reason in run.stdout
 
 
 if __name__ == "__main__":  # a table of what was measured

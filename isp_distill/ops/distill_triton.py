@@ -5,6 +5,7 @@ Nothing here looks at values on the device, so a call may be captured in a CUDA 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -140,13 +141,17 @@ class TritonKernels:
         row_losses = None
         if options.reduction == "none":
             row_losses = student.new_empty((student.shape[0], *size), dtype=torch.float32)
-        loss, agreement = _add_up(
-            *launch_upsampled(
-                student, teacher, size, align_corners, gradient, _plain(rows), factors, row_losses,
-                _numbers(options, gradient_scale), _objective(options), _cross_entropy(options),
-            )  # fmt: skip
-        )
+        settings = (_numbers(options, gradient_scale), _objective(options), _cross_entropy(options))
+        logits = (student, teacher, size, align_corners, gradient)
+        with _current_device(student):
+            parts = launch_upsampled(*logits, _plain(rows), factors, row_losses, *settings)
+        loss, agreement = _add_up(*parts)
         return loss if row_losses is None else row_losses, agreement
+
+
+def _current_device(logits: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches on the current device, which need not be the one that holds the logits."""
+    return torch.cuda.device(logits.device) if logits.is_cuda else contextlib.nullcontext()
 
 
 def _launch(
@@ -176,10 +181,11 @@ def _launch(
         assert layout is not None
     others = (factors, row_losses, numbers, objective, cross_entropy)
     item_size = min(s.element_size(), t.element_size())
-    if streamed or not fits(layout, s.shape[1], item_size, objective, cross_entropy):
-        parts = launch_streamed(layout, s, t, g, row_tensors, *others)
-    else:
-        parts = launch_held(layout, s, t, g, row_tensors[:3], *others)
+    with _current_device(s):
+        if streamed or not fits(layout, s.shape[1], item_size, objective, cross_entropy):
+            parts = launch_streamed(layout, s, t, g, row_tensors, *others)
+        else:
+            parts = launch_held(layout, s, t, g, row_tensors[:3], *others)
     if gradient is not None and g is not None:
         _bring_back(g, gradient, g)
     return _add_up(*parts)
