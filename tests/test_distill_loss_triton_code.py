@@ -179,7 +179,6 @@ def test_no_atomics(found):
 
 WITHOUT_TRITON = """
 import sys, torch
-before = "triton" in sys.modules
 if sys.argv[1] == "absent":
     class Absent:
         def find_spec(self, name, path=None, target=None):
@@ -190,7 +189,8 @@ if sys.argv[1] == "absent":
     real = importlib.util.find_spec
     importlib.util.find_spec = lambda name, *rest: None if name == "triton" else real(name, *rest)
 import isp_distill
-assert before or "triton" not in sys.modules
+# torch's compiler may have imported triton; what is ours is imported by the first call.
+assert not any(name.startswith("isp_distill.kernels.") for name in sys.modules)
 s = torch.randn(2, 3)
 isp_distill.distill_loss(s, s)
 try:
