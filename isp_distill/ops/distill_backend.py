@@ -130,8 +130,10 @@ def reduction_factors(
     shares = [options.alpha, 1 - options.alpha]
     if options.reduction == "batchmean":
         shares = [share / batch for share in shares]
+    # Filled in on the device: a copy from the host could not be captured in a CUDA graph.
+    given = torch.stack([torch.full((), x, dtype=torch.float64, device=device) for x in shares])
     if options.reduction != "mean":
-        return torch.tensor(shares, dtype=torch.float64, device=device)
+        return given
     of_row = math.prod(positions) // batch
     w = torch.ones(batch, dtype=torch.float64, device=device) if weight is None else weight.double()
     ignored = None if labels is None else labels != options.ignore_index
@@ -146,9 +148,7 @@ def reduction_factors(
         else:
             totals.append((counts.reshape(batch, -1).sum(1) * w).sum())
     total = torch.stack(totals)
-    return torch.tensor(shares, dtype=torch.float64, device=device) / torch.where(
-        total > 0, total, 1
-    )
+    return given / torch.where(total > 0, total, 1)
 
 
 def _any_pixel(mask: Tensor) -> Tensor:
