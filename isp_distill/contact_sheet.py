@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -34,7 +33,7 @@ def contact_sheet(
     samples: int = 12,
     columns: int = 3,
 ) -> Path | None:
-    """Draw the first view of up to ``samples`` files into a PNG.
+    """Draw the first view of up to ``samples`` files, spread over all of them, into a PNG.
 
     Every sample shows the mosaic as the sensor saw it (each site in its own colour, brightened by a
     square root), the teacher's picture, and what each model makes of them.
@@ -47,8 +46,8 @@ def contact_sheet(
     except ImportError:
         return None
     tiles = []
-    batches = loader.fixed(1)
-    for index, whole in enumerate(itertools.islice(batches, samples)):
+    batches = loader.fixed(1, samples)
+    for index, whole in enumerate(batches):
         batch = whole.to(device)
         mosaic, isp = batch.mosaic, batch.isp
         if exposure is not None:

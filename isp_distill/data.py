@@ -307,8 +307,11 @@ class ViewLoader:
 
         return self._batches(sample, positions(), first_step)
 
-    def fixed(self, views: int) -> Generator[RawBatch, None, None]:
-        """Every file's first ``views`` fixed views (middle, corners), files in their order."""
+    def fixed(self, views: int, files: int | None = None) -> Generator[RawBatch, None, None]:
+        """Every file's first ``views`` fixed views (middle, corners), files in their order.
+
+        ``files``: at most so many of them, spread evenly over the source.
+        """
         if not 1 <= views <= len(_PLACES):
             raise ValueError(f"views must be between 1 and {len(_PLACES)}, got {views}")
 
@@ -319,7 +322,10 @@ class ViewLoader:
                 self._refuse(error)
                 return None
 
-        every = [(index, place) for index in range(len(self.source)) for place in range(views)]
+        count = len(self.source)
+        shown = count if files is None else min(files, count)
+        chosen = [index * count // shown for index in range(shown)]
+        every = [(index, place) for index in chosen for place in range(views)]
         size = self.batch_size
         return self._batches(
             sample, iter([every[i : i + size] for i in range(0, len(every), size)]), 0

@@ -16,13 +16,21 @@ from typing import cast
 import torch
 
 _NAME = "isp_distill._C"
+#: Equal to kInterface in csrc/cpu/library.cpp, or the library was built from other sources.
+_INTERFACE = 2
 
 
 @functools.cache
 def _load() -> tuple[ModuleType | None, str | None]:
     """The library and None, or None and why it cannot be used."""
     try:
-        return importlib.import_module(_NAME), None
+        library = importlib.import_module(_NAME)
+        if getattr(library, "interface", 1) == _INTERFACE:
+            return library, None
+        return None, (
+            "the compiled CPU kernels are of another version than the Python sources "
+            "(build them again: pip install . or pip install -e .)"
+        )
     except ModuleNotFoundError:
         return None, (
             "the compiled CPU kernels were not built when isp-distill was installed "

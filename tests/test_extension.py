@@ -83,3 +83,15 @@ def test_without_the_library_the_reference_serves():
     shape, message = result.stdout.splitlines()
     assert shape == "(1, 2, 2, 2)"
     assert "cannot serve raw_conv" in message
+
+
+def test_a_library_of_other_sources_is_said_in_one_sentence():
+    code = (
+        "import sys, types; sys.modules['isp_distill._C'] = types.ModuleType('isp_distill._C')\n"
+        "from isp_distill import extension\n"
+        "print(extension.missing())"
+    )
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr
+    assert "another version" in result.stdout
+    assert len(result.stdout.splitlines()) == 1

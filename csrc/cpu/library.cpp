@@ -110,6 +110,15 @@ PyModuleDef definition = {
 
 }  // namespace
 
+// What the Python sources expect of this library; raised here and in isp_distill/extension.py whenever
+// an operator appears or changes its arguments.
+constexpr long kInterface = 2;
+
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
-  return PyModule_Create(&definition);
+  PyObject* module = PyModule_Create(&definition);
+  if (module != nullptr && PyModule_AddIntConstant(module, "interface", kInterface) != 0) {
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
 }
