@@ -14,6 +14,7 @@ namespace isp_distill {
 namespace ISP_DISTILL_ISA {
 
 constexpr int64_t kPad = 16;  // floats in front of a plane's first element; keeps planes aligned
+constexpr int64_t kAhead = 4;  // rows from the one being read to the one being fetched
 
 // The sensor columns that a piece reads, in pairs of an even and an odd one.
 struct Span {
@@ -99,17 +100,19 @@ ISP_INLINE float normalise_one(const Render& r, const Levels& levels, int64_t at
   return clip((x - levels.black[site]) * levels.scale[site])[0];
 }
 
-// Writes whole vectors: up to kLanes - 1 floats beyond the last pair.
+// Writes whole vectors: up to kLanes - 1 floats beyond the last pair. `ahead` is a row that is needed
+// soon: a tile's rows are too short for the processor to foresee the next one.
 template <Element type>
 static void normalise_pairs(
-    const void* row, int64_t pairs, const float* black, const float* scale, float* even_plane,
-    float* odd_plane) {
+    const void* row, const void* ahead, int64_t pairs, const float* black, const float* scale,
+    float* even_plane, float* odd_plane) {
   constexpr int kBytes = type == Element::float32 ? 8 : 4;  // of a pair
   const Vec black0 = broadcast(black[0]), black1 = broadcast(black[1]);
   const Vec scale0 = broadcast(scale[0]), scale1 = broadcast(scale[1]);
   Vec a, b;
   int64_t i = 0;
   for (; i + kLanes <= pairs; i += kLanes) {
+    __builtin_prefetch(static_cast<const char*>(ahead) + kBytes * i, 0, 2);
     load_pairs<type>(row, i, &a, &b);
     store(even_plane + i, clip((a - black0) * scale0));
     store(odd_plane + i, clip((b - black1) * scale1));
@@ -131,19 +134,23 @@ static void normalise_row(
   const float *black = levels.black + site, *scale = levels.scale + site;
   const int64_t start = sample * r.mosaic_sample + row * r.mosaic_row, at = start + 2 * span.pair;
   float *even_plane = out + kPad, *odd_plane = even_plane + span.length;
+  const int64_t ahead = at + at_most(kAhead, r.height - 1 - row) * r.mosaic_row;
   if (r.mosaic_type == Element::uint16) {
-    normalise_pairs<Element::uint16>(static_cast<const uint16_t*>(r.mosaic) + at, span.pairs, black,
-                                     scale, even_plane, odd_plane);
+    const uint16_t* words = static_cast<const uint16_t*>(r.mosaic);
+    normalise_pairs<Element::uint16>(words + at, words + ahead, span.pairs, black, scale, even_plane,
+                                     odd_plane);
   } else if (r.mosaic_type == Element::int16) {
-    normalise_pairs<Element::int16>(static_cast<const int16_t*>(r.mosaic) + at, span.pairs, black,
-                                    scale, even_plane, odd_plane);
+    const int16_t* words = static_cast<const int16_t*>(r.mosaic);
+    normalise_pairs<Element::int16>(words + at, words + ahead, span.pairs, black, scale, even_plane,
+                                    odd_plane);
   } else {
     const float* floats = static_cast<const float*>(r.mosaic) + at;
+    const float* next = static_cast<const float*>(r.mosaic) + ahead;
     if (r.mosaic_type != Element::float32) {
       widen(r.mosaic, r.mosaic_type, at, 2 * span.pairs, widened);
-      floats = widened;
+      floats = next = widened;
     }
-    normalise_pairs<Element::float32>(floats, span.pairs, black, scale, even_plane, odd_plane);
+    normalise_pairs<Element::float32>(floats, next, span.pairs, black, scale, even_plane, odd_plane);
   }
   const int64_t before = 2 * span.pair - 2, behind = 2 * (span.pair + span.pairs);
   for (int odd_column = 0; odd_column < 2; ++odd_column) {
