@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "cpu/arguments.h"
@@ -20,6 +21,10 @@ ISP_DISTILL_DECLARE_KERNEL(
     render_sizes,
     (const Render&, int64_t source_columns, int64_t columns, int64_t* workspace))
 ISP_DISTILL_DECLARE_KERNEL(render, (const Render&, const RenderPiece&, float* workspace))
+ISP_DISTILL_DECLARE_KERNEL(
+    render_folded_sizes,
+    (const Render&, int64_t source_columns, int64_t columns, int64_t* workspace))
+ISP_DISTILL_DECLARE_KERNEL(render_folded, (const Render&, const RenderPiece&, float* workspace))
 
 namespace {
 
@@ -149,6 +154,12 @@ void render_picture(
   const TapsTable columns(superpixel ? crop_width / 2 : crop_width, out.size(transposed ? 2 : 3));
   r.rows = rows.view();
   r.columns = columns.view();
+  // Only where the picture is lower are there fewer sums than sensor rows.
+  std::optional<FoldedTable> folded_rows;
+  if (resize_linear && rows.target < rows.source) {
+    folded_rows.emplace(rows, r.demosaic, top, r.height);
+    r.folded = folded_rows->view();
+  }
   r.streaming = out.numel() * out.element_size() > kStreamingBytes;
   if (batch == 0) return;
   if (r.streaming) advise_huge_pages(out);
@@ -159,8 +170,10 @@ void render_picture(
     most_source = std::max(most_source, columns.end[p.column_end - 1] - columns.begin[p.column_begin]);
     most_columns = std::max(most_columns, p.column_end - p.column_begin);
   }
-  ISP_DISTILL_KERNEL(render_sizes)(r, most_source, most_columns, &workspace);
-  const auto run = ISP_DISTILL_KERNEL(render);
+  const auto sizes =
+      folded_rows ? ISP_DISTILL_KERNEL(render_folded_sizes) : ISP_DISTILL_KERNEL(render_sizes);
+  const auto run = folded_rows ? ISP_DISTILL_KERNEL(render_folded) : ISP_DISTILL_KERNEL(render);
+  sizes(r, most_source, most_columns, &workspace);
   for_each(static_cast<int64_t>(pieces.size()), workspace,
            [&](int64_t i, float* memory) { run(r, pieces[i], memory); });
 }

@@ -66,24 +66,110 @@ TapsTable::TapsTable(int64_t source, int64_t target)
     most = std::max(most, end[i] - begin[i]);
   }
   stride = (most + kVector - 1) / kVector * kVector;
-  weight.resize(static_cast<size_t>(target * stride), 0.0f);
-  std::vector<double> exact(static_cast<size_t>(most));
+  exact.resize(static_cast<size_t>(target * stride), 0.0);
   for (int64_t i = 0; i < target; ++i) {
     const double centre = scale * (static_cast<double>(i) + 0.5);
+    const int64_t count = end[i] - begin[i];
+    double* w = exact.data() + i * stride;
     double total = 0;
-    for (int64_t k = begin[i]; k < end[i]; ++k) {
-      const double distance = std::abs((static_cast<double>(k) + 0.5 - centre) / support);
-      exact[k - begin[i]] = std::max(1.0 - distance, 0.0);
-      total += exact[k - begin[i]];
+    for (int64_t k = 0; k < count; ++k) {
+      const double distance = std::abs(static_cast<double>(begin[i] + k) + 0.5 - centre);
+      w[k] = std::max(1.0 - distance / support, 0.0);
+      total += w[k];
     }
-    for (int64_t k = 0; k < end[i] - begin[i]; ++k) {
-      weight[i * stride + k] = static_cast<float>(exact[k] / total);
-    }
+    for (int64_t k = 0; k < count; ++k) w[k] /= total;
   }
+  weight.assign(exact.begin(), exact.end());
 }
 
 Taps TapsTable::view() const {
   return {source, target, stride, begin.data(), end.data(), weight.data(), source == target};
+}
+
+// ------------------------------------------------------------------------------------ folded rows
+
+namespace {
+
+int64_t reflect(int64_t index, int64_t size) {
+  const int64_t period = 2 * (size - 1);
+  index = (index % period + period) % period;
+  return index < size ? index : period - index;
+}
+
+// Weights of the sensor rows from `first` on.
+struct SensorRowWeights {
+  int64_t first;
+  std::vector<double> values;
+
+  double& at(int64_t row) { return values[row - first]; }
+};
+
+}  // namespace
+
+FoldedTable::FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, int64_t height)
+    : first(rows.target), last(rows.target), begin(height + 1, 0) {
+  const bool superpixel = demosaic == Demosaic::superpixel;
+  const int64_t reach = superpixel ? 0 : demosaic == Demosaic::bilinear ? 1 : 2;
+  struct Entry {
+    int64_t row;
+    FoldedTerm term;
+  };
+  std::vector<Entry> entries;
+  for (int64_t i = 0; i < rows.target; ++i) {
+    const int64_t from = rows.begin[i], to = rows.end[i];
+    // Of T0, T1 and T2, for the even and the odd rows.
+    const int64_t low = std::max<int64_t>(superpixel ? top + 2 * from : top + from - reach, 0);
+    const int64_t high = std::min(superpixel ? top + 2 * to : top + to + reach, height);
+    SensorRowWeights direct[3][2];
+    for (auto& pair : direct) {
+      for (auto& weights : pair) weights = {low, std::vector<double>(high - low, 0.0)};
+    }
+    for (int64_t k = from; k < to; ++k) {
+      const double v = rows.exact[i * rows.stride + k - from];
+      if (superpixel) {
+        for (int p = 0; p < 2; ++p) direct[0][p].at(top + 2 * k + p) += v;
+        continue;
+      }
+      const int64_t row = top + k;
+      direct[0][row % 2].at(row) += v;
+      for (int64_t away = 1; away <= reach; ++away) {
+        direct[away][row % 2].at(reflect(row - away, height)) += v;
+        direct[away][row % 2].at(reflect(row + away, height)) += v;
+      }
+    }
+    first[i] = high;
+    last[i] = low;
+    for (int64_t row = low; row < high; ++row) {
+      for (int32_t sum = 0; sum < 2 * (reach + 1); ++sum) {
+        const int p = sum % 2;
+        double weight = direct[sum / 2][p].at(row);
+        if (sum / 2 == 1) weight -= 2 * direct[0][1 - p].at(row);
+        if (sum / 2 == 2) weight -= 2 * direct[0][p].at(row);
+        // Below this it is what rounding left of a zero.
+        if (std::abs(weight) < 1e-12) continue;
+        entries.push_back({row, {i, sum, static_cast<float>(weight)}});
+        first[i] = std::min(first[i], row);
+        last[i] = std::max(last[i], row);
+      }
+    }
+  }
+  // Output rows start and end in their order, also where they were mirrored at an edge.
+  for (int64_t i = rows.target - 1; i > 0; --i) first[i - 1] = std::min(first[i - 1], first[i]);
+  for (int64_t i = 1; i < rows.target; ++i) last[i] = std::max(last[i], last[i - 1]);
+  for (int64_t i = 0, open = 0; i < rows.target; ++i) {
+    while (last[open] < first[i]) ++open;
+    active = std::max(active, i - open + 1);
+  }
+  // By sensor row, and in the order of the output rows for each.
+  for (const Entry& entry : entries) ++begin[entry.row + 1];
+  for (int64_t row = 0; row < height; ++row) begin[row + 1] += begin[row];
+  terms.resize(entries.size());
+  std::vector<int64_t> next(begin.begin(), begin.end() - 1);
+  for (const Entry& entry : entries) terms[next[entry.row]++] = entry.term;
+}
+
+FoldedRows FoldedTable::view() const {
+  return {first.data(), last.data(), begin.data(), terms.data(), active};
 }
 
 }  // namespace isp_distill
