@@ -28,6 +28,42 @@ int64_t sums_of(Demosaic demosaic) {
   return demosaic == Demosaic::superpixel ? 2 : demosaic == Demosaic::bilinear ? 4 : 6;
 }
 
+// Adds weight times sensor row `row` to `count` sums at once, so that the row is normalised in registers
+// and read once for all of them.
+template <int count>
+void add_to_sums(
+    const Render& r, const Levels& levels, int64_t sample, int64_t row, const Span& span,
+    float* widened, const float* weights, float* const* sums) {
+  float* even_plane[count];
+  Vec weight[count];
+  for (int k = 0; k < count; ++k) {
+    even_plane[k] = sums[k] + kPad;
+    weight[k] = broadcast(weights[k]);
+  }
+  const int64_t length = span.length;
+  for_each_pair(
+      r, levels, sample, row, span, widened,
+      [&](float a, float b) {
+        for (int k = 0; k < count; ++k) {
+          even_plane[k][-1] += weights[k] * a;
+          even_plane[k][length - 1] += weights[k] * b;
+        }
+      },
+      [&](int64_t i, Vec a, Vec b) __attribute__((always_inline)) {
+        for (int k = 0; k < count; ++k) {
+          float *even_sum = even_plane[k] + i, *odd_sum = even_sum + length;
+          store(even_sum, load(even_sum) + weight[k] * a);
+          store(odd_sum, load(odd_sum) + weight[k] * b);
+        }
+      });
+}
+
+constexpr int kTogether = 4;  // sums; more than that, and the pointers no longer fit the registers
+using AddToSums = void(
+    const Render&, const Levels&, int64_t, int64_t, const Span&, float*, const float*, float* const*);
+constexpr AddToSums* kAddToSums[kTogether + 1] = {nullptr, add_to_sums<1>, add_to_sums<2>,
+                                                  add_to_sums<3>, add_to_sums<4>};
+
 // C1 and C2 to T1 and T2, in place; a sum is `floats` long.
 void complete_sums(float* sums, int64_t count, int64_t floats) {
   for (int64_t s = 2; s < count; ++s) {
@@ -98,7 +134,7 @@ void demosaic(const Render& r, int64_t sample, const Span& span, float* sums, fl
 void render_folded_sizes(
     const Render& r, int64_t source_columns, int64_t columns, int64_t* workspace) {
   const int64_t pairs = most_pairs(r, source_columns), row = 2 * plane_length(pairs);
-  *workspace = finisher_floats(pairs, columns) + row + round_up(2 * pairs, kPad) +
+  *workspace = finisher_floats(pairs, columns) + round_up(2 * pairs, kPad) +
                6 * colour_length(pairs) + r.folded.active * sums_of(r.demosaic) * row;
 }
 
@@ -107,26 +143,31 @@ void render_folded(const Render& r, const RenderPiece& piece, float* workspace) 
   const Span& span = finisher.span;
   workspace += finisher_floats(span.pairs, piece.column_end - piece.column_begin);
   const int64_t row_floats = 2 * span.length, sums_floats = sums_of(r.demosaic) * row_floats;
-  float *row = workspace, *widened = row + row_floats;
-  float* colours = widened + round_up(2 * span.pairs, kPad);
+  float *widened = workspace, *colours = widened + round_up(2 * span.pairs, kPad);
   float* ring = colours + 6 * colour_length(span.pairs);
   const FoldedRows& folded = r.folded;
   const auto sums = [&](int64_t i) { return ring + i % folded.active * sums_floats; };
-  // What lies between the planes is added up too, and must be numbers.
-  memset(row, 0, 4 * row_floats);
-
   const Levels levels = levels_of(r, piece.sample);
   int64_t started = piece.row_begin, finished = piece.row_begin;
   for (int64_t s = folded.first[piece.row_begin]; s <= folded.last[piece.row_end - 1]; ++s) {
-    normalise_row(r, levels, piece.sample, s, span, widened, row);
     for (; started < piece.row_end && folded.first[started] == s; ++started) {
       memset(sums(started), 0, 4 * sums_floats);
     }
+    float weights[kTogether], *targets[kTogether];
+    int together = 0;
+    const auto add = [&]() {
+      if (together == 0) return;
+      kAddToSums[together](r, levels, piece.sample, s, span, widened, weights, targets);
+      together = 0;
+    };
     for (int64_t t = folded.begin[s]; t < folded.begin[s + 1]; ++t) {
       const FoldedTerm& term = folded.terms[t];
       if (term.out_row < piece.row_begin || term.out_row >= piece.row_end) continue;
-      add_row(row, term.weight, false, row_floats, sums(term.out_row) + term.sum * row_floats);
+      weights[together] = term.weight;
+      targets[together] = sums(term.out_row) + term.sum * row_floats;
+      if (++together == kTogether) add();
     }
+    add();
     for (; finished < piece.row_end && folded.last[finished] == s; ++finished) {
       demosaic(r, piece.sample, span, sums(finished), colours);
       finish_row(finisher, finished, colours);

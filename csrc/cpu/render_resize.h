@@ -28,6 +28,15 @@ ISP_INLINE void interleave_row(
   }
 }
 
+// The sum of a vector's lanes, folded four at a time.
+ISP_INLINE float sum_lanes(Vec x) {
+  typedef float Quad __attribute__((vector_size(16)));
+  Quad quads[kLanes / 4];
+  memcpy(quads, &x, sizeof(x));
+  for (int k = 1; k < kLanes / 4; ++k) quads[0] += quads[k];
+  return (quads[0][0] + quads[0][1]) + (quads[0][2] + quads[0][3]);
+}
+
 // Columns [begin, end) of the picture from three source rows whose first element is source column
 // `first`. Reads whole vectors, but a column outside a tap's support adds nothing, not even its NaN.
 static void resize_columns(
@@ -44,7 +53,7 @@ static void resize_columns(
         total[c] += w * (w != 0.0f ? x : Vec{});
       }
     }
-    for (int c = 0; c < 3; ++c) out[c][j - begin] = sum(total[c]);
+    for (int c = 0; c < 3; ++c) out[c][j - begin] = sum_lanes(total[c]);
   }
 }
 

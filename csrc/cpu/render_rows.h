@@ -73,92 +73,106 @@ ISP_INLINE Levels levels_of(const Render& r, int64_t sample) {
 // Clamps to [0, 1]; NaN stays NaN.
 ISP_INLINE Vec clip(Vec x) { return min(broadcast(1.0f), max(Vec{}, x)); }
 
-ISP_INLINE float normalise_one(const Render& r, const Levels& levels, int64_t at, int site) {
-  Vec x = {};
-  switch (r.mosaic_type) {
-    case Element::uint8:
-      x[0] = static_cast<const uint8_t*>(r.mosaic)[at];
-      break;
-    case Element::uint16:
-      x[0] = static_cast<const uint16_t*>(r.mosaic)[at];
-      break;
-    case Element::int16:
-      x[0] = static_cast<const int16_t*>(r.mosaic)[at];
-      break;
-    case Element::int32:
-      x[0] = (float)static_cast<const int32_t*>(r.mosaic)[at];
-      break;
-    case Element::float32:
-      x[0] = static_cast<const float*>(r.mosaic)[at];
-      break;
-    default: {
-      HalfWord half = {};
-      half[0] = static_cast<const uint16_t*>(r.mosaic)[at];
-      x = from_float16(half);
-    }
-  }
-  return clip((x - levels.black[site]) * levels.scale[site])[0];
+// A sensor row from the piece's first pair on, the two columns in front of it and behind it, and a row
+// that is needed soon: a tile's rows are too short for the processor to foresee the next one.
+template <class T>
+struct SensorRow {
+  const T *pairs, *ahead;
+  T before[2], behind[2];
+};
+
+template <class T>
+ISP_INLINE SensorRow<T> sensor_row(const Render& r, int64_t sample, int64_t row, const Span& span) {
+  const T* start = static_cast<const T*>(r.mosaic) + sample * r.mosaic_sample + row * r.mosaic_row;
+  const T* pairs = start + 2 * span.pair;
+  const int64_t before = 2 * span.pair - 2, behind = 2 * (span.pair + span.pairs);
+  return {pairs,
+          pairs + at_most(kAhead, r.height - 1 - row) * r.mosaic_row,
+          {start[reflect(before, r.width)], start[reflect(before + 1, r.width)]},
+          {start[reflect(behind, r.width)], start[reflect(behind + 1, r.width)]}};
 }
 
-// Writes whole vectors: up to kLanes - 1 floats beyond the last pair. `ahead` is a row that is needed
-// soon: a tile's rows are too short for the processor to foresee the next one.
-template <Element type>
-static void normalise_pairs(
-    const void* row, const void* ahead, int64_t pairs, const float* black, const float* scale,
-    float* even_plane, float* odd_plane) {
-  constexpr int kBytes = type == Element::float32 ? 8 : 4;  // of a pair
+// The same for the types without a path of their own; `widened` receives the pairs.
+static SensorRow<float> widened_row(
+    const Render& r, int64_t sample, int64_t row, const Span& span, float* widened) {
+  const int64_t start = sample * r.mosaic_sample + row * r.mosaic_row;
+  const int64_t before = 2 * span.pair - 2, behind = 2 * (span.pair + span.pairs);
+  widen(r.mosaic, r.mosaic_type, start + 2 * span.pair, 2 * span.pairs, widened);
+  SensorRow<float> sensor = {widened, widened, {}, {}};
+  for (int k = 0; k < 2; ++k) {
+    widen(r.mosaic, r.mosaic_type, start + reflect(before + k, r.width), 1, sensor.before + k);
+    widen(r.mosaic, r.mosaic_type, start + reflect(behind + k, r.width), 1, sensor.behind + k);
+  }
+  return sensor;
+}
+
+// Normalises a row and hands it on: use(i, even, odd) for kLanes pairs from pair i on, in ascending
+// order, the last vector filled up beyond the one pair behind; first(even, odd) for the pair in front.
+template <Element type, class T, class First, class Use>
+ISP_INLINE void normalise_pairs(
+    const SensorRow<T>& row, int64_t pairs, const float* black, const float* scale, First first,
+    Use use) {
   const Vec black0 = broadcast(black[0]), black1 = broadcast(black[1]);
   const Vec scale0 = broadcast(scale[0]), scale1 = broadcast(scale[1]);
   Vec a, b;
+  const auto normalised = [&](const T* p) __attribute__((always_inline)) {
+    load_pairs<type>(p, 0, &a, &b);
+    a = clip((a - black0) * scale0);
+    b = clip((b - black1) * scale1);
+  };
+  T rest[2 * kLanes] = {row.before[0], row.before[1]};
+  normalised(rest);
+  first(a[0], b[0]);
   int64_t i = 0;
   for (; i + kLanes <= pairs; i += kLanes) {
-    __builtin_prefetch(static_cast<const char*>(ahead) + kBytes * i, 0, 2);
-    load_pairs<type>(row, i, &a, &b);
-    store(even_plane + i, clip((a - black0) * scale0));
-    store(odd_plane + i, clip((b - black1) * scale1));
+    __builtin_prefetch(row.ahead + 2 * i, 0, 2);
+    normalised(row.pairs + 2 * i);
+    use(i, a, b);
   }
-  if (i == pairs) return;
-  alignas(64) char rest[kBytes * kLanes] = {};
-  memcpy(rest, static_cast<const char*>(row) + kBytes * i, kBytes * (pairs - i));
-  load_pairs<type>(rest, 0, &a, &b);
-  store(even_plane + i, clip((a - black0) * scale0));
-  store(odd_plane + i, clip((b - black1) * scale1));
+  memcpy(rest, row.pairs + 2 * i, 2 * sizeof(T) * (pairs - i));
+  memcpy(rest + 2 * (pairs - i), row.behind, 2 * sizeof(T));
+  normalised(rest);
+  use(i, a, b);
 }
 
-// Sensor row `row` of a sample into the planes out and out + span.length. `widened` holds the row as
-// floats where its type has no path of its own.
-static void normalise_row(
+// Sensor row `row` of a sample, normalised, to first and use as above. `widened` holds [2 * pairs].
+template <class First, class Use>
+ISP_INLINE void for_each_pair(
     const Render& r, const Levels& levels, int64_t sample, int64_t row, const Span& span,
-    float* widened, float* out) {
+    float* widened, First first, Use use) {
   const int site = 2 * (int)(row & 1);
   const float *black = levels.black + site, *scale = levels.scale + site;
-  const int64_t start = sample * r.mosaic_sample + row * r.mosaic_row, at = start + 2 * span.pair;
+  switch (r.mosaic_type) {
+    case Element::uint16:
+      return normalise_pairs<Element::uint16>(
+          sensor_row<uint16_t>(r, sample, row, span), span.pairs, black, scale, first, use);
+    case Element::int16:
+      return normalise_pairs<Element::int16>(
+          sensor_row<int16_t>(r, sample, row, span), span.pairs, black, scale, first, use);
+    case Element::float32:
+      return normalise_pairs<Element::float32>(
+          sensor_row<float>(r, sample, row, span), span.pairs, black, scale, first, use);
+    default:
+      return normalise_pairs<Element::float32>(
+          widened_row(r, sample, row, span, widened), span.pairs, black, scale, first, use);
+  }
+}
+
+// Sensor row `row` of a sample into the planes out and out + span.length.
+static inline void normalise_row(
+    const Render& r, const Levels& levels, int64_t sample, int64_t row, const Span& span,
+    float* widened, float* out) {
   float *even_plane = out + kPad, *odd_plane = even_plane + span.length;
-  const int64_t ahead = at + at_most(kAhead, r.height - 1 - row) * r.mosaic_row;
-  if (r.mosaic_type == Element::uint16) {
-    const uint16_t* words = static_cast<const uint16_t*>(r.mosaic);
-    normalise_pairs<Element::uint16>(words + at, words + ahead, span.pairs, black, scale, even_plane,
-                                     odd_plane);
-  } else if (r.mosaic_type == Element::int16) {
-    const int16_t* words = static_cast<const int16_t*>(r.mosaic);
-    normalise_pairs<Element::int16>(words + at, words + ahead, span.pairs, black, scale, even_plane,
-                                    odd_plane);
-  } else {
-    const float* floats = static_cast<const float*>(r.mosaic) + at;
-    const float* next = static_cast<const float*>(r.mosaic) + ahead;
-    if (r.mosaic_type != Element::float32) {
-      widen(r.mosaic, r.mosaic_type, at, 2 * span.pairs, widened);
-      floats = next = widened;
-    }
-    normalise_pairs<Element::float32>(floats, next, span.pairs, black, scale, even_plane, odd_plane);
-  }
-  const int64_t before = 2 * span.pair - 2, behind = 2 * (span.pair + span.pairs);
-  for (int odd_column = 0; odd_column < 2; ++odd_column) {
-    float* plane = odd_column ? odd_plane : even_plane;
-    const int of = site + odd_column;
-    plane[-1] = normalise_one(r, levels, start + reflect(before + odd_column, r.width), of);
-    plane[span.pairs] = normalise_one(r, levels, start + reflect(behind + odd_column, r.width), of);
-  }
+  for_each_pair(
+      r, levels, sample, row, span, widened,
+      [&](float a, float b) {
+        even_plane[-1] = a;
+        odd_plane[-1] = b;
+      },
+      [&](int64_t i, Vec a, Vec b) __attribute__((always_inline)) {
+        store(even_plane + i, a);
+        store(odd_plane + i, b);
+      });
 }
 
 }  // namespace ISP_DISTILL_ISA
