@@ -25,6 +25,10 @@ ISP_DISTILL_DECLARE_KERNEL(
     render_folded_sizes,
     (const Render&, int64_t source_columns, int64_t columns, int64_t* workspace))
 ISP_DISTILL_DECLARE_KERNEL(render_folded, (const Render&, const RenderPiece&, float* workspace))
+ISP_DISTILL_DECLARE_KERNEL(
+    render_unresized_sizes,
+    (const Render&, int64_t source_columns, int64_t columns, int64_t* workspace))
+ISP_DISTILL_DECLARE_KERNEL(render_unresized, (const Render&, const RenderPiece&, float* workspace))
 
 namespace {
 
@@ -170,9 +174,15 @@ void render_picture(
     most_source = std::max(most_source, columns.end[p.column_end - 1] - columns.begin[p.column_begin]);
     most_columns = std::max(most_columns, p.column_end - p.column_begin);
   }
-  const auto sizes =
-      folded_rows ? ISP_DISTILL_KERNEL(render_folded_sizes) : ISP_DISTILL_KERNEL(render_sizes);
-  const auto run = folded_rows ? ISP_DISTILL_KERNEL(render_folded) : ISP_DISTILL_KERNEL(render);
+  auto sizes = ISP_DISTILL_KERNEL(render_sizes);
+  auto run = ISP_DISTILL_KERNEL(render);
+  if (folded_rows) {
+    sizes = ISP_DISTILL_KERNEL(render_folded_sizes);
+    run = ISP_DISTILL_KERNEL(render_folded);
+  } else if (r.rows.identity && r.columns.identity && r.out_column == 1 && !superpixel) {
+    sizes = ISP_DISTILL_KERNEL(render_unresized_sizes);
+    run = ISP_DISTILL_KERNEL(render_unresized);
+  }
   sizes(r, most_source, most_columns, &workspace);
   for_each(static_cast<int64_t>(pieces.size()), workspace,
            [&](int64_t i, float* memory) { run(r, pieces[i], memory); });

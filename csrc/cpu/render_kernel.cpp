@@ -8,7 +8,7 @@
 // in a ring; when it is taller, an output row is a sum of at most 3 developed rows, kept in a ring
 // instead. Developed rows are as wide as the sensor and their sums too: the resize along the row then
 // happens once for each row of the picture rather than for each of the sensor.
-#include "cpu/render_demosaic.h"
+#include "cpu/render_develop.h"
 #include "cpu/render_finish.h"
 
 namespace isp_distill {
@@ -16,45 +16,7 @@ namespace ISP_DISTILL_ISA {
 
 namespace {
 
-constexpr int64_t kReach = 2;               // rows that a demosaicing filter reads on either side
-constexpr int64_t kRing = 2 * kReach + 1;   // normalised rows
-constexpr int64_t kUnfinished = 4;          // sums, or developed rows
-
-struct Developer {
-  const Render* render;
-  int64_t sample;
-  Span span;
-  Levels levels;
-  // The colour matrix for rows with red and for rows with blue, its columns in the order of
-  // demosaic_pairs: the row's own colour, green, the other.
-  Colour colour[2];
-  int64_t next;    // the first sensor row that is not normalised yet
-  float* ring;     // [kRing][2][span.length]
-  float* widened;  // [2 * span.pairs]
-};
-
-int64_t developer_floats(int64_t pairs) {
-  return kRing * 2 * plane_length(pairs) + round_up(2 * pairs, kPad);
-}
-
-Developer make_developer(
-    const Render& r, const RenderPiece& piece, const Span& span, float* workspace) {
-  Developer d;
-  d.render = &r;
-  d.sample = piece.sample;
-  d.span = span;
-  d.levels = levels_of(r, piece.sample);
-  const float* m = r.ccm + 9 * piece.sample;
-  const float swapped[9] = {m[2], m[1], m[0], m[5], m[4], m[3], m[8], m[7], m[6]};
-  d.colour[0] = colour_of(r, m);
-  d.colour[1] = colour_of(r, swapped);
-  d.next = at_least(r.top + r.rows.begin[piece.row_begin] - kReach, 0);
-  d.ring = workspace;
-  d.widened = workspace + kRing * 2 * span.length;
-  return d;
-}
-
-float* ring_row(const Developer& d, int64_t row) { return d.ring + row % kRing * 2 * d.span.length; }
+constexpr int64_t kUnfinished = 4;  // sums, or developed rows
 
 // How a developed row ends: as demosaiced, or with matrix, clip and a tone. It is [3][planes][length].
 enum class Finish { camera, linear, srgb, gamma, smoothstep };
@@ -90,29 +52,14 @@ void develop_pairs(
 
 template <Finish finish>
 void develop_bayer(Developer& d, int64_t source_row, float* out) {
-  const Render& r = *d.render;
-  const int64_t row = r.top + source_row;
-  const int64_t end = at_most(row + kReach + 1, r.height);
-  for (; d.next < end; ++d.next) {
-    normalise_row(r, d.levels, d.sample, d.next, d.span, d.widened, ring_row(d, d.next));
-  }
-  const float* of_row[kRing];
-  for (int64_t k = 0; k < kRing; ++k) of_row[k] = ring_row(d, reflect(row + k - kReach, r.height));
-  // The plane (R, Gr, Gb, B) of the row's even column.
-  const int64_t plane = (2 * (row & 1)) ^ (r.pattern[d.sample] & 3);
-  const bool colour_even = plane == 0 || plane == 3, blue = plane >= 2;
-  const int64_t x = kPad + (colour_even ? 0 : d.span.length);
-  const int64_t y = kPad + (colour_even ? d.span.length : 0);
-  const SensorRows rows = {of_row[2] + x, of_row[2] + y, of_row[1] + x, of_row[3] + x,
-                           of_row[1] + y, of_row[3] + y, of_row[0] + x, of_row[4] + x,
-                           of_row[0] + y, of_row[4] + y};
+  const BayerRow row = bayer_row(d, source_row);
   const auto develop =
-      r.demosaic == Demosaic::bilinear
-          ? (colour_even ? develop_pairs<Demosaic::bilinear, true, finish>
+      d.render->demosaic == Demosaic::bilinear
+          ? (row.colour_even ? develop_pairs<Demosaic::bilinear, true, finish>
                          : develop_pairs<Demosaic::bilinear, false, finish>)
-          : (colour_even ? develop_pairs<Demosaic::malvar, true, finish>
+          : (row.colour_even ? develop_pairs<Demosaic::malvar, true, finish>
                          : develop_pairs<Demosaic::malvar, false, finish>);
-  develop(rows, d.span.pairs, d.colour[blue], blue, out);
+  develop(row.rows, d.span.pairs, d.colour[row.blue], row.blue, out);
 }
 
 // One period of 2 x 2 sensor pixels is one pixel.
