@@ -50,6 +50,7 @@ ISP_INLINE Span span_of(const Render& r, const RenderPiece& piece) {
 
 // An index beyond an edge, mirrored about the edge's own element.
 ISP_INLINE int64_t reflect(int64_t index, int64_t size) {
+  if (index >= 0 && index < size) return index;
   const int64_t period = 2 * (size - 1);
   index = (index % period + period) % period;
   return index < size ? index : period - index;

@@ -91,6 +91,7 @@ Taps TapsTable::view() const {
 namespace {
 
 int64_t reflect(int64_t index, int64_t size) {
+  if (index >= 0 && index < size) return index;
   const int64_t period = 2 * (size - 1);
   index = (index % period + period) % period;
   return index < size ? index : period - index;
@@ -115,14 +116,16 @@ FoldedTable::FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, 
     FoldedTerm term;
   };
   std::vector<Entry> entries;
+  SensorRowWeights direct[3][2];  // of T0, T1 and T2, for the even and the odd rows
   for (int64_t i = 0; i < rows.target; ++i) {
     const int64_t from = rows.begin[i], to = rows.end[i];
-    // Of T0, T1 and T2, for the even and the odd rows.
     const int64_t low = std::max<int64_t>(superpixel ? top + 2 * from : top + from - reach, 0);
     const int64_t high = std::min(superpixel ? top + 2 * to : top + to + reach, height);
-    SensorRowWeights direct[3][2];
     for (auto& pair : direct) {
-      for (auto& weights : pair) weights = {low, std::vector<double>(high - low, 0.0)};
+      for (auto& weights : pair) {
+        weights.first = low;
+        weights.values.assign(high - low, 0.0);
+      }
     }
     for (int64_t k = from; k < to; ++k) {
       const double v = rows.exact[i * rows.stride + k - from];
