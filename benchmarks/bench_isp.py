@@ -4,13 +4,13 @@
     python benchmarks/bench_isp.py --megapixels 12 --tasks display
     pytest benchmarks/bench_isp.py --benchmark-only     # the same calls under pytest-benchmark
 
-Three tasks: a 224-pixel picture resized in display values, the same resized in linear light, and the
-picture at the sensor's own size (Malvar, sRGB, float32). Compared: eager PyTorch (the reference) and
-the same under torch.compile; an OpenCV chain in float32; the fastest OpenCV chain that a careful user
-would write, 16-bit until the picture is small; LibRaw's postprocess at full and at half size, of a
-file that is decoded already; colour-demosaicing; and kornia's raw_to_rgb with the same steps around
-it. Every call takes the next of several mosaics, together larger than the caches. All take turns,
-and the least time of each counts. Ways that take seconds take one turn.
+Three tasks: a 224-pixel picture resized in display values, the same resized in linear light, and
+the picture at the sensor's own size (Malvar, sRGB, float32). Compared: eager PyTorch (the
+reference) and the same under torch.compile; an OpenCV chain in float32; the fastest OpenCV chain
+that a careful user would write, 16-bit until the picture is small; LibRaw's postprocess at full and
+at half size, of a file that is decoded already; colour-demosaicing; and kornia's raw_to_rgb with
+the same steps around it. Every call takes the next of several mosaics, together larger than the
+caches. All take turns, and the least time of each counts. Ways that take seconds take one turn.
 
 The floor is the bytes that must move, mosaic and picture, at the rate of a large copy in the same
 run. Quality: see isp_quality.py.
@@ -220,7 +220,7 @@ class Workload:
 
 
 def memory_cases(megabytes: int = 128) -> dict[str, Way]:
-    """A copy larger than the caches, and the mosaics' bytes read once."""
+    """A copy larger than the caches."""
     source = torch.rand(megabytes * 250_000)
     target = torch.empty_like(source)
     return {"copy": lambda: target.copy_(source)}

@@ -3,10 +3,10 @@
     python benchmarks/isp_quality.py                  # the table, and the strip of pictures
 
 Each photograph of scikit-image is brought to linear light, taken to an RGGB mosaic of 14 bits with
-unequal gains and a colour matrix, without noise, and rendered again. Compared with the photograph, in
-display values, 8 pixels of border left out: CPSNR (the peak signal-to-noise ratio over all three
-channels at once) and the mean colour difference (CIE 1976). Superpixel pictures are half as large and
-are compared with the photograph reduced to half by averaging.
+unequal gains and a colour matrix, without noise, and rendered again. Compared with the photograph,
+in display values, 8 pixels of border left out: CPSNR (the peak signal-to-noise ratio over all three
+channels at once) and the mean colour difference (CIE 1976). Superpixel pictures are half as large
+and are compared with the photograph reduced to half by averaging.
 """
 
 from __future__ import annotations

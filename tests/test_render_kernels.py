@@ -1,9 +1,10 @@
 """The CPU kernels of ``render`` against the reference in float64, on every instruction set here.
 
-What is allowed: 3e-5 for the tone curves' tables (a sixth of the half 12-bit step that issue 5 asks
-for), a few float32 roundings for the rest, times 1 / std, and the rounding of the result's own type.
-Just above black the gamma curve is so steep that the float32 roundings of its argument, 3e-7, show:
-there the result must lie between what the neighbouring arguments give, which costs up to 6e-4.
+What is allowed: 3e-5 for the tone curves' tables (a quarter of half a 12-bit step, which is the
+bound), a few float32 roundings for the rest, times 1 / std, and the rounding of the result's own
+type. Just above black the gamma curve is so steep that a float32 rounding of its argument, 1e-7,
+shows as 4e-4 in any float32 computation: 6e-4 are allowed there, and the curve itself is held to
+6e-6 by test_tone_curves_at_every_level.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def calls(draw):
     seed = draw(st.integers(0, 2**20))
     generator = torch.Generator().manual_seed(seed)
     batch = draw(st.integers(1, 3))
-    # Vectors hold 4, 8 or 16 pairs of columns; tiles 1024.
+    # Vectors hold 4, 8 or 16 pairs of columns. For several tiles see test_large_pictures.
     height = 2 * draw(st.sampled_from([1, 2, 3, 7, 20, 33]))
     width = 2 * draw(st.sampled_from([1, 2, 3, 8, 9, 17, 33, 64, 70]))
     dtype = draw(st.sampled_from(MOSAIC_DTYPES))
@@ -140,14 +141,14 @@ def test_against_the_reference(call):
 def expected_large(orientation, crop, size):
     with use_backend("reference"):
         isp = CAMERA.replace(orientation=orientation)
-        return render(mosaics(1, 662, 2134), isp, crop=crop, size=size, dtype=torch.float64)
+        return render(mosaics(1, 322, 4402), isp, crop=crop, size=size, dtype=torch.float64)
 
 
 # Several tiles and bands and, in float32 where nothing is resized, beyond the streaming threshold.
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 def test_large_pictures(instruction_set, orientation):
-    mosaic, isp = mosaics(1, 662, 2134), CAMERA.replace(orientation=orientation)
-    for crop, size in (((0, 0, 662, 2134), None), ((1, 3, 660, 2121), None), (None, (330, 2300))):
+    mosaic, isp = mosaics(1, 322, 4402), CAMERA.replace(orientation=orientation)
+    for crop, size in (((0, 0, 322, 4402), None), ((1, 3, 320, 4389), None), (None, (160, 4500))):
         expected = expected_large(orientation, crop, size)
         for dtype in OUT_DTYPES:
             for layout in LAYOUTS:
@@ -162,7 +163,9 @@ def test_large_pictures(instruction_set, orientation):
 def expected_small(demosaic, resize_in, size):
     with use_backend("reference"):
         isp = CAMERA.replace(demosaic=demosaic)
-        return render(mosaics(1, 300, 800), isp, size=size, resize_in=resize_in, dtype=torch.float64)
+        return render(
+            mosaics(1, 300, 800), isp, size=size, resize_in=resize_in, dtype=torch.float64
+        )
 
 
 @pytest.mark.parametrize("resize_in", ["display", "linear"])
@@ -200,7 +203,7 @@ def test_tone_curves_at_every_level(instruction_set, tone):
 
 
 def test_the_result_does_not_depend_on_threads_or_neighbours(instruction_set):
-    mosaic = mosaics(3, 200, 2100)
+    mosaic = mosaics(3, 200, 4200)
     threads = torch.get_num_threads()
     with use_backend("cpu"):
         for call in ({}, {"size": (50, 300)}, {"size": (50, 300), "resize_in": "linear"}):

@@ -57,8 +57,9 @@ void turn_upright(const Tensor& picture, int64_t orientation, Render* r) {
   r->out = static_cast<char*>(picture.data_ptr()) + start * picture.element_size();
 }
 
-// A tile of so many sensor columns keeps its rows in the first-level cache, or close to it.
-constexpr int64_t kTileColumns = 1024;
+// The rows of a tile of so many sensor columns fit the second-level cache, 0.4 MB for 4096. Narrower
+// tiles, for the first-level cache, were slower: memory likes long rows better.
+constexpr int64_t kTileColumns = 4096;
 // Neighbouring pieces both develop the rows and columns that lie in the support of both.
 constexpr int64_t kLeast = 8;
 

@@ -1,9 +1,9 @@
 // Colour matrix, clip and tone curve.
 //
 // A tone curve is a table of kSegments parabolas in x (sRGB), or in the square root of x (gamma, which
-// is too steep at black, and from which smoothstep follows). Segments are an eighth to a quarter of their distance
-// from black wide: they are told apart by the exponent and the two highest bits of the mantissa of
-// x + 2^-8 (shrunk a little, so that it stays below 1). Table and error: render_tables.cpp.
+// is too steep at black, and from which smoothstep follows). Segments are an eighth to a quarter of
+// their distance from black wide: they are told apart by the exponent and the two highest bits of the
+// mantissa of x + 2^-8 (shrunk a little, so that it stays below 1). Table and error: render_tables.cpp.
 #pragma once
 
 #include "cpu/render.h"

@@ -46,7 +46,9 @@ static Developer make_developer(
   return d;
 }
 
-ISP_INLINE float* ring_row(const Developer& d, int64_t row) { return d.ring + row % kRing * 2 * d.span.length; }
+ISP_INLINE float* ring_row(const Developer& d, int64_t row) {
+  return d.ring + row % kRing * 2 * d.span.length;
+}
 
 // The rows that demosaicing a source row of a Bayer mosaic reads, and what stands where in it.
 struct BayerRow {

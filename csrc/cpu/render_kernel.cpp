@@ -1,10 +1,9 @@
 // render, the general way: develop every sensor row that a piece needs, resize vertically by adding it
 // to the output rows that it contributes to, then along the row.
 //
-// A piece is a tile of the picture, narrow enough that all of its rows stay in the first- and
-// second-level cache: a ring of 5 normalised sensor rows; one developed row (demosaiced and, where the
-// resize is in display values, coloured); and the sums of the output rows that are unfinished. When the
-// picture is smaller, a source row contributes to 2 or 3 output rows, so that there are at most 4 sums,
+// A piece is a tile of the picture, narrow enough that all of its rows stay in the second-level cache:
+// a ring of 5 normalised sensor rows; one developed row (demosaiced and, where the resize is in display
+// values, coloured); and the sums of the output rows that are unfinished. When the picture is smaller, a source row contributes to 2 or 3 output rows, so that there are at most 4 sums,
 // in a ring; when it is taller, an output row is a sum of at most 3 developed rows, kept in a ring
 // instead. Developed rows are as wide as the sensor and their sums too: the resize along the row then
 // happens once for each row of the picture rather than for each of the sensor.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -109,9 +110,11 @@ def render(
         raise ValueError(f"memory_format {memory_format}: expected contiguous or channels_last")
     gain = settings.gain(batch, device)
     means, stds = _channels(mean, 0.0, "mean", device), _channels(std, 1.0, "std", device)
-    tensors = (
-        mosaic, settings.black, settings.white, settings.pattern, gain, settings.ccm, means, stds
-    )  # fmt: skip
+    black, white, pattern, ccm = (
+        cast(Tensor, value)  # batched() makes tensors of all of them
+        for value in (settings.black, settings.white, settings.pattern, settings.ccm)
+    )
+    tensors = (mosaic, black, white, pattern, gain, ccm, means, stds)
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     name = _backend_for(device, mosaic.dtype, dtype, needs_gradient)
     crop = (top, left, box[2], box[3])
@@ -123,11 +126,11 @@ def render(
         return picture
     picture = reference.render(
         mosaic,
-        black=settings.black,
-        white=settings.white,
-        pattern=settings.pattern,
+        black=black,
+        white=white,
+        pattern=pattern,
         gain=gain,
-        ccm=settings.ccm,
+        ccm=ccm,
         demosaic_method=isp.demosaic,
         tone=isp.tone,
         orientation=isp.orientation,

@@ -1,8 +1,8 @@
 """``isp_distill::render``: the torch operator that every compiled backend of ``render`` shares.
 
-Schema and shapes are written once, here. A backend is one function (see :data:`Forward`), registered
-with :mod:`isp_distill.backend` and named in the operator's arguments. The operator has no gradient:
-a call that asks for one is served by the reference, which is plain PyTorch.
+Schema and shapes are written once, here. A backend is one function (see :data:`Forward`),
+registered with :mod:`isp_distill.backend` and named in the operator's arguments. The operator has
+no gradient: a call that asks for one is served by the reference, which is plain PyTorch.
 """
 
 from __future__ import annotations
