@@ -5,18 +5,13 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <memory>
 #include <optional>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
+#include "cpu/arguments.h"
 #include "cpu/dispatch.h"
 #include "cpu/raw_conv.h"
+#include "cpu/workspace.h"
 
 namespace isp_distill {
 
@@ -36,45 +31,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-Element element_of(const Tensor& tensor, const char* name) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Byte:
-      return Element::uint8;
-    case ScalarType::UInt16:
-      return Element::uint16;
-    case ScalarType::Short:
-      return Element::int16;
-    case ScalarType::Int:
-      return Element::int32;
-    case ScalarType::Half:
-      return Element::float16;
-    case ScalarType::BFloat16:
-      return Element::bfloat16;
-    case ScalarType::Float:
-      return Element::float32;
-    case ScalarType::Double:
-      return Element::float64;
-    default:
-      STD_TORCH_CHECK(false, name, " has a type that raw_conv does not take");
-  }
-}
-
-// Contiguous float32 of the given shape.
-float* floats(const Tensor& tensor, std::vector<int64_t> shape, const char* name) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Float, name, " must be float32");
-  STD_TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
-  STD_TORCH_CHECK(tensor.dim() == static_cast<int64_t>(shape.size()), name, " has a wrong rank");
-  for (size_t d = 0; d < shape.size(); ++d) {
-    STD_TORCH_CHECK(tensor.size(d) == shape[d], name, " has a wrong size");
-  }
-  return static_cast<float*>(tensor.data_ptr());
-}
-
-float* floats(const std::optional<Tensor>& tensor, std::vector<int64_t> shape, const char* name) {
-  return tensor ? floats(*tensor, std::move(shape), name) : nullptr;
-}
 
 Image image_of(const Tensor& tensor, const RawConv& c, int64_t batch, const char* name) {
   STD_TORCH_CHECK(tensor.is_cpu() && tensor.dim() == 4, name, " must be a 4-D tensor on the CPU");
@@ -198,52 +154,6 @@ int64_t widest(const std::vector<Piece>& pieces) {
   int64_t columns = 0;
   for (const Piece& p : pieces) columns = std::max(columns, p.column_end - p.column_begin);
   return columns;
-}
-
-struct Free {
-  void operator()(float* p) const { std::free(p); }
-};
-using Buffer = std::unique_ptr<float, Free>;
-
-Buffer allocate(int64_t count) {
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
-  void* p = std::aligned_alloc(64, std::max<size_t>(bytes, 64));
-  STD_TORCH_CHECK(p != nullptr, "out of memory: raw_conv needs ", bytes, " bytes");
-  return Buffer(static_cast<float*>(p));
-}
-
-// Runs run(item, workspace) for every item. Threads take the next item when they are done with one, and
-// each has a workspace of its own.
-template <class Run>
-void for_each(int64_t items, int64_t workspace_floats, const Run& run) {
-  if (items == 0) return;
-  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), items);
-  // A multiple of the page's size keeps the threads' workspaces apart.
-  const int64_t each = (workspace_floats + 1023) / 1024 * 1024;
-  const Buffer workspace = allocate(threads * each);
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread) {
-      for (int64_t item; (item = next.fetch_add(1)) < items;) {
-        run(item, workspace.get() + thread * each);
-      }
-    }
-  });
-}
-
-// The output is fresh memory that the system hands out page by page on the first write; for large
-// tensors that takes longer than the convolution. Pages of 2 MiB make it cheap where they are allowed.
-void advise_huge_pages(const Tensor& out) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHuge = 2 << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr());
-  const uintptr_t end = begin + out.numel() * out.element_size();
-  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge, last = end / kHuge * kHuge;
-  // A hint: whether it is taken makes no difference to the result.
-  if (first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#else
-  (void)out;
-#endif
 }
 
 void raw_conv_forward(

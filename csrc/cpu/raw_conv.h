@@ -3,9 +3,10 @@
 
 #include <stdint.h>
 
+#include "cpu/element.h"
+
 namespace isp_distill {
 
-enum class Element { uint8, uint16, int16, int32, float16, bfloat16, float32, float64 };
 enum class Curve { linear, sqrt, log, gamma };
 enum class Activation { none, relu, relu6, silu, gelu };
 

@@ -1,6 +1,7 @@
 // The per-pixel part of raw_conv: the four sites of a period to normalised, mixed and curved planes.
 #pragma once
 
+#include "cpu/mosaic.h"
 #include "cpu/raw_conv.h"
 #include "cpu/simd.h"
 
@@ -10,14 +11,6 @@ namespace ISP_DISTILL_ISA {
 constexpr float kDarkest = 1e-8f;             // below it the curves sqrt and gamma are flat
 constexpr float kMu = 255.0f;                 // of the log curve, log(1 + mu x) / log(1 + mu)
 constexpr float kLog2Scale = 0.125f;          // 1 / log2(1 + mu)
-
-ISP_INLINE int64_t round_up(int64_t n, int64_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-ISP_INLINE int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-ISP_INLINE int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-// Division that rounds down, for a negative n as well.
-ISP_INLINE int64_t floor_div(int64_t n, int64_t d) { return n >= 0 ? n / d : -((-n + d - 1) / d); }
 
 // The settings of one sample, in the order of the sites of a period (2 * row + column).
 struct Camera {
@@ -45,34 +38,11 @@ ISP_INLINE Camera camera_of(const RawConv& c, int64_t sample) {
   return camera;
 }
 
-// The two 16-bit sites of a row of a period, which one word holds.
-template <Element type>
-ISP_INLINE void split_pair(Word pair, Vec* site) {
-  if constexpr (type == Element::uint16) {
-    site[0] = to_float(pair & 0xffffu);
-    site[1] = to_float(pair >> 16);
-  } else {
-    site[0] = to_float((Word)((Int)(pair << 16) >> 16));
-    site[1] = to_float((Word)((Int)pair >> 16));
-  }
-}
-
 // kLanes periods from two mosaic rows.
 template <Element type>
 ISP_INLINE void load_sites(const void* row0, const void* row1, int64_t period, Vec* site) {
-  if constexpr (type == Element::float32) {
-    for (int row = 0; row < 2; ++row) {
-      const float* p = static_cast<const float*>(row ? row1 : row0) + 2 * period;
-      const Vec a = load(p), b = load(p + kLanes);
-      site[2 * row] = even(a, b);
-      site[2 * row + 1] = odd(a, b);
-    }
-  } else {
-    for (int row = 0; row < 2; ++row) {
-      const uint16_t* p = static_cast<const uint16_t*>(row ? row1 : row0) + 2 * period;
-      split_pair<type>(load_words(p), &site[2 * row]);
-    }
-  }
+  load_pairs<type>(row0, period, &site[0], &site[1]);
+  load_pairs<type>(row1, period, &site[2], &site[3]);
 }
 
 // 2 * kLanes periods: site[0] the even ones, site[1] the odd ones.
@@ -91,8 +61,8 @@ ISP_INLINE void load_sites_in_two(
     for (int row = 0; row < 2; ++row) {
       const uint16_t* p = static_cast<const uint16_t*>(row ? row1 : row0) + 2 * period;
       const Vec a = (Vec)load_words(p), b = (Vec)load_words(p + 2 * kLanes);
-      split_pair<type>((Word)even(a, b), &site[0][2 * row]);
-      split_pair<type>((Word)odd(a, b), &site[1][2 * row]);
+      split_pair<type>((Word)even(a, b), &site[0][2 * row], &site[0][2 * row + 1]);
+      split_pair<type>((Word)odd(a, b), &site[1][2 * row], &site[1][2 * row + 1]);
     }
   }
 }
@@ -224,34 +194,6 @@ static void convert_sites_in_two(
         } else {
           memcpy(to, &planes[k], 4 * here);
         }
-      }
-    }
-  }
-}
-
-// The types without a path of their own are widened to float32 first.
-static void widen(const void* source, Element type, int64_t begin, int64_t count, float* out) {
-  switch (type) {
-    case Element::uint8:
-      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<const uint8_t*>(source)[begin + i];
-      return;
-    case Element::int32:
-      for (int64_t i = 0; i < count; ++i) {
-        out[i] = (float)static_cast<const int32_t*>(source)[begin + i];
-      }
-      return;
-    case Element::float64:
-      for (int64_t i = 0; i < count; ++i) {
-        out[i] = (float)static_cast<const double*>(source)[begin + i];
-      }
-      return;
-    default: {  // float16
-      const uint16_t* half = static_cast<const uint16_t*>(source) + begin;
-      for (int64_t i = 0; i < count; i += kLanes) {
-        HalfWord h = {};
-        memcpy(&h, half + i, 2 * at_most(kLanes, count - i));
-        const Vec v = from_float16(h);
-        memcpy(out + i, &v, 4 * at_most(kLanes, count - i));
       }
     }
   }

@@ -373,9 +373,19 @@ def render(
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(image.shape[-2:]) == size:
-        return image
-    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+    # Each axis alone, as the last one. Asked for a height and a width of 1 at once, torch (2.14 was
+    # seen to) repeats the first row.
+    for target in (size[1], size[0]):
+        if image.shape[-1] != target:
+            image = F.interpolate(
+                image,
+                (image.shape[-2], target),
+                mode="bilinear",
+                align_corners=False,
+                antialias=True,
+            )
+        image = image.transpose(-2, -1).contiguous()
+    return image
 
 
 # --------------------------------------------------------------------------- the ISP, backwards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -10,8 +11,11 @@ from torch import Tensor
 from isp_distill import backend
 from isp_distill.cfa import check_levels
 from isp_distill.isp import ISP
-from isp_distill.ops import reference
+from isp_distill.ops import reference, render_cpu
 from isp_distill.ops.raw_conv import checked_mosaic
+from isp_distill.ops.render_operator import render as operator
+
+__all__ = ["output_size", "render", "render_cpu"]
 
 backend.register(backend.Implementation("render", "reference", reference.render))
 
@@ -102,27 +106,66 @@ def render(
     device = mosaic.device
     settings = isp.batched(batch, device)
     check_levels(isp.black, isp.white)
-    implementation = backend.choose(
-        "render", device, demosaic=isp.demosaic, resize_in=resize_in, dtype=dtype
+    if memory_format not in (torch.contiguous_format, torch.channels_last):
+        raise ValueError(f"memory_format {memory_format}: expected contiguous or channels_last")
+    gain = settings.gain(batch, device)
+    means, stds = _channels(mean, 0.0, "mean", device), _channels(std, 1.0, "std", device)
+    black, white, pattern, ccm = (
+        cast(Tensor, value)  # batched() makes tensors of all of them
+        for value in (settings.black, settings.white, settings.pattern, settings.ccm)
     )
-    picture: Tensor = implementation.functions(
+    tensors = (mosaic, black, white, pattern, gain, ccm, means, stds)
+    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    name = _backend_for(device, mosaic.dtype, dtype, needs_gradient)
+    crop = (top, left, box[2], box[3])
+    if name != "reference":
+        picture: Tensor = operator(
+            *tensors, isp.demosaic, isp.tone, isp.orientation, crop, target, resize_in, dtype,
+            memory_format == torch.channels_last, name,
+        )  # fmt: skip
+        return picture
+    picture = reference.render(
         mosaic,
-        black=settings.black,
-        white=settings.white,
-        pattern=settings.pattern,
-        gain=settings.gain(batch, device),
-        ccm=settings.ccm,
+        black=black,
+        white=white,
+        pattern=pattern,
+        gain=gain,
+        ccm=ccm,
         demosaic_method=isp.demosaic,
         tone=isp.tone,
         orientation=isp.orientation,
-        crop=(top, left, box[2], box[3]),
+        crop=crop,
         size=target,
         resize_in=resize_in,
-        mean=_channels(mean, 0.0, "mean", device),
-        std=_channels(std, 1.0, "std", device),
+        mean=means,
+        std=stds,
         dtype=dtype,
     )
     return picture.contiguous(memory_format=memory_format)
+
+
+def _backend_for(
+    device: torch.device, mosaic: torch.dtype, dtype: torch.dtype, needs_gradient: bool
+) -> str:
+    """The backend that serves a call.
+
+    An exported program runs where this library is not: it is made of the reference's operators.
+    """
+    if torch.compiler.is_exporting():
+        return "reference"
+    name: str = _choose(device, mosaic, dtype, needs_gradient)
+    return name
+
+
+def _choose_now(
+    device: torch.device, mosaic: torch.dtype, dtype: torch.dtype, needs_gradient: bool
+) -> str:
+    call = {"mosaic": mosaic, "dtype": dtype, "needs_gradient": needs_gradient}
+    return backend.choose("render", device, **call).backend
+
+
+#: torch.compile asks once, when it compiles.
+_choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
 
 
 def _channels(

@@ -1,0 +1,37 @@
+// The tables that the render operator makes for its kernels, in float64.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/render.h"
+
+namespace isp_distill {
+
+// The parabolas of a tone curve, [3][kSegments].
+std::vector<float> tone_table(Tone tone);
+
+// The taps of one axis of the antialiased bilinear resize.
+struct TapsTable {
+  std::vector<int64_t> begin, end;
+  std::vector<double> exact;
+  std::vector<float> weight;  // exact, rounded
+  int64_t source, target, stride;
+
+  TapsTable(int64_t source, int64_t target);
+  Taps view() const;
+};
+
+// The taps of the rows with the vertical part of the demosaicing folded in (what the terms are:
+// render_folded_kernel.cpp).
+struct FoldedTable {
+  std::vector<int64_t> first, last, begin;
+  std::vector<FoldedTerm> terms;
+  int64_t active = 0;
+
+  // `top` is the first sensor row of the crop, `height` the sensor's.
+  FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, int64_t height);
+  FoldedRows view() const;
+};
+
+}  // namespace isp_distill

@@ -1,0 +1,60 @@
+"""``render`` on the CPU: hands the operator's tensors to the compiled kernels (csrc/cpu)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isp_distill import backend, extension
+from isp_distill.isp import DEMOSAICS, TONES
+from isp_distill.ops.render_operator import Settings, Tensors, output_like
+
+
+def refuses(
+    *, mosaic: torch.dtype, dtype: torch.dtype, needs_gradient: bool, **_: object
+) -> str | None:
+    """Why the compiled kernels cannot serve a call, or None."""
+    if torch.float64 in (mosaic, dtype):
+        return "it computes in float32, and float64 was asked for"
+    if needs_gradient:
+        return "it has no gradient, and one is asked for"
+    return None
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float32).contiguous()
+
+
+def forward(tensors: Tensors, settings: Settings) -> Tensor:
+    """The picture, ``[N, 3, *settings.size]``."""
+    mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
+    out = output_like(mosaic, settings)
+    torch.ops.isp_distill_cpu.render(
+        mosaic,
+        _flat(tensors.black),
+        _flat(tensors.white),
+        tensors.pattern.contiguous(),
+        _flat(tensors.gain),
+        _flat(tensors.ccm),
+        _flat(tensors.mean),
+        _flat(tensors.std),
+        DEMOSAICS.index(settings.demosaic),
+        TONES.index(settings.tone),
+        settings.orientation,
+        *settings.crop,
+        settings.resize_in == "linear",
+        out,
+    )
+    return out
+
+
+backend.register(
+    backend.Implementation(
+        "render",
+        "cpu",
+        forward,
+        devices=("cpu",),
+        missing=extension.missing,
+        refuses=refuses,
+    )
+)
