@@ -28,6 +28,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from floor import Floor, floor_from, interleaved, rate_cases
+from memory import peak_bytes
 
 from isp_distill import raw_conv
 
@@ -120,6 +121,19 @@ class Workload:
         """One call, and its backward pass."""
         return lambda: function().backward(self.cotangent)
 
+    def steps(self) -> dict[str, Callable[[], object]]:
+        """As in training, where the output's gradient is made by what follows, for the memory."""
+
+        def step(function: Callable[[], Tensor]) -> Callable[[], object]:
+            return lambda: function().backward(torch.ones_like(self.cotangent))
+
+        ways = {"ours": self.ours, "eager": self.eager, "compile": self.compiled}
+        return {name: step(function) for name, function in ways.items()}
+
+    def kept_bytes(self, backward: bool) -> int:
+        """The output and, in training, its gradient: what no implementation can do without."""
+        return self.cotangent.nbytes * (2 if backward else 1)
+
     def cases(self, backward: bool) -> dict[str, Callable[[], object]]:
         """Every way to compute it, by name."""
         way = self.training_step if backward else self.forward
@@ -134,7 +148,8 @@ class Workload:
 
 HEADER = (
     "| stem | MP | batch | pass | ours ms | eager / ours | compile / ours | conv2d alone / ours "
-    "| floor / ours | colour / plain |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| floor / ours | colour / plain | peak MB: ours | output + gradient | eager | compile |\n"
+    "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 
 
@@ -153,6 +168,10 @@ def measure(
                 work = Workload(STEMS[name], megapixels, batch)
                 for backward in (False, True):
                     seconds = interleaved({**work.cases(backward), **rate_cases()}, rounds)
+                    memory = {**work.cases(backward), **(work.steps() if backward else {})}
+                    megabytes = {
+                        way: peak_bytes(memory[way]) / 1e6 for way in ("ours", "eager", "compile")
+                    }
                     floor: Floor = floor_from(seconds)
                     # Backward: the weight's gradient takes as many operations as the forward pass.
                     factor = 2 if backward else 1
@@ -171,7 +190,9 @@ def measure(
                         f"| {name} | {megapixels} | {batch} | {row['pass']} | {1e3 * ours:.1f} "
                         f"| {seconds['eager'] / ours:.1f} | {seconds['compile'] / ours:.1f} "
                         f"| {seconds['conv2d'] / ours:.1f} | {least / ours:.2f} "
-                        f"| {seconds['ours, colour'] / ours:.2f} |",
+                        f"| {seconds['ours, colour'] / ours:.2f} "
+                        f"| {megabytes['ours']:.0f} | {work.kept_bytes(backward) / 1e6:.0f} "
+                        f"| {megabytes['eager']:.0f} | {megabytes['compile']:.0f} |",
                         flush=True,
                     )
     return rows

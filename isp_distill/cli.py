@@ -32,6 +32,7 @@ def _train(a: argparse.Namespace) -> None:
         exposure=a.exposure,
         crop=a.crop,
         resume=not a.restart,
+        profile=a.profile,
         device=a.device,
         workers=a.workers,
         seed=a.seed,
@@ -184,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--stem-lr", type=float, default=2e-2)
     one.add_argument("--trainable", choices=("all", "stem"), default="all")
     one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
+    one.add_argument("--profile", action="store_true", help="print where the time of a step went")
 
     one = command("evaluate", _evaluate, "agreement of a RAW student with its teacher")
     shared(one)

@@ -21,6 +21,7 @@ from isp_distill.evaluation import Report, evaluate, match_size
 from isp_distill.exposure import ShortExposure
 from isp_distill.isp import NoiseModel
 from isp_distill.losses import DistillLoss
+from isp_distill.stages import Stages
 from isp_distill.stem import RawStem, rawify
 from isp_distill.teacher import Teacher, as_student, as_teacher, logits_of
 
@@ -39,6 +40,7 @@ class TrainResult:
         seconds: of training, this process alone.
         skipped: files left out, with reasons.
         out: the folder with checkpoint, metrics, report.json and contact_sheet.png.
+        stages: seconds of each stage of the steps, where ``profile`` was on.
     """
 
     student: nn.Module
@@ -48,6 +50,7 @@ class TrainResult:
     seconds: float
     skipped: dict[str, str]
     out: Path
+    stages: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def train(
@@ -86,6 +89,7 @@ def train(
     resume: bool = True,
     tensorboard: bool = True,
     progress: bool = True,
+    profile: bool = False,
     seed: int = 0,
 ) -> TrainResult:
     """Distil an RGB teacher into a student that sees the mosaic. No labels are needed.
@@ -135,6 +139,8 @@ def train(
         resume: go on from the checkpoint in ``out``; False starts anew.
         tensorboard: write TensorBoard's files where it is installed.
         progress: show a progress bar.
+        profile: print at the end how the time of a step divides over its stages, and put it into
+            the report; on a GPU this makes the run slower.
         seed: of everything random.
 
     Raises:
@@ -224,6 +230,7 @@ def train(
             },
         )
 
+    stages = Stages(where, profile)
     forward = torch.compile(pupil) if compile else pupil
     autocast = where.type == "cuda" if amp is None else amp
     pupil.train(dropout)
@@ -242,20 +249,28 @@ def train(
                 group["lr"] = group["peak_lr"] * factor
             total, agreed, seen, rows = torch.zeros((), device=where), 0, 0, 0
             for micro in range(accumulate):
-                batch = next(batches)
-                if where.type == "cuda":
-                    batch = batch.pin_memory()
-                batch = batch.to(where)
+                with stages("wait for input"):
+                    batch = next(batches)
+                    if where.type == "cuda":
+                        batch = batch.pin_memory()
+                    batch = batch.to(where)
                 mosaic, isp = batch.mosaic, batch.isp
                 if short is not None:
-                    number = step * accumulate + micro
-                    mosaic, isp = short.apply(mosaic, isp, seed=(seed << 32) + number)
+                    with stages("short exposure"):
+                        number = step * accumulate + micro
+                        mosaic, isp = short.apply(mosaic, isp, seed=(seed << 32) + number)
                 with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
                     with torch.no_grad():
-                        target = chosen.logits(chosen.picture(batch))
-                    predicted = match_size(logits_of(forward(mosaic, isp)), target)
-                    loss, agreement = loss_of(predicted, target, batch.labels)
-                (loss / accumulate).backward()
+                        with stages("teacher's picture"):
+                            picture = chosen.picture(batch)
+                        with stages("teacher"):
+                            target = chosen.logits(picture)
+                    with stages("student"):
+                        predicted = match_size(logits_of(forward(mosaic, isp)), target)
+                    with stages("loss"):
+                        loss, agreement = loss_of(predicted, target, batch.labels)
+                with stages("backward"):
+                    (loss / accumulate).backward()
                 total += loss.detach() / accumulate
                 agreed += agreement
                 seen, rows = seen + len(mosaic), rows + target.numel() // target.shape[1]
@@ -269,10 +284,11 @@ def train(
                     f"the loss is {value} at step {step}: lower lr or stem_lr, or raise the "
                     f"temperature; the last checkpoint in {folder} is sound"
                 )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if average is not None:
-                average.update(pupil)
+            with stages("optimiser"):
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average is not None:
+                    average.update(pupil)
             speed = seen / (time.perf_counter() - since)
             share = float(agreed) / rows
             numbers = {"loss": value, "agreement": share, "images_per_second": speed}
@@ -285,6 +301,8 @@ def train(
         bar.close()
         metrics.close()
         batches.close()
+    if profile and steps > first:
+        tqdm.write(stages.table(steps - first))
     seconds = time.perf_counter() - began
     if average is not None:
         average.write(pupil)
@@ -295,7 +313,7 @@ def train(
         tqdm.write(loader.report())
     shown = ViewLoader(source if checked is None else checked, view, 1, seed=seed, workers=1)
     contact_sheet(folder / "contact_sheet.png", pupil, chosen, shown, where, exposure=short)
-    result = TrainResult(pupil, before, after, steps, seconds, skipped, folder)
+    result = TrainResult(pupil, before, after, steps, seconds, skipped, folder, stages.seconds)
     write_atomically(
         folder / "report.json", json.dumps(_report(result, options), indent=1).encode()
     )
@@ -407,5 +425,6 @@ def _report(result: TrainResult, options: dict[str, Any]) -> dict[str, Any]:
         "steps": result.steps,
         "seconds": result.seconds,
         "skipped": result.skipped,
+        "stages": result.stages,
         "options": options,
     }

@@ -46,6 +46,21 @@ def test_training_brings_the_student_nearer(tmp_path):
     assert (tmp_path / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_profile_says_where_the_time_went(tmp_path, capsys):
+    data = [raw_image(i) for i in range(4)]
+    result = isp_distill.train(
+        "rawify", teacher(), data, out=tmp_path, steps=3, batch_size=4, progress=False,
+        profile=True, exposure=0.5,
+    )  # fmt: skip
+    stages = ["wait for input", "short exposure", "teacher's picture", "teacher", "student", "loss"]
+    assert list(result.stages) == [*stages, "backward", "optimiser"]
+    assert all(seconds > 0 for seconds in result.stages.values())
+    assert sum(result.stages.values()) <= result.seconds
+    printed = capsys.readouterr()
+    assert "teacher's picture" in printed.out + printed.err
+    assert json.loads((tmp_path / "report.json").read_text())["stages"] == result.stages
+
+
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     steps = 24
     code = [sys.executable, "-m", "training_run"]
