@@ -38,7 +38,7 @@ def place_tile(
 
 
 @triton.jit
-def _halves(pair, ELEMENT: tl.constexpr):
+def halves(pair, ELEMENT: tl.constexpr):
     """Two neighbours in a row, float32, from the integer of twice their width."""
     if ELEMENT == "uint8":
         return (pair & 0xFF).to(tl.float32), ((pair >> 8) & 0xFF).to(tl.float32)
@@ -60,7 +60,7 @@ def _halves(pair, ELEMENT: tl.constexpr):
 @triton.jit
 def _load_row(row_ptr, column, inside, PAIRS: tl.constexpr, ELEMENT: tl.constexpr):
     if PAIRS:
-        return _halves(tl.load(row_ptr + column, mask=inside, other=0), ELEMENT)
+        return halves(tl.load(row_ptr + column, mask=inside, other=0), ELEMENT)
     else:
         first = tl.load(row_ptr + 2 * column, mask=inside, other=0).to(tl.float32)
         second = tl.load(row_ptr + 2 * column + 1, mask=inside, other=0).to(tl.float32)

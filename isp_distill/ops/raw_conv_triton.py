@@ -15,7 +15,7 @@ LARGEST_KERNEL = 16
 #: What a GPU takes along the second and third axis of a grid.
 LARGEST_BATCH = 65535
 
-_NAMES = {
+ELEMENTS = {
     torch.uint8: "uint8",
     torch.uint16: "uint16",
     torch.int16: "int16",
@@ -40,7 +40,7 @@ def refuses(
     return None
 
 
-def _in_pairs(mosaic: Tensor) -> tuple[Tensor, bool]:
+def in_pairs(mosaic: Tensor) -> tuple[Tensor, bool]:
     """The mosaic as integers that each hold two neighbours of a row, where its layout allows."""
     if mosaic.stride(2) != 1:
         mosaic = mosaic.contiguous()
@@ -62,7 +62,7 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
     # Few enough channels that the accumulators leave room for four planes, see
     # forward_configurations.
     most = 32 if settings.out_dtype == torch.float32 else 64
-    mosaic, pairs = _in_pairs(tensors.mosaic)
+    mosaic, pairs = in_pairs(tensors.mosaic)
     channels, _, kernel, _ = tensors.weight.shape
     left, right, top, bottom = settings.padding
     height, width = tensors.mosaic.shape[1] // 2, tensors.mosaic.shape[2] // 2
@@ -106,7 +106,7 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
         "CURVE": settings.curve,
         "PADDED": tensors.padding_value is not None,
         "PAIRS": pairs,
-        "ELEMENT": _NAMES[tensors.mosaic.dtype],
+        "ELEMENT": ELEMENTS[tensors.mosaic.dtype],
         "OPERAND": operand,
         # Three TensorFloat-32 products keep float32's accuracy: one alone would keep 10 bits of a
         # sensor's 12 to 14. The kernels wait for memory, so it costs little.

@@ -11,11 +11,11 @@ from torch import Tensor
 from isp_distill import backend
 from isp_distill.cfa import check_levels
 from isp_distill.isp import ISP
-from isp_distill.ops import reference, render_cpu
+from isp_distill.ops import reference, render_cpu, render_triton
 from isp_distill.ops.raw_conv import checked_mosaic
 from isp_distill.ops.render_operator import render as operator
 
-__all__ = ["output_size", "render", "render_cpu"]
+__all__ = ["output_size", "render", "render_cpu", "render_triton"]
 
 backend.register(backend.Implementation("render", "reference", reference.render))
 
