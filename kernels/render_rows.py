@@ -75,13 +75,15 @@ def render_rows_kernel(
     sample_stride, row_stride, sensor_height, pairs,
     top, left, height, width, target, rows_per_program, strips, chunks,
     METHOD: tl.constexpr, TONE: tl.constexpr, DEVELOP: tl.constexpr,
-    PAIRS: tl.constexpr, ELEMENT: tl.constexpr, BLOCK_PAIRS: tl.constexpr,
+    PAIRS: tl.constexpr, ELEMENT: tl.constexpr, ODD_LEFT: tl.constexpr, BLOCK_PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Grid: strips of columns, chunks of output rows, samples, on one axis.
 
     ``top``, ``left``, ``height``, ``width``: of the crop in pixels, which for superpixel are
     periods. ``target``: the height of the result, at most ``height``.
     """
+    # ODD_LEFT: the crop starts in the odd column of a pair. A constant, so that the compiler sees
+    # where neighbouring pixels can be written together.
     SUPERPIXEL: tl.constexpr = METHOD == "superpixel"
     REACH: tl.constexpr = 0 if SUPERPIXEL else (1 if METHOD == "bilinear" else 2)
     MAY_BE_NAN: tl.constexpr = (ELEMENT == "float16") or (ELEMENT == "float32")
@@ -100,7 +102,7 @@ def render_rows_kernel(
         column = strip * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
         pair = tl.minimum(left + column, pairs - 1)
     else:
-        column = strip * (2 * BLOCK_PAIRS) + tl.arange(0, 2 * BLOCK_PAIRS) - left % 2
+        column = strip * (2 * BLOCK_PAIRS) + tl.arange(0, 2 * BLOCK_PAIRS) - ODD_LEFT
         pair = left // 2 + strip * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
         pair = tl.minimum(pair, pairs - 1)
     inside = (column >= 0) & (column < width)
@@ -202,5 +204,6 @@ def launch_rows(call: dict[str, Any], rows: Tensor, develop: bool) -> None:
     chunks = triton.cdiv(target, of_each)
     render_rows_kernel[(strips * chunks * batch,)](
         rows=rows, target=target, rows_per_program=of_each, strips=strips, chunks=chunks,
-        DEVELOP=develop, BLOCK_PAIRS=BLOCK_PAIRS, num_warps=WARPS, **mosaic,
+        DEVELOP=develop, ODD_LEFT=call["left"] % 2, BLOCK_PAIRS=BLOCK_PAIRS, num_warps=WARPS,
+        **mosaic,
     )  # fmt: skip

@@ -41,7 +41,7 @@ def render_unresized_kernel(
     top, left, height, width, strips, chunks,
     origin, out_sample, out_row, out_column, out_channel,
     METHOD: tl.constexpr, TONE: tl.constexpr, PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
-    BLOCK_PAIRS: tl.constexpr, PERIODS: tl.constexpr,
+    ODD_LEFT: tl.constexpr, BLOCK_PAIRS: tl.constexpr, PERIODS: tl.constexpr,
 ):  # fmt: skip
     """Grid: strips of columns, chunks of rows, samples, on one axis.
 
@@ -49,6 +49,8 @@ def render_unresized_kernel(
     periods. ``out + origin`` is where the crop's first pixel goes, and the strides may be negative
     or exchanged: turning the picture upright is no more than that.
     """
+    # ODD_LEFT: the crop starts in the odd column of a pair. A constant, so that the compiler sees
+    # where neighbouring pixels can be written together.
     SUPERPIXEL: tl.constexpr = METHOD == "superpixel"
     REACH: tl.constexpr = 0 if SUPERPIXEL else (1 if METHOD == "bilinear" else 2)
     program = tl.program_id(0)
@@ -70,7 +72,7 @@ def render_unresized_kernel(
         first_period = top + chunk * PERIODS
         last_period = tl.minimum(first_period + PERIODS, top + height)
     else:
-        column = strip * (2 * BLOCK_PAIRS) + tl.arange(0, 2 * BLOCK_PAIRS) - left % 2
+        column = strip * (2 * BLOCK_PAIRS) + tl.arange(0, 2 * BLOCK_PAIRS) - ODD_LEFT
         pair = left // 2 + strip * BLOCK_PAIRS + tl.arange(0, BLOCK_PAIRS)
         pair = tl.minimum(pair, pairs - 1)
         first_period = top // 2 + chunk * PERIODS
@@ -125,6 +127,6 @@ def launch_unresized(call: dict[str, Any], place: dict[str, Any], out: Tensor, b
     rows = call["height"] if superpixel else (call["height"] + call["top"] % 2 + 1) // 2
     strips, chunks = triton.cdiv(columns, BLOCK_PAIRS), triton.cdiv(rows, PERIODS)
     render_unresized_kernel[(strips * chunks * batch,)](
-        out=out, strips=strips, chunks=chunks, BLOCK_PAIRS=BLOCK_PAIRS, PERIODS=PERIODS,
-        num_warps=WARPS, **call, **place,
+        out=out, strips=strips, chunks=chunks, ODD_LEFT=call["left"] % 2,
+        BLOCK_PAIRS=BLOCK_PAIRS, PERIODS=PERIODS, num_warps=WARPS, **call, **place,
     )  # fmt: skip

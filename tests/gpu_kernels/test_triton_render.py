@@ -12,7 +12,7 @@ import math
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 
 from isp_distill import ISP, BackendError, render, triton_support, use_backend
 from isp_distill.isp import DEMOSAICS, TONES
@@ -50,7 +50,9 @@ def both(mosaic, isp, dtype=torch.float32, **call):
 def assert_same(picture, expected, isp, std=1.0):
     assert picture.shape == expected.shape
     tolerance = (6e-4 if isp.tone == "gamma" else 1e-5) / std
-    ulp = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+    # Triton's interpreter cuts a float32 to bfloat16 where a GPU rounds.
+    half = 2.0**-7 if triton_support.interpreted() else 2.0**-8
+    ulp = {torch.float32: 2.0**-23, torch.bfloat16: half, torch.float16: 2.0**-11}
     tolerance += ulp[picture.dtype] * expected.abs().max().item()
     assert (picture.double() - expected).abs().max().item() <= tolerance
 
@@ -60,8 +62,8 @@ def calls(draw):
     seed = draw(st.integers(0, 2**20))
     generator = torch.Generator().manual_seed(seed)
     batch = draw(st.integers(1, 3))
-    height = 2 * draw(st.sampled_from([1, 2, 3, 7, 11, 20]))
-    width = 2 * draw(st.sampled_from([1, 2, 3, 8, 17, 40]))
+    height = 2 * draw(st.sampled_from([1, 2, 3, 7, 11]))
+    width = 2 * draw(st.sampled_from([1, 2, 3, 8, 17]))
     dtype = draw(st.sampled_from(DTYPES))
     top = 255 if dtype == torch.uint8 else 1100
     mosaic = mosaics(batch, height, width, dtype, seed, top)
@@ -88,7 +90,7 @@ def calls(draw):
         for start, side in zip(tuple(box), (height, width), strict=True):
             box.append(step * draw(st.integers(1, (side - start) // step)))
         crop = tuple(box)
-    sides = st.sampled_from([1, 2, 3, 7, 16, 31, 50])
+    sides = st.sampled_from([1, 2, 3, 7, 16, 31])
     size = draw(st.one_of(st.none(), st.integers(1, 9), st.tuples(sides, sides)))
     call = {
         "size": size,
@@ -102,11 +104,98 @@ def calls(draw):
     return mosaic, isp, call
 
 
+# Shrinking an example takes minutes in the interpreter.
 @given(calls())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_equals_the_reference(call):
     mosaic, isp, options = call
     picture, expected = both(mosaic, isp, **options)
     assert picture.dtype == options["dtype"]
     assert picture.is_contiguous(memory_format=options["memory_format"])
     assert_same(picture, expected, isp, 0.2 if "std" in options else 1.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("odd", [False, True], ids=["pairs", "single"])
+def test_every_mosaic_type_in_pairs_and_one_by_one(dtype, odd):
+    whole = mosaics(2, 8, 15, dtype, top=250)
+    mosaic = whole[:, :, 1:13] if odd else whole[:, :, :12].contiguous()
+    isp = CAMERA.replace(black=3.0, white=250.0, pattern=["RGGB", "GBRG"], tone="linear")
+    assert_same(*both(mosaic, isp), isp)
+
+
+@pytest.mark.parametrize("resize_in", ["display", "linear"])
+@pytest.mark.parametrize("demosaic", DEMOSAICS)
+def test_strong_reductions_span_several_programs(demosaic, resize_in):
+    """More than one strip of columns, chunk of rows and block of taps."""
+    isp = CAMERA.replace(demosaic=demosaic)
+    mosaic = mosaics(1, 34, 150)
+    for size in ((3, 5), (17, 75)):
+        assert_same(*both(mosaic, isp, size=size, resize_in=resize_in), isp)
+
+
+def test_the_result_does_not_depend_on_how_rows_are_shared_out(monkeypatch):
+    from isp_distill.kernels import render_rows
+
+    mosaic, found = mosaics(), []
+    for rows in (1, 3, 8):
+        monkeypatch.setattr(render_rows, "rows_per_program", lambda *_, rows=rows: rows)
+        found.append(both(mosaic, CAMERA, size=(10, 9))[0])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("size", [None, (9, 11), (30, 40)])
+def test_nan_stays_in_its_sample_and_its_neighbourhood(size):
+    mosaic = mosaics(2, 24, 28, torch.float32)
+    clean, _ = both(mosaic, CAMERA, size=size)
+    mosaic[0, 10, 13] = math.nan
+    picture, expected = both(mosaic, CAMERA, size=size)
+    assert torch.equal(picture[1], clean[1])
+    # Filter taps that are zero pass no NaN here, but in the reference they do.
+    assert bool((picture.isnan() <= expected.isnan()).all())
+    assert bool(picture[0].isnan().any())
+    outside = ~expected.isnan()
+    torch.testing.assert_close(picture[outside], clean[outside])
+
+
+def test_infinite_values_are_clipped_and_an_empty_batch_is_empty():
+    mosaic = torch.tensor([[math.inf, -math.inf], [3e38, -3e38]]).repeat(1, 4, 4)
+    assert_same(*both(mosaic, CAMERA), CAMERA)
+    with use_backend("triton"):
+        empty = torch.zeros(0, 8, 8, device=device())
+        assert render(empty, CAMERA, size=5).shape == (0, 3, 5, 5)
+
+
+@pytest.mark.parametrize(("source", "target"), [(4000, 224), (17, 17), (3, 7), (9, 1), (1, 5)])
+def test_weights_are_those_of_torch(source, target):
+    """The columns kernel alone, on the unit vectors of a row: the whole matrix of weights."""
+    from isp_distill.kernels.render_columns import launch_columns
+
+    at = torch.linspace(0, source - 1, min(source, 4)).long()
+    rows = torch.zeros(1, 3, len(at), source)
+    rows[0, :, torch.arange(len(at)), at] = 1.0
+    rows = rows.to(device())
+    out = torch.empty(1, 3, len(at), target, device=rows.device)
+    zero, one = torch.zeros(3, device=rows.device), torch.ones(3, device=rows.device)
+    place = dict(zip(
+        ("origin", "out_sample", "out_channel", "out_row", "out_column"), (0, *out.stride()),
+        strict=True,
+    ))  # fmt: skip
+    call = {"ccm": one, "mean": zero, "std": one, "TONE": "linear"}
+    launch_columns(rows, call, place, out, (len(at), target), develop=False)
+    expected = torch.nn.functional.interpolate(
+        rows.double().cpu(), (len(at), target), mode="bilinear", antialias=True
+    )
+    torch.testing.assert_close(out.double().cpu(), expected, atol=2e-7, rtol=2e-6)
+
+
+def test_refuses_with_a_sentence():
+    with use_backend("triton"):
+        with pytest.raises(BackendError, match="float64 was asked for"):
+            render(mosaics().to(device()), CAMERA, dtype=torch.float64)
+        with pytest.raises(BackendError, match="float64 was asked for"):
+            render(mosaics().double().to(device()), CAMERA)
+        with pytest.raises(BackendError, match="no gradient"):
+            white = torch.tensor(1023.0, requires_grad=True)
+            render(mosaics().to(device()), CAMERA.replace(white=white))
