@@ -5,9 +5,6 @@ as six numbers: the value itself, the sums of the two beside it and of the two a
 same two sites away, and the sum of the four corners. Computing all four filters of a method from
 them takes about 20 instructions; which of their results is red, green or blue depends on the plane
 of the site, a scalar, so choosing costs seven selects and no divergence.
-
-The six are linear in the mosaic. Sums of them over many pixels of one site, weighted as a resize
-weights the pixels, demosaic to the resized colour: ``render_folded.py`` uses that.
 """
 
 from __future__ import annotations

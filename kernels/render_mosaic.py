@@ -1,10 +1,10 @@
 """What the Triton kernels of ``render`` share about the mosaic: rows of it, normalised.
 
-A kernel's vector runs along the pairs of a row: element i stands for the sensor's columns ``2 i`` and
-``2 i + 1``, which come in one load (``PAIRS``). So the place of a value within its 2x2 period, its
-site ``2 * (row % 2) + column % 2``, is known where the code is compiled, and the pattern, which is
-data, only decides what colour a site has: plane ``site ^ pattern`` (see ``isp_distill/cfa.py``), one
-number for a whole program.
+A kernel's vector runs along the pairs of a row: element i stands for the sensor's columns ``2 i``
+and ``2 i + 1``, which come in one load (``PAIRS``). So the place of a value within its 2x2 period,
+its site ``2 * (row % 2) + column % 2``, is known where the code is compiled, and the pattern, which
+is data, only decides what colour a site has: plane ``site ^ pattern`` (see ``isp_distill/cfa.py``),
+one number for a whole program.
 
 Beyond its edges the mosaic is mirrored about its own first and last row and column, which keeps the
 parity and so the colour. Rows and columns may therefore be *virtual*, -2 for example; no load needs

@@ -42,10 +42,9 @@ def _store_row(rows, sums, total, column, inside, width, plane, SUPERPIXEL: tl.c
     """Three channels of a finished row, divided by the sum of its weights."""
     share = 1.0 / total
     for channel in tl.static_range(3):
-        if SUPERPIXEL:
-            x = sums[channel]
-        else:
-            x = tl.interleave(sums[channel], sums[channel + 3])
+        x = sums[channel]
+        if not SUPERPIXEL:
+            x = tl.interleave(x, sums[channel + 3])
         tl.store(rows + channel * plane + column, x * share, mask=inside)
 
 

@@ -196,6 +196,6 @@ def test_refuses_with_a_sentence():
             render(mosaics().to(device()), CAMERA, dtype=torch.float64)
         with pytest.raises(BackendError, match="float64 was asked for"):
             render(mosaics().double().to(device()), CAMERA)
+        white = torch.tensor(1023.0, requires_grad=True)
         with pytest.raises(BackendError, match="no gradient"):
-            white = torch.tensor(1023.0, requires_grad=True)
             render(mosaics().to(device()), CAMERA.replace(white=white))
