@@ -6,7 +6,6 @@ For people who have RGB data and no RAW: the student gets the mosaic, the teache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -14,16 +13,31 @@ from torch import Tensor
 from isp_distill import backend
 from isp_distill.cfa import check_levels, pattern_codes, per_sample
 from isp_distill.isp import ISP, NoiseModel
-from isp_distill.ops import reference
+from isp_distill.ops import reference, unprocess_cpu, unprocess_operator
 from isp_distill.ops.raw_conv import checked_mosaic
 
-backend.register(
-    backend.Implementation(
-        "unprocess",
-        "reference",
-        SimpleNamespace(unprocess=reference.unprocess, expose=reference.expose),
-    )
-)
+__all__ = ["expose", "unprocess", "unprocess_cpu"]
+
+backend.register(backend.Implementation("unprocess", "reference", None))
+
+
+def _choose_now(device: torch.device, dtype: torch.dtype, picture: bool) -> str:
+    return backend.choose("unprocess", device, dtype=dtype, picture=picture).backend
+
+
+#: torch.compile asks once, when it compiles.
+_choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
+
+
+def _backend_for(image: Tensor, picture: bool) -> str:
+    """The backend that serves a call.
+
+    An exported program runs where this library is not: it is made of the reference's operators.
+    """
+    if torch.compiler.is_exporting():
+        return "reference"
+    name: str = _choose(image.device, image.dtype, picture)
+    return name
 
 
 def _checked_seed(seed: int) -> int:
@@ -53,7 +67,8 @@ def unprocess(
         bits: of the sensor, 8 to 16; the white level is ``2**bits - 1``.
         black: black level in sensor units: a number, ``[4]`` (R, Gr, Gb, B) or ``[N, 4]``.
         noise: sensor noise to add; none if None.
-        seed: the same seed gives the same cameras and the same noise, on every backend.
+        seed: the same seed gives the same cameras, the same noise and so the same mosaics, bit
+            for bit, on every backend.
 
     Returns:
         The mosaics, uint16 ``[N, H, W]``, and their :class:`isp_distill.ISP` (malvar, smoothstep).
@@ -77,18 +92,17 @@ def unprocess(
     blacks = per_sample(black, batch, (4,), "black", device)
     check_levels(black, float(2**bits - 1))
     codes = pattern_codes(pattern, batch, device)
-    camera = reference.random_camera(batch, seed, device)
+    camera = unprocess_operator.random_camera(batch, seed, device)
     drawn = {"shot": None, "read": None} if noise is None else noise.draw(batch, seed, device)
-    implementation = backend.choose("unprocess", device, dtype=rgb.dtype)
-    mosaic: Tensor = implementation.functions.unprocess(
-        rgb.float() / 255 if rgb.dtype == torch.uint8 else rgb,
-        **{k: camera[k] for k in ("rgb_to_camera", "rgb_gain", "red_gain", "blue_gain")},
-        pattern=codes,
-        black=blacks,
-        white=white,
-        **drawn,
-        seed=seed,
-    )
+    gains = reference.inverse_gains(camera["rgb_gain"], camera["red_gain"], camera["blue_gain"])
+    rows = (camera["rgb_to_camera"], gains, codes, blacks, white, drawn["shot"], drawn["read"])
+    name = _backend_for(rgb, picture=True)
+    if name == "reference":
+        names = ("rgb_to_camera", "gains", "pattern", "black", "white", "shot", "read")
+        settings = dict(zip(names, rows, strict=True))
+        mosaic = reference.unprocess(rgb.detach(), **settings, seed=seed)
+    else:
+        mosaic = unprocess_operator.unprocess(rgb, *rows, unprocess_operator.signed(seed), name)
     one = torch.ones_like(camera["red_gain"])
     isp = ISP(
         black=blacks,
@@ -121,7 +135,7 @@ def expose(
         black: black level: a number, ``[4]`` (R, Gr, Gb, B) or ``[N, 4]``.
         white: white level: a number or ``[N]``.
         pattern: the CFA, one for all or one per sample; it matters where black differs by plane.
-        seed: the same seed gives the same noise, on every backend.
+        seed: the same seed gives the same mosaics, bit for bit, on every backend.
 
     Returns:
         uint16 ``[N, H, W]``, same black and white level; ``ISP(exposure=1 / factor)`` brightens it.
@@ -137,14 +151,15 @@ def expose(
     blacks = per_sample(black, batch, (4,), "black", device)
     whites = per_sample(white, batch, (), "white", device)
     check_levels(black, white)
-    implementation = backend.choose("unprocess", device, dtype=mosaic.dtype)
-    result: Tensor = implementation.functions.expose(
-        mosaic,
-        factors,
-        **noise.draw(batch, _checked_seed(seed), device),
-        black=blacks,
-        white=whites,
-        pattern=pattern_codes(pattern, batch, device),
-        seed=seed,
-    )
-    return result
+    codes = pattern_codes(pattern, batch, device)
+    drawn = noise.draw(batch, _checked_seed(seed), device)
+    name = _backend_for(mosaic, picture=False)
+    if name == "reference":
+        return reference.expose(
+            mosaic, factors, **drawn, black=blacks, white=whites, pattern=codes, seed=seed
+        )
+    short: Tensor = unprocess_operator.expose(
+        mosaic, factors, drawn["shot"], drawn["read"], codes, blacks, whites,
+        unprocess_operator.signed(seed), name,
+    )  # fmt: skip
+    return short
