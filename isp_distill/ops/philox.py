@@ -61,7 +61,7 @@ def normal_pair(
     """
     if dtype == torch.float32:
         # 2 ln(u) is 2 ln(2) log2(u), and u > 0.
-        radius = (elementary.log2(1.0 - uniform(word_a)) * -1.386294361).sqrt()
+        radius = elementary.square_root(elementary.log2(1.0 - uniform(word_a)) * -1.386294361)
         sine, cosine = elementary.sine_cosine(word_b >> 8)
         return radius * cosine, radius * sine
     radius = torch.sqrt(-2.0 * torch.log(1.0 - uniform(word_a, dtype)))

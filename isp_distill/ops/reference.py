@@ -434,7 +434,7 @@ def add_sensor_noise(x: Tensor, shot: Tensor, read: Tensor, seed: int) -> Tensor
     """Shot and read noise on a normalised mosaic ``[N, H, W]``: variance ``shot * x + read``."""
     noise = philox.sensor_noise(x.shape[0], x.shape[1], x.shape[2], seed, x.device).to(x.dtype)
     variance = shot[:, None, None] * x.clamp(min=0) + read[:, None, None]
-    return x + noise * variance.to(x.dtype).sqrt()
+    return x + noise * elementary.square_root(variance.to(x.dtype))
 
 
 def quantise(x: Tensor, black: Tensor, white: Tensor, pattern: Tensor) -> Tensor:
