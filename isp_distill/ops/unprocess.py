@@ -13,16 +13,17 @@ from torch import Tensor
 from isp_distill import backend
 from isp_distill.cfa import check_levels, pattern_codes, per_sample
 from isp_distill.isp import ISP, NoiseModel
-from isp_distill.ops import reference, unprocess_cpu, unprocess_operator
+from isp_distill.ops import reference, unprocess_cpu, unprocess_operator, unprocess_triton
 from isp_distill.ops.raw_conv import checked_mosaic
 
-__all__ = ["expose", "unprocess", "unprocess_cpu"]
+__all__ = ["expose", "unprocess", "unprocess_cpu", "unprocess_triton"]
 
 backend.register(backend.Implementation("unprocess", "reference", None))
 
 
-def _choose_now(device: torch.device, dtype: torch.dtype, picture: bool) -> str:
-    return backend.choose("unprocess", device, dtype=dtype, picture=picture).backend
+def _choose_now(device: torch.device, dtype: torch.dtype, batch: int, picture: bool) -> str:
+    call = {"dtype": dtype, "batch": batch, "picture": picture}
+    return backend.choose("unprocess", device, **call).backend
 
 
 #: torch.compile asks once, when it compiles.
@@ -36,7 +37,7 @@ def _backend_for(image: Tensor, picture: bool) -> str:
     """
     if torch.compiler.is_exporting():
         return "reference"
-    name: str = _choose(image.device, image.dtype, picture)
+    name: str = _choose(image.device, image.dtype, image.shape[0], picture)
     return name
 
 
