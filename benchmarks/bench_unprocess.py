@@ -89,9 +89,7 @@ class Workload:
         return {"ours": self.ours, "eager": self.eager, "compile": self.compiled}
 
 
-HEADER = (
-    "| size | input | ours ms | eager / ours | compile / ours | ours / floor |\n|---|---|---|---|---|---|"
-)
+HEADER = "| size | input | ours ms | eager / ours | compile / ours | ours / floor |\n|---|---|---|---|---|---|"
 
 
 def measure(sizes: list[str], kinds: list[str], rounds: int, slow_rounds: int) -> None:

@@ -60,7 +60,7 @@ def inverse_smoothstep(x: Tensor) -> Tensor:
         x: float32 in [0, 1].
 
     Returns:
-        float32, absolute error below 1.5e-7.
+        float32, absolute error below 2e-7.
     """
     u = square_root(torch.where(x > 0.5, 1 - x, x))
     y = u * _polynomial(u, _INVERSE_SMOOTHSTEP)
@@ -68,7 +68,7 @@ def inverse_smoothstep(x: Tensor) -> Tensor:
 
 
 def log2(x: Tensor) -> Tensor:
-    """Logarithm of a normal x > 0: absolute error below 5e-8 plus the result's own rounding.
+    """Logarithm of a normal x > 0: absolute error below 1.2e-7 beside the result's own rounding.
 
     Never positive for x <= 1, so that the square root of its negative exists.
     """
@@ -79,7 +79,7 @@ def log2(x: Tensor) -> Tensor:
 
 
 def exp2(x: Tensor) -> Tensor:
-    """2 to the power of x, for x in [-126, 127]: relative error below 3e-7."""
+    """2 to the power of x, for x in [-126, 127]: relative error below 3.2e-7."""
     shifted = x + _ROUNDING
     t = x - (shifted - _ROUNDING)
     power = shifted.view(torch.int32) << 23

@@ -47,6 +47,18 @@ def _checked_seed(seed: int) -> int:
     return seed
 
 
+def _check_factor(factor: float | Sequence[float] | Tensor) -> None:
+    """Tensors on an accelerator are not looked at, since that would make the device wait."""
+    if isinstance(factor, Tensor):
+        if factor.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        positive = bool((factor > 0).all())
+    else:
+        positive = all(f > 0 for f in (factor if isinstance(factor, Sequence) else (factor,)))
+    if not positive:
+        raise ValueError(f"factor must be positive, got {factor}")
+
+
 def unprocess(
     rgb: Tensor,
     *,
@@ -147,8 +159,7 @@ def expose(
     mosaic = checked_mosaic(mosaic)
     batch, device = mosaic.shape[0], mosaic.device
     factors = per_sample(factor, batch, (), "factor", device)
-    if device.type == "cpu" and not bool((factors > 0).all()):
-        raise ValueError(f"factor must be positive, got {factors.tolist()}")
+    _check_factor(factor)
     blacks = per_sample(black, batch, (4,), "black", device)
     whites = per_sample(white, batch, (), "white", device)
     check_levels(black, white)
