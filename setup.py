@@ -11,6 +11,8 @@ How a source file is compiled follows from its name:
   ``ISP_DISTILL_ISA`` set to its name. Everything in such a file lives in the namespace
   ``isp_distill::ISP_DISTILL_ISA``, and it includes only ``simd.h`` and headers that define no
   inline function outside that namespace, so that the linker can never mix instruction sets.
+* ``csrc/cpu/*_exact_kernel.cpp`` are kernels whose result must be the same bits on every backend:
+  the compiler may not fuse their multiplications and additions.
 * every other ``csrc/cpu/*.cpp`` once, for the baseline of the architecture.
 
 Environment: ``ISP_DISTILL_TORCH`` names the torch package whose headers are used, ``CXX`` the
@@ -144,10 +146,11 @@ class BuildKernels(build_ext):
         for source in map(Path, ext.sources):
             kernel = source.stem.endswith("_kernel")
             variants = INSTRUCTION_SETS if kernel else {"": []}
+            rounding = ["-ffp-contract=off"] if source.stem.endswith("_exact_kernel") else []
             for name, extra in variants.items():
                 target = folder / f"{source.stem}{'-' + name if name else ''}.o"
                 if name:
-                    extra = [*extra, f"-DISP_DISTILL_ISA={name}"]
+                    extra = [*extra, *rounding, f"-DISP_DISTILL_ISA={name}"]
                 jobs.append(
                     [*command, *flags, *extra, *includes, "-c", str(source), "-o", str(target)]
                 )

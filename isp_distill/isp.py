@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from isp_distill.cfa import pattern_code, pattern_codes, per_sample
-from isp_distill.ops import reference
+from isp_distill.ops.unprocess_operator import random_camera
 
 if TYPE_CHECKING:
     from isp_distill.raw import RawImage
@@ -170,7 +170,7 @@ class NoiseModel:
         """``shot`` and ``read`` for each sample: float32 ``[batch]`` tensors."""
         where = torch.device(device)
         if self.shot is None:
-            camera = reference.random_camera(batch, seed, where)
+            camera = random_camera(batch, seed, where)
             return {"shot": camera["shot"], "read": camera["read"]}
         read = self.read
         if read is None:

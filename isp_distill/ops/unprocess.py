@@ -6,7 +6,6 @@ For people who have RGB data and no RAW: the student gets the mosaic, the teache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -14,22 +13,50 @@ from torch import Tensor
 from isp_distill import backend
 from isp_distill.cfa import check_levels, pattern_codes, per_sample
 from isp_distill.isp import ISP, NoiseModel
-from isp_distill.ops import reference
+from isp_distill.ops import reference, unprocess_cpu, unprocess_operator, unprocess_triton
 from isp_distill.ops.raw_conv import checked_mosaic
 
-backend.register(
-    backend.Implementation(
-        "unprocess",
-        "reference",
-        SimpleNamespace(unprocess=reference.unprocess, expose=reference.expose),
-    )
-)
+__all__ = ["expose", "unprocess", "unprocess_cpu", "unprocess_triton"]
+
+backend.register(backend.Implementation("unprocess", "reference", None))
+
+
+def _choose_now(device: torch.device, dtype: torch.dtype, batch: int, picture: bool) -> str:
+    call = {"dtype": dtype, "batch": batch, "picture": picture}
+    return backend.choose("unprocess", device, **call).backend
+
+
+#: torch.compile asks once, when it compiles.
+_choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
+
+
+def _backend_for(image: Tensor, picture: bool) -> str:
+    """The backend that serves a call.
+
+    An exported program runs where this library is not: it is made of the reference's operators.
+    """
+    if torch.compiler.is_exporting():
+        return "reference"
+    name: str = _choose(image.device, image.dtype, image.shape[0], picture)
+    return name
 
 
 def _checked_seed(seed: int) -> int:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     return seed
+
+
+def _check_factor(factor: float | Sequence[float] | Tensor) -> None:
+    """Tensors on an accelerator are not looked at, since that would make the device wait."""
+    if isinstance(factor, Tensor):
+        if factor.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        positive = bool((factor > 0).all())
+    else:
+        positive = all(f > 0 for f in (factor if isinstance(factor, Sequence) else (factor,)))
+    if not positive:
+        raise ValueError(f"factor must be positive, got {factor}")
 
 
 def unprocess(
@@ -53,7 +80,8 @@ def unprocess(
         bits: of the sensor, 8 to 16; the white level is ``2**bits - 1``.
         black: black level in sensor units: a number, ``[4]`` (R, Gr, Gb, B) or ``[N, 4]``.
         noise: sensor noise to add; none if None.
-        seed: the same seed gives the same cameras and the same noise, on every backend.
+        seed: the same seed gives the same cameras, the same noise and so the same mosaics, bit
+            for bit, on every backend.
 
     Returns:
         The mosaics, uint16 ``[N, H, W]``, and their :class:`isp_distill.ISP` (malvar, smoothstep).
@@ -77,18 +105,17 @@ def unprocess(
     blacks = per_sample(black, batch, (4,), "black", device)
     check_levels(black, float(2**bits - 1))
     codes = pattern_codes(pattern, batch, device)
-    camera = reference.random_camera(batch, seed, device)
+    camera = unprocess_operator.random_camera(batch, seed, device)
     drawn = {"shot": None, "read": None} if noise is None else noise.draw(batch, seed, device)
-    implementation = backend.choose("unprocess", device, dtype=rgb.dtype)
-    mosaic: Tensor = implementation.functions.unprocess(
-        rgb.float() / 255 if rgb.dtype == torch.uint8 else rgb,
-        **{k: camera[k] for k in ("rgb_to_camera", "rgb_gain", "red_gain", "blue_gain")},
-        pattern=codes,
-        black=blacks,
-        white=white,
-        **drawn,
-        seed=seed,
-    )
+    gains = reference.inverse_gains(camera["rgb_gain"], camera["red_gain"], camera["blue_gain"])
+    rows = (camera["rgb_to_camera"], gains, codes, blacks, white, drawn["shot"], drawn["read"])
+    name = _backend_for(rgb, picture=True)
+    if name == "reference":
+        names = ("rgb_to_camera", "gains", "pattern", "black", "white", "shot", "read")
+        settings = dict(zip(names, rows, strict=True))
+        mosaic = reference.unprocess(rgb.detach(), **settings, seed=seed)
+    else:
+        mosaic = unprocess_operator.unprocess(rgb, *rows, unprocess_operator.signed(seed), name)
     one = torch.ones_like(camera["red_gain"])
     isp = ISP(
         black=blacks,
@@ -121,7 +148,7 @@ def expose(
         black: black level: a number, ``[4]`` (R, Gr, Gb, B) or ``[N, 4]``.
         white: white level: a number or ``[N]``.
         pattern: the CFA, one for all or one per sample; it matters where black differs by plane.
-        seed: the same seed gives the same noise, on every backend.
+        seed: the same seed gives the same mosaics, bit for bit, on every backend.
 
     Returns:
         uint16 ``[N, H, W]``, same black and white level; ``ISP(exposure=1 / factor)`` brightens it.
@@ -132,19 +159,19 @@ def expose(
     mosaic = checked_mosaic(mosaic)
     batch, device = mosaic.shape[0], mosaic.device
     factors = per_sample(factor, batch, (), "factor", device)
-    if device.type == "cpu" and not bool((factors > 0).all()):
-        raise ValueError(f"factor must be positive, got {factors.tolist()}")
+    _check_factor(factor)
     blacks = per_sample(black, batch, (4,), "black", device)
     whites = per_sample(white, batch, (), "white", device)
     check_levels(black, white)
-    implementation = backend.choose("unprocess", device, dtype=mosaic.dtype)
-    result: Tensor = implementation.functions.expose(
-        mosaic,
-        factors,
-        **noise.draw(batch, _checked_seed(seed), device),
-        black=blacks,
-        white=whites,
-        pattern=pattern_codes(pattern, batch, device),
-        seed=seed,
-    )
-    return result
+    codes = pattern_codes(pattern, batch, device)
+    drawn = noise.draw(batch, _checked_seed(seed), device)
+    name = _backend_for(mosaic, picture=False)
+    if name == "reference":
+        return reference.expose(
+            mosaic, factors, **drawn, black=blacks, white=whites, pattern=codes, seed=seed
+        )
+    short: Tensor = unprocess_operator.expose(
+        mosaic, factors, drawn["shot"], drawn["read"], codes, blacks, whites,
+        unprocess_operator.signed(seed), name,
+    )  # fmt: skip
+    return short

@@ -1,0 +1,87 @@
+"""``unprocess`` and ``expose`` on the GPU: hands the tensors to the Triton kernels (``kernels/``)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isp_distill import backend, triton_support
+from isp_distill.ops.unprocess_operator import (
+    ExposeCall,
+    Functions,
+    UnprocessCall,
+    mosaic_like,
+)
+
+#: What a GPU takes along the second axis of a grid.
+LARGEST_BATCH = 65535
+
+
+def refuses(*, dtype: torch.dtype, picture: bool, batch: int, **_: object) -> str | None:
+    """Why the Triton kernels cannot serve a call, or None."""
+    if picture and dtype == torch.float64:
+        return "it reads pictures of uint8, float16, bfloat16 or float32, and this one is float64"
+    if batch > LARGEST_BATCH:
+        return f"its kernels take up to {LARGEST_BATCH} samples at once"
+    return None
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.float32).contiguous()
+
+
+def _optional(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else _flat(tensor)
+
+
+def unprocess(call: UnprocessCall) -> Tensor:
+    """The mosaics, uint16 ``[N, H, W]``."""
+    from isp_distill.kernels.unprocess import launch_unprocess
+
+    out = mosaic_like(call.rgb)
+    if out.numel():
+        launch_unprocess(
+            call.rgb.detach(),
+            _flat(call.rgb_to_camera),
+            _flat(call.gains),
+            call.pattern.contiguous(),
+            _flat(call.black),
+            _flat(call.white),
+            _optional(call.shot),
+            _optional(call.read),
+            call.seed,
+            out,
+        )
+    return out
+
+
+def expose(call: ExposeCall) -> Tensor:
+    """The short exposures, uint16 ``[N, H, W]``."""
+    from isp_distill.kernels.unprocess import launch_expose
+
+    out = mosaic_like(call.mosaic)
+    if out.numel():
+        launch_expose(
+            call.mosaic,
+            _flat(call.factor),
+            _flat(call.shot),
+            _flat(call.read),
+            call.pattern.contiguous(),
+            _flat(call.black),
+            _flat(call.white),
+            call.seed,
+            out,
+        )
+    return out
+
+
+backend.register(
+    backend.Implementation(
+        "unprocess",
+        "triton",
+        Functions(unprocess, expose),
+        devices=triton_support.devices(),
+        missing=triton_support.missing,
+        refuses=refuses,
+    )
+)
