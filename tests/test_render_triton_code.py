@@ -87,7 +87,8 @@ def test_neighbours_of_a_row_are_loaded_together():
         assert kernel().count(narrow) <= 1  # the pattern, of whose int64 the low bits are read
         # Six rows of three pairs: four before the loop, two in it.
         assert kernel().count(r"LDG\.E(\.CONSTANT)?") >= 18
-        assert kernel(PAIRS=False, mosaic="*u16").count(narrow) >= 36
+        # Fewer than 36: some of them serve two pixels.
+        assert kernel(PAIRS=False, mosaic="*u16").count(narrow) >= 24
 
 
 def test_pixels_are_written_together():

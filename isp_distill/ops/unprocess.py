@@ -6,6 +6,7 @@ For people who have RGB data and no RAW: the student gets the mosaic, the teache
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ def unprocess(
     name = _backend_for(rgb, picture=True)
     if name == "reference":
         names = ("rgb_to_camera", "gains", "pattern", "black", "white", "shot", "read")
-        settings = dict(zip(names, rows, strict=True))
+        settings: dict[str, Any] = dict(zip(names, rows, strict=True))
         mosaic = reference.unprocess(rgb.detach(), **settings, seed=seed)
     else:
         mosaic = unprocess_operator.unprocess(rgb, *rows, unprocess_operator.signed(seed), name)
