@@ -71,13 +71,13 @@ def render_columns_kernel(
             green += weight * tl.load(row_ptr + plane + column, mask=there, other=0.0)
             blue += weight * tl.load(row_ptr + 2 * plane + column, mask=there, other=0.0)
             total += weight
-    share = 1.0 / tl.sum(total, 1)
+    inside = pixel < target_width
+    share = 1.0 / tl.where(inside, tl.sum(total, 1), 1.0)
     r, g, b = tl.sum(red, 1) * share, tl.sum(green, 1) * share, tl.sum(blue, 1) * share
     if DEVELOP:
         r, g, b = developed(r, g, b, matrix_of(ccm + 9 * sample), TONE)
     out += origin + sample * out_sample + row.to(tl.int64) * out_row
     out += pixel.to(tl.int64) * out_column
-    inside = pixel < target_width
     kind = out.dtype.element_ty
     r = (r - tl.load(mean)) * (1.0 / tl.load(std))
     g = (g - tl.load(mean + 1)) * (1.0 / tl.load(std + 1))

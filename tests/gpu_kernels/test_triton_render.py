@@ -106,7 +106,7 @@ def calls(draw):
 
 # Shrinking an example takes minutes in the interpreter.
 @given(calls())
-@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_equals_the_reference(call):
     mosaic, isp, options = call
     picture, expected = both(mosaic, isp, **options)
@@ -129,27 +129,26 @@ def test_every_mosaic_type_in_pairs_and_one_by_one(dtype, odd):
 def test_strong_reductions_span_several_programs(demosaic, resize_in):
     """More than one strip of columns, chunk of rows and block of taps."""
     isp = CAMERA.replace(demosaic=demosaic)
-    mosaic = mosaics(1, 34, 150)
-    for size in ((3, 5), (17, 75)):
-        assert_same(*both(mosaic, isp, size=size, resize_in=resize_in), isp)
+    mosaic = mosaics(1, 22, 140)
+    assert_same(*both(mosaic, isp, size=(9, 40), resize_in=resize_in), isp)
 
 
 def test_the_result_does_not_depend_on_how_rows_are_shared_out(monkeypatch):
     from isp_distill.kernels import render_rows
 
-    mosaic, found = mosaics(), []
+    mosaic, found = mosaics(1, 20, 8), []
     for rows in (1, 3, 8):
         monkeypatch.setattr(render_rows, "rows_per_program", lambda *_, rows=rows: rows)
-        found.append(both(mosaic, CAMERA, size=(10, 9))[0])
+        found.append(both(mosaic, CAMERA, size=(9, 5))[0])
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("size", [None, (9, 11), (30, 40)])
+@pytest.mark.parametrize("size", [None, (5, 6), (16, 6)])
 def test_nan_stays_in_its_sample_and_its_neighbourhood(size):
-    mosaic = mosaics(2, 24, 28, torch.float32)
+    mosaic = mosaics(2, 14, 16, torch.float32)
     clean, _ = both(mosaic, CAMERA, size=size)
-    mosaic[0, 10, 13] = math.nan
+    mosaic[0, 6, 9] = math.nan
     picture, expected = both(mosaic, CAMERA, size=size)
     assert torch.equal(picture[1], clean[1])
     # Filter taps that are zero pass no NaN here, but in the reference they do.
