@@ -3,8 +3,9 @@
     python benchmarks/bench_unprocess.py                     # the table
     pytest benchmarks/bench_unprocess.py --benchmark-only    # the same calls under pytest-benchmark
 
-The floor is the time in which a large copy moves as many bytes as pictures and mosaics have. All
-cases take turns and the least time of each counts, so the ratios hold where the machine is busy.
+The floor is the time in which a large copy moves as many bytes as the pictures and mosaics have.
+All cases take turns and the least time of each counts, so the ratios hold where the machine is
+busy.
 """
 
 from __future__ import annotations

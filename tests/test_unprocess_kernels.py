@@ -231,7 +231,7 @@ def test_refusals():
             unprocess(torch.zeros(1, 3, 4, 4, dtype=torch.int32))
         with pytest.raises(ValueError, match=r"5 x 4: crop it to even"):
             unprocess(torch.zeros(1, 3, 5, 4))
-        with pytest.raises(TypeError, match=r"dtype torch\.bool"):
+        with pytest.raises(TypeError, match="has dtype"):
             expose(torch.zeros(1, 4, 4, dtype=torch.bool), 0.5, NoiseModel(), black=0, white=1)
     # The kernels check what they are handed, should somebody call them directly.
     camera, gains = torch.eye(3)[None], torch.ones(1, 3)

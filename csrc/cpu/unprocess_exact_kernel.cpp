@@ -14,9 +14,16 @@ namespace {
 
 ISP_INLINE Vec clamp_to_one(Vec x) { return min(max(x, Vec{}), broadcast(1.0f)); }
 
-// Display values to linear light: inverse smoothstep, then inverse gamma. NaN counts as black.
-ISP_INLINE Vec linear(Vec x) {
-  return exp2(2.2f * log2(max(inverse_smoothstep(clamp_to_one(x)), broadcast(1e-8f))));
+// `count` display values, whole vectors, to linear light: inverse smoothstep, then inverse gamma. NaN
+// counts as black. Two loops, since one's chain of operations is so long that the processor's window of
+// instructions would hold too few vectors to keep its arithmetic units busy.
+void linearise(const float* display, int64_t count, float* light) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    store(light + i, inverse_smoothstep(clamp_to_one(load(display + i))));
+  }
+  for (int64_t i = 0; i < count; i += kLanes) {
+    store(light + i, exp2(2.2f * log2(max(load(light + i), broadcast(1e-8f)))));
+  }
 }
 
 // A tile's light, and what the sensor makes of it where a row ends within a vector.
@@ -27,11 +34,8 @@ struct Tile {
 
 // Of all 256 values of a byte.
 void fill_table(float* table) {
-  for (int i = 0; i < 256; i += kLanes) {
-    Vec x;
-    for (int j = 0; j < kLanes; ++j) x[j] = (float)(i + j);
-    store(table + i, linear(x / 255.0f));
-  }
+  for (int i = 0; i < 256; ++i) table[i] = (float)i / 255.0f;
+  linearise(table, 256, table);
 }
 
 // One colour of one row of a tile.
@@ -51,7 +55,7 @@ void make_light(
     for (int64_t i = count; i < whole; ++i) out[i] = 0;
     read_columns(row, u.type, begin, u.column, count, out);
   }
-  for (int64_t i = 0; i < whole; i += kLanes) store(out + i, linear(load(source + i)));
+  linearise(source, whole, out);
 }
 
 // One sample's camera, along the two rows of a period.

@@ -109,14 +109,23 @@ def unprocess(
     camera = unprocess_operator.random_camera(batch, seed, device)
     drawn = {"shot": None, "read": None} if noise is None else noise.draw(batch, seed, device)
     gains = reference.inverse_gains(camera["rgb_gain"], camera["red_gain"], camera["blue_gain"])
-    rows = (camera["rgb_to_camera"], gains, codes, blacks, white, drawn["shot"], drawn["read"])
     name = _backend_for(rgb, picture=True)
     if name == "reference":
-        names = ("rgb_to_camera", "gains", "pattern", "black", "white", "shot", "read")
-        settings: dict[str, Any] = dict(zip(names, rows, strict=True))
-        mosaic = reference.unprocess(rgb.detach(), **settings, seed=seed)
+        mosaic = reference.unprocess(
+            rgb.detach(),
+            rgb_to_camera=camera["rgb_to_camera"],
+            gains=gains,
+            pattern=codes,
+            black=blacks,
+            white=white,
+            **drawn,
+            seed=seed,
+        )
     else:
-        mosaic = unprocess_operator.unprocess(rgb, *rows, unprocess_operator.signed(seed), name)
+        mosaic = unprocess_operator.unprocess(
+            rgb, camera["rgb_to_camera"], gains, codes, blacks, white, drawn["shot"], drawn["read"],
+            unprocess_operator.signed(seed), name,
+        )  # fmt: skip
     one = torch.ones_like(camera["red_gain"])
     isp = ISP(
         black=blacks,

@@ -1,4 +1,4 @@
-"""``unprocess`` and ``expose`` on the GPU: hands their tensors to the Triton kernels."""
+"""``unprocess`` and ``expose`` on the GPU: hands the tensors to the Triton kernels."""
 
 from __future__ import annotations
 
