@@ -6,7 +6,6 @@ For people who have RGB data and no RAW: the student gets the mosaic, the teache
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
