@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import triton.language as tl
 from compiled_triton import ARCHITECTURES, Compiled, compile_for
@@ -96,8 +94,8 @@ def test_no_spills_and_tensor_cores(architecture, half):
     ]
     for stem in ("efficientnet", "convnext") if every else ():
         work += [(k, architecture, stem, half, r) for k, r in every_kernel(half) if not any(r[2:])]
-    with ThreadPoolExecutor(2) as pool:
-        failures = [f for f in pool.map(check, work) if f]
+    # One after the other: Python 3.11's parser, which Triton calls, fails in two threads at once.
+    failures = [failure for failure in map(check, work) if failure]
     assert not failures, "\n".join(failures)
 
 
