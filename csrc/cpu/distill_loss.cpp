@@ -13,12 +13,9 @@
 #include <tuple>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "cpu/dispatch.h"
 #include "cpu/distill_loss.h"
+#include "cpu/workspace.h"
 
 namespace isp_distill {
 
@@ -75,20 +72,6 @@ int64_t workspace_floats(const DistillCall& call, int64_t elements, int64_t widt
 
 float* aligned(std::vector<float>& memory) {
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
-}
-
-// A large new tensor has no pages yet, and making them 4 KiB at a time costs more than the kernel.
-void advise_huge_pages(const Tensor& tensor) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t huge = 2 << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-  const uintptr_t first = (begin + huge - 1) / huge * huge;
-  const uintptr_t last = (begin + tensor.numel() * tensor.element_size()) / huge * huge;
-  // A hint: it changes no result whether it is taken or not.
-  if (first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#else
-  (void)tensor;
-#endif
 }
 
 std::tuple<Tensor, Tensor> add_up(const Tensor& like, const std::vector<double>& losses,

@@ -49,7 +49,7 @@ void for_each(int64_t items, int64_t workspace_floats, const Run& run) {
 }
 
 // The output is fresh memory that the system hands out page by page on the first write; for large
-// tensors that takes longer than the convolution. Pages of 2 MiB make it cheap where they are allowed.
+// tensors that takes longer than the kernel. Pages of 2 MiB make it cheap where they are allowed.
 inline void advise_huge_pages(const torch::stable::Tensor& out) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHuge = 2 << 20;
