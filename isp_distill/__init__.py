@@ -15,6 +15,7 @@ from isp_distill.ops.distill_loss import (
     linear_distill_loss,
     upsampled_distill_loss,
 )
+from isp_distill.ops.output_memory import release_memory
 from isp_distill.ops.raw_conv import raw_conv
 from isp_distill.ops.render import render
 from isp_distill.ops.unprocess import expose, unprocess
@@ -50,6 +51,7 @@ __all__ = [
     "raw_conv",
     "rawify",
     "read_raw",
+    "release_memory",
     "render",
     "train",
     "unprocess",
