@@ -1,0 +1,81 @@
+"""What three GPUs can do by their data sheets, and how many blocks fit one of their processors.
+
+Rates are peak rates of the SXM boards, without sparsity:
+
+* A100 80 GB: "NVIDIA A100 Tensor Core GPU" data sheet (2021): 2039 GB/s, float32 19.5, TF32 156,
+  bfloat16 312 TFLOPS.
+* H100: "NVIDIA H100 Tensor Core GPU" data sheet (2023): 3.35 TB/s, float32 67, TF32 989 and
+  bfloat16 1979 TFLOPS with sparsity, which is twice the dense rate.
+* B200 (HGX, 1000 W): "NVIDIA Blackwell Architecture Technical Brief" (2024): 8 TB/s, float32 80,
+  TF32 2.2 and bfloat16 4.5 PFLOPS with sparsity.
+
+The limits of a multiprocessor are those of table "Technical Specifications per Compute Capability"
+in the CUDA C++ Programming Guide, and how registers and shared memory are rounded up that of the
+occupancy calculator in Nsight Compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Bytes of shared memory that the runtime takes for itself in every block, since sm_80.
+_RESERVED_SHARED = 1024
+_WARP = 32
+#: Registers are handed out to a warp in units of this many.
+_REGISTER_UNIT = 256
+_SHARED_UNIT = 128
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One board.
+
+    Attributes:
+        name: as it is sold.
+        architecture: 80, 90 or 100.
+        bandwidth: of its memory, bytes a second.
+        rates: operations a second (a multiply-add is two) by what computes them.
+        shared: bytes of shared memory of a multiprocessor.
+        blocks: resident blocks of a multiprocessor at most.
+        warps: resident warps of a multiprocessor at most.
+        registers: 32-bit registers of a multiprocessor.
+    """
+
+    name: str
+    architecture: int
+    bandwidth: float
+    rates: dict[str, float]
+    shared: int
+    blocks: int = 32
+    warps: int = 64
+    registers: int = 65536
+
+    def occupancy(self, registers: int, shared: int, threads: int) -> float:
+        """The share of resident warps, 0 to 1, where only these three limit it."""
+        warps = -(-threads // _WARP)
+        of_warp = _rounded(registers * _WARP, _REGISTER_UNIT)
+        # Each of the four schedulers has a quarter of the registers, and whole warps.
+        by_registers = self.registers // 4 // of_warp * 4 // warps
+        by_shared = self.shared // _rounded(shared + _RESERVED_SHARED, _SHARED_UNIT)
+        blocks = min(self.blocks, self.warps // warps, by_registers, by_shared)
+        return blocks * warps / self.warps
+
+    def seconds(self, traffic: float, operations: dict[str, float]) -> tuple[float, str]:
+        """The least time for so many bytes and operations, and what of them takes it.
+
+        The kinds of operations add up, since one warp issues them; memory runs beside them.
+        """
+        memory = traffic / self.bandwidth
+        compute = sum(count / self.rates[kind] for kind, count in operations.items())
+        return max(memory, compute), "memory" if memory >= compute else "arithmetic"
+
+
+def _rounded(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+GPUS = (
+    Gpu("A100", 80, 2.039e12, {"fp32": 19.5e12, "tf32": 156e12, "half": 312e12}, 164 * 1024),
+    Gpu("H100", 90, 3.35e12, {"fp32": 67e12, "tf32": 494.5e12, "half": 989.5e12}, 228 * 1024),
+    Gpu("B200", 100, 8e12, {"fp32": 80e12, "tf32": 1100e12, "half": 2250e12}, 228 * 1024),
+)
