@@ -8,6 +8,7 @@ cannot show: that the kernel is right (tests/gpu_kernels do that) or fast.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -72,11 +73,13 @@ class Launch:
         kernel: the ``@triton.jit`` function, without its autotuner.
         arguments: by name, those that were given by position too.
         options: ``num_warps`` and its like.
+        programs: how many blocks.
     """
 
     kernel: Any
     arguments: dict[str, Any]
     options: dict[str, int]
+    programs: int
 
     @property
     def warps(self) -> int:
@@ -100,13 +103,14 @@ class _Recorder:
         self.prune = getattr(kernel, "early_config_prune", None)
         self.kernel, self.launches = kernel.fn if self.tuned else kernel, launches
 
-    def __getitem__(self, grid: object) -> Callable[..., None]:
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
         def launch(*positional: Any, **named: Any) -> None:
             arguments = {**dict(zip(self.kernel.arg_names, positional, strict=False)), **named}
             for configuration in self.configurations(arguments):
                 given = {**arguments, **configuration}
+                programs = math.prod(grid(given) if callable(grid) else grid)
                 options = {name: given.pop(name) for name in _OPTIONS if name in given}
-                self.launches.append(Launch(self.kernel, given, options))
+                self.launches.append(Launch(self.kernel, given, options, programs))
 
         return launch
 

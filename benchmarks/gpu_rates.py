@@ -24,6 +24,9 @@ _WARP = 32
 #: Registers are handed out to a warp in units of this many.
 _REGISTER_UNIT = 256
 _SHARED_UNIT = 128
+#: Results of the special functions a clock and multiprocessor (CUDA C++ Programming Guide, table
+#: "Throughput of Native Arithmetic Instructions"); float32 lanes are 64 on sm_80, else 128.
+_SPECIAL = 16
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Gpu:
         name: as it is sold.
         architecture: 80, 90 or 100.
         bandwidth: of its memory, bytes a second.
-        rates: operations a second (a multiply-add is two) by what computes them.
+        rates: a second, by what computes them: ``half`` and ``tf32`` are operations of the matrix
+            units (a multiply-add is two), ``scalar`` instructions of float32 lanes, ``special``
+            exponentials, logarithms, roots and reciprocals.
         shared: bytes of shared memory of a multiprocessor.
         blocks: resident blocks of a multiprocessor at most.
         warps: resident warps of a multiprocessor at most.
@@ -63,19 +68,26 @@ class Gpu:
     def seconds(self, traffic: float, operations: dict[str, float]) -> tuple[float, str]:
         """The least time for so many bytes and operations, and what of them takes it.
 
-        The kinds of operations add up, since one warp issues them; memory runs beside them.
+        Memory and the units work at the same time, so it is the longest of them: a bound from
+        below, not an estimate.
         """
-        memory = traffic / self.bandwidth
-        compute = sum(count / self.rates[kind] for kind, count in operations.items())
-        return max(memory, compute), "memory" if memory >= compute else "arithmetic"
+        every = {kind: count / self.rates[kind] for kind, count in operations.items()}
+        every["memory"] = traffic / self.bandwidth
+        limit = max(every, key=lambda kind: every[kind])
+        return every[limit], limit
 
 
 def _rounded(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
+def _rates(fp32: float, lanes: int, tf32: float, half: float) -> dict[str, float]:
+    special = fp32 / 2 / lanes * _SPECIAL
+    return {"scalar": fp32 / 2, "special": special, "tf32": tf32, "half": half}
+
+
 GPUS = (
-    Gpu("A100", 80, 2.039e12, {"fp32": 19.5e12, "tf32": 156e12, "half": 312e12}, 164 * 1024),
-    Gpu("H100", 90, 3.35e12, {"fp32": 67e12, "tf32": 494.5e12, "half": 989.5e12}, 228 * 1024),
-    Gpu("B200", 100, 8e12, {"fp32": 80e12, "tf32": 1100e12, "half": 2250e12}, 228 * 1024),
+    Gpu("A100", 80, 2.039e12, _rates(19.5e12, 64, 156e12, 312e12), 164 * 1024),
+    Gpu("H100", 90, 3.35e12, _rates(67e12, 128, 494.5e12, 989.5e12), 228 * 1024),
+    Gpu("B200", 100, 8e12, _rates(80e12, 128, 1100e12, 2250e12), 228 * 1024),
 )
