@@ -6,7 +6,6 @@ alignment are those of a real call.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -163,3 +162,137 @@ def _conv(stem: str, dtype: torch.dtype, backward: bool, colour: bool = False) -
 
 def _short(dtype: torch.dtype) -> str:
     return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+
+
+# Per logit, counted from the formulas: two exponentials for the sums and two for the gradient of
+# what is not held; conversions, scaling, two running maxima and sums, and the gradient.
+_LOGIT = {"special": 2.0, "scalar": 14.0}
+# Per full-resolution logit: the four-tap interpolation of both maps, then as above; the cells'
+# kernel interpolates again and adds up with the transposed weights.
+_PIXEL_LOGIT = {"special": 2.0, "scalar": 14.0 + 8.0}
+_CELL_LOGIT = {"special": 2.0, "scalar": 6.0 + 8.0 + 2.0}
+
+
+def _distill(name: str, shape: tuple[int, ...], dtype: torch.dtype, size: int = 0) -> Case:
+    """Forward KL with its gradient; with a ``size``, of maps upsampled to it."""
+    student, teacher = _meta(*shape, dtype=dtype), _meta(*shape, dtype=dtype)
+    options = checked_options("forward_kl", 4.0, 1.0, -100, 0.0, "mean")
+    rest = (
+        (None, None, None),
+        _meta(2, dtype=torch.float64),
+        options,
+        torch.empty_like(student),
+        1.0,
+    )
+    kernels = TritonKernels()
+
+    def run() -> None:
+        if size:
+            kernels.upsampled(student, teacher, (size, size), False, *rest)
+        else:
+            kernels.logits(student, teacher, *rest)
+
+    operations = dict.fromkeys(("held_kernel", "streamed_kernel"), _LOGIT)
+    units = student.numel()
+    if size:
+        operations = {"pixels_kernel": _PIXEL_LOGIT, "cells_kernel": _CELL_LOGIT}
+        units = shape[0] * shape[1] * size**2
+    return Case(
+        "upsampled_distill_loss" if size else "distill_loss",
+        f"{name} {_short(dtype)}",
+        " x ".join(map(str, shape)) + (f" to {size} x {size}" if size else ""),
+        "full-size logit" if size else "logit",
+        units,
+        run,
+        operations,
+        wide=frozenset(("held_kernel", "streamed_kernel")),
+    )
+
+
+def _render(name: str, sensor: tuple[int, int], target: tuple[int, int], method: str) -> Case:
+    tensors = RenderTensors(
+        mosaic=_meta(1, *sensor, dtype=torch.uint16),
+        black=_meta(1, 4),
+        white=_meta(1),
+        pattern=_meta(1, dtype=torch.int64),
+        gain=_meta(1, 4),
+        ccm=_meta(1, 3, 3),
+        mean=_meta(3),
+        std=_meta(3),
+    )
+    settings = RenderSettings(
+        method, "srgb", 1, (0, 0, *sensor), target, "display", torch.bfloat16, False
+    )
+    # Per sensor value: normalise 4, Malvar 25, colour matrix 9, tone 12, the row's weight 6; per
+    # value between the kernels and channel a load, a weight and a multiply-add.
+    values = sensor[0] * sensor[1]
+    columns = 3 * 3 * target[0] * sensor[1] / values
+    return Case(
+        "render",
+        name,
+        f"{sensor[0]} x {sensor[1]} to {target[0]} x {target[1]}",
+        "sensor value",
+        values,
+        lambda: render_triton.forward(tensors, settings),
+        {
+            "render_rows_kernel": {"scalar": 56.0, "special": 6.0},
+            "render_columns_kernel": {"scalar": columns},
+        },
+    )
+
+
+def _unprocess(dtype: torch.dtype, noisy: bool) -> Case:
+    batch, side = 32, 448
+    call = UnprocessCall(
+        rgb=_meta(batch, 3, side, side, dtype=dtype),
+        rgb_to_camera=_meta(batch, 3, 3),
+        gains=_meta(batch, 3),
+        pattern=_meta(batch, dtype=torch.int64),
+        black=_meta(batch, 4),
+        white=_meta(batch),
+        shot=_meta(batch) if noisy else None,
+        read=_meta(batch) if noisy else None,
+        seed=0,
+    )
+    return Case(
+        "unprocess",
+        ("fp32" if dtype == torch.float32 else "uint8") + (" noise" if noisy else ""),
+        f"{batch} x 3 x {side} x {side}",
+        "sensor value",
+        batch * side**2,
+        lambda: unprocess_triton.unprocess(call),
+        wide=frozenset(("unprocess_kernel",) if dtype == torch.float32 else ()),
+    )
+
+
+def _expose() -> Case:
+    batch, side = 32, 448
+    numbers = [_meta(batch) for _ in range(3)]
+    mosaic, pattern = _meta(batch, side, side, dtype=torch.uint16), _meta(batch, dtype=torch.int64)
+    call = ExposeCall(mosaic, *numbers, pattern, _meta(batch, 4), _meta(batch), 0)
+    size = f"{batch} x {side} x {side}"
+    run = lambda: unprocess_triton.expose(call)  # noqa: E731
+    return Case("expose", "uint16", size, "sensor value", mosaic.numel(), run)
+
+
+def cases() -> Iterator[Case]:
+    """Every case, in the order of the table."""
+    wide, half = torch.float32, torch.bfloat16
+    for stem in STEMS:
+        yield _conv(stem, half, backward=False)
+        yield _conv(stem, half, backward=True)
+    yield _conv("resnet", wide, backward=False)
+    yield _conv("resnet", wide, backward=True)
+    yield _conv("resnet", half, backward=True, colour=True)
+    yield _distill("rows", (4096, 1000), half)
+    yield _distill("rows", (4096, 1000), wide)
+    yield _distill("long rows", (512, 100_000), half)
+    yield _distill("dense Cityscapes", (4, 19, 512, 1024), half)
+    yield _distill("dense ADE20K", (4, 150, 512, 512), half)
+    yield _distill("ADE20K", (4, 150, 128, 128), half, size=512)
+    yield _render("malvar, resized", (3000, 4000), (224, 336), "malvar")
+    yield _render("superpixel, resized", (3000, 4000), (224, 336), "superpixel")
+    yield _render("malvar", (3000, 4000), (3000, 4000), "malvar")
+    yield _unprocess(wide, noisy=False)
+    yield _unprocess(torch.uint8, noisy=True)
+    yield _expose()
