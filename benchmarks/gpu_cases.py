@@ -27,10 +27,9 @@ from torch import Tensor
 from isp_distill.ops import raw_conv_triton, render_triton, unprocess_triton
 from isp_distill.ops.distill_options import checked_options
 from isp_distill.ops.distill_triton import TritonKernels
-from isp_distill.ops.raw_conv_operator import Needs
+from isp_distill.ops.raw_conv_operator import Needs, output_like
 from isp_distill.ops.raw_conv_operator import Settings as ConvSettings
 from isp_distill.ops.raw_conv_operator import Tensors as ConvTensors
-from isp_distill.ops.raw_conv_operator import output_like
 from isp_distill.ops.render_operator import Settings as RenderSettings
 from isp_distill.ops.render_operator import Tensors as RenderTensors
 from isp_distill.ops.unprocess_operator import ExposeCall, UnprocessCall
@@ -156,6 +155,7 @@ def _conv(stem: str, dtype: torch.dtype, backward: bool, colour: bool = False) -
         out.numel(),
         run,
         dict.fromkeys(names, operations),
+        wide=frozenset(("raw_conv_weight_kernel",)),  # the gradient
         tensor_core=frozenset(names),
     )
 
@@ -223,8 +223,12 @@ def _render(name: str, sensor: tuple[int, int], target: tuple[int, int], method:
     settings = RenderSettings(
         method, "srgb", 1, (0, 0, *sensor), target, "display", torch.bfloat16, False
     )
-    # Per sensor value: normalise 4, Malvar 25, colour matrix 9, tone 12, the row's weight 6; per
+    # Per sensor value: normalise 4, Malvar 25, colour matrix 9, tone 12 and 6 special functions,
+    # the row's weight 6; a superpixel does all but the first for four sensor values at once. Per
     # value between the kernels and channel a load, a weight and a multiply-add.
+    share = 0.25 if method == "superpixel" else 1.0
+    demosaic = 1.0 if method == "superpixel" else 25.0
+    of_rows = {"scalar": 4.0 + share * (demosaic + 9 + 12 + 6), "special": 6 * share}
     values = sensor[0] * sensor[1]
     columns = 3 * 3 * target[0] * sensor[1] / values
     return Case(
@@ -235,7 +239,7 @@ def _render(name: str, sensor: tuple[int, int], target: tuple[int, int], method:
         values,
         lambda: render_triton.forward(tensors, settings),
         {
-            "render_rows_kernel": {"scalar": 56.0, "special": 6.0},
+            "render_rows_kernel": of_rows,
             "render_columns_kernel": {"scalar": columns},
         },
     )

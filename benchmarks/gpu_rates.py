@@ -27,6 +27,8 @@ _SHARED_UNIT = 128
 #: Results of the special functions a clock and multiprocessor (CUDA C++ Programming Guide, table
 #: "Throughput of Native Arithmetic Instructions"); float32 lanes are 64 on sm_80, else 128.
 _SPECIAL = 16
+#: Warps that issue an instruction in a clock.
+_SCHEDULERS = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Gpu:
         bandwidth: of its memory, bytes a second.
         rates: a second, by what computes them: ``half`` and ``tf32`` are operations of the matrix
             units (a multiply-add is two), ``scalar`` instructions of float32 lanes, ``special``
-            exponentials, logarithms, roots and reciprocals.
+            exponentials, logarithms, roots and reciprocals, ``issue`` instructions of any kind
+            and lane.
         shared: bytes of shared memory of a multiprocessor.
         blocks: resident blocks of a multiprocessor at most.
         warps: resident warps of a multiprocessor at most.
@@ -59,8 +62,8 @@ class Gpu:
         """The share of resident warps, 0 to 1, where only these three limit it."""
         warps = -(-threads // _WARP)
         of_warp = _rounded(registers * _WARP, _REGISTER_UNIT)
-        # Each of the four schedulers has a quarter of the registers, and whole warps.
-        by_registers = self.registers // 4 // of_warp * 4 // warps
+        # Each of the four schedulers has a quarter of the registers, and takes whole warps.
+        by_registers = self.registers // _SCHEDULERS // of_warp * _SCHEDULERS // warps
         by_shared = self.shared // _rounded(shared + _RESERVED_SHARED, _SHARED_UNIT)
         blocks = min(self.blocks, self.warps // warps, by_registers, by_shared)
         return blocks * warps / self.warps
@@ -82,8 +85,14 @@ def _rounded(value: int, unit: int) -> int:
 
 
 def _rates(fp32: float, lanes: int, tf32: float, half: float) -> dict[str, float]:
-    special = fp32 / 2 / lanes * _SPECIAL
-    return {"scalar": fp32 / 2, "special": special, "tf32": tf32, "half": half}
+    clocks = fp32 / 2 / lanes  # of all multiprocessors together, a second
+    return {
+        "scalar": clocks * lanes,
+        "special": clocks * _SPECIAL,
+        "issue": clocks * _SCHEDULERS * _WARP,
+        "tf32": tf32,
+        "half": half,
+    }
 
 
 GPUS = (

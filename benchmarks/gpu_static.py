@@ -4,12 +4,12 @@
     python benchmarks/gpu_static.py --json gpu_static.json --markdown gpu_static.md
     python benchmarks/gpu_static.py --architectures 90 --operations raw_conv
 
-Each case (gpu_cases.py) is a real call at a size that people train with, compiled for sm_80, 90 and
-100. Read from the machine code: registers, spills, shared memory, the widest load and store of
-global memory, matrix instructions. Computed from them: occupancy. Computed from the call: bytes read
-and written for an output, if each tensor goes through memory once. **Predicted**: the least time
-that bytes and operations allow at the rates of the data sheets (gpu_rates.py). Nothing was timed,
-and a kernel that has to wait for something else takes longer.
+Each case (gpu_cases.py) is a real call at a size that people train with, compiled for sm_80, 90
+and 100. Read from the machine code: registers, spills, shared memory, the widest load and store of
+global memory, matrix instructions. Computed from them: occupancy. Computed from the call: bytes
+read and written for an output, if each tensor goes through memory once. **Predicted**: the least
+time that bytes and operations allow at the rates of the data sheets (gpu_rates.py). Nothing was
+timed, and a kernel that has to wait for something else takes longer.
 
 The exit status is 1 where a kernel spills, or loads 16 bytes at a time no more, or uses no matrix
 unit, though its case says that it must.
@@ -83,10 +83,7 @@ def row_of(case: Case, launch: Launch, gpu: Gpu, code: Compiled) -> Row:
     else:  # one straight line
         special = code.count(r"MUFU\b.*")
         lanes = launch.programs * threads
-        work = {
-            "scalar": lanes * (code.instructions.total() - special),
-            "special": lanes * special,
-        }
+        work = {"issue": lanes * code.instructions.total(), "special": lanes * special}
     seconds, limit = gpu.seconds(loaded + stored, work)
     tile = [
         str(launch.arguments[n])
