@@ -80,7 +80,7 @@ ISP_DEVICE float square_root(float x) { return sqrtf(x); }
 
 }  // namespace isp_distill::cuda
 #else
-#include "cuda/host.h"
+#include "cuda/host_twins.h"
 #endif
 
 namespace isp_distill::cuda {
