@@ -127,16 +127,17 @@ inline bool release(unsigned begin, unsigned end, State state) {
   return true;
 }
 
+inline void prepare(Fibre& fibre) {
+  fibre.state = State::ready;
+  getcontext(&fibre.context);
+  fibre.context.uc_stack.ss_sp = fibre.stack.get();
+  fibre.context.uc_stack.ss_size = kStack;
+  fibre.context.uc_link = nullptr;
+  makecontext(&fibre.context, enter, 0);
+}
+
 inline void run_block(unsigned threads, std::mt19937& random) {
-  for (unsigned i = 0; i < threads; ++i) {
-    Fibre& fibre = block.fibres[i];
-    fibre.state = State::ready;
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = fibre.stack.get();
-    fibre.context.uc_stack.ss_size = kStack;
-    fibre.context.uc_link = nullptr;
-    makecontext(&fibre.context, enter, 0);
-  }
+  for (unsigned i = 0; i < threads; ++i) prepare(block.fibres[i]);
   std::vector<unsigned> order(threads);
   for (unsigned i = 0; i < threads; ++i) order[i] = i;
   for (;;) {

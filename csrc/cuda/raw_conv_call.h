@@ -95,6 +95,20 @@ inline Layout forward_layout(const RawConvCall& c, int words) {
   return l;
 }
 
+// Fills in what follows from the rest of a call. `bytes`: of an element of the output.
+inline void plan_tiles(RawConvCall& c, int bytes) {
+  c.tile_columns = (c.out_width + kTileColumns - 1) / kTileColumns;
+  c.tiles_of_sample = c.tile_columns * ((c.out_height + kTileRows - 1) / kTileRows);
+  c.tiles = int64_t(c.tiles_of_sample) * c.batch;
+  const int size = sensor_bytes(c.sensor);
+  c.aligned = reinterpret_cast<uintptr_t>(c.mosaic) % 16 == 0 && c.mosaic_row * size % 16 == 0 &&
+              c.mosaic_sample * size % 16 == 0;
+  const int64_t line = c.channels_last ? c.channels : int64_t(c.out_height) * c.out_width;
+  c.out_aligned = reinterpret_cast<uintptr_t>(c.out) % 16 == 0 &&
+                  reinterpret_cast<uintptr_t>(c.grad) % 16 == 0 && line * bytes % 16 == 0 &&
+                  (c.channels_last || c.out_width * bytes % 16 == 0);
+}
+
 // What every GPU from sm_80 on gives a block (the least is that of sm_86 and 89).
 inline constexpr int kSharedBytes = 99 * 1024;
 
