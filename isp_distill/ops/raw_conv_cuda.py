@@ -23,14 +23,61 @@ SENSORS = (
 )
 
 
+#: Bytes of shared memory that every GPU from sm_80 on gives a block, and what a tile's output has.
+SHARED_BYTES = 99 * 1024
+_ROWS, _COLUMNS = 8, 32
+
+
+def shared_bytes(kernel: int, stride: int, mosaic: torch.dtype, out: torch.dtype) -> int:
+    """What a block of the forward or the backward pass needs at least, whichever needs more.
+
+    As ``forward_layout`` and ``backward_layout`` of csrc/cuda/raw_conv_call.h have it, with the
+    fewest channels (32).
+    """
+    rows, columns = ((n - 1) * stride + kernel for n in (_ROWS, _COLUMNS))
+    raw = 2 * rows * _rounded(2 * columns * mosaic.itemsize + 15, 16)
+    area, size = kernel * kernel, out.itemsize
+    positions = _rounded(area, 4)
+    forward = _rounded(4 * size * rows * columns, 16) + _rounded(4 * positions, 16)
+    forward += 4 * size * positions * 32 + 8 * size * _COLUMNS * 24
+    groups = (area + 8) // 8
+    backward = 16 * rows * columns + 32 * groups + 4 * (_ROWS * _COLUMNS * size // 4 + 4) * 32
+    return raw + max(forward, backward)
+
+
+def _rounded(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
 def refuses(
-    *, kernel: int, out_dtype: torch.dtype, weight: torch.dtype, **_: object
+    *,
+    kernel: int,
+    stride: int,
+    mosaic: torch.dtype,
+    out_dtype: torch.dtype,
+    weight: torch.dtype,
+    activation: str,
+    learnt: bool,
+    colour: bool,
+    **_: object,
 ) -> str | None:
     """Why the CUDA kernels cannot serve a call, or None."""
-    if torch.float64 in (weight, out_dtype):
+    if torch.float64 in (weight, out_dtype, mosaic):
         return "it computes in float32, and float64 was asked for"
+    if colour:
+        return "it has no gradient of gain, mix and gamma"
+    if learnt and (
+        activation in ("silu", "gelu") or (activation == "relu6" and out_dtype != torch.float32)
+    ):
+        return f"its backward pass cannot tell the derivative of {activation} from the output"
     if kernel > LARGEST_KERNEL:
         return f"its kernels go up to {LARGEST_KERNEL} x {LARGEST_KERNEL}"
+    needed = shared_bytes(kernel, stride, mosaic, out_dtype)
+    if needed > SHARED_BYTES:
+        return (
+            f"a tile at stride {stride} of {mosaic} takes {needed // 1024} KiB of shared memory, "
+            f"more than {SHARED_BYTES // 1024}"
+        )
     return None
 
 

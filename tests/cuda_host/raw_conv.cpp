@@ -89,9 +89,17 @@ bool backward(const py::dict& d, unsigned blocks, unsigned seed) {
   return true;
 }
 
+// Bytes of shared memory that either pass needs with 32 channels.
+int shared_bytes(int kernel, int stride, int sensor, int bytes) {
+  RawConvCall c = {};
+  c.kernel = kernel, c.stride = stride, c.sensor = static_cast<Sensor>(sensor), c.group = 32;
+  return std::max(forward_layout(c, bytes).total, backward_layout(c, bytes).total);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(raw_conv_host, m) { 
   m.def("forward", &forward);
   m.def("backward", &backward);
+  m.def("shared_bytes", &shared_bytes);
 }
