@@ -11,8 +11,9 @@ the tests hold it against the student itself.
 - The border holds the colour of the mean, not zero. With ``v`` that colour, ``conv(x, border v)``
   is ``conv(x - v, border 0)`` plus the sum of ``weight * v``, and that is the convolution's own
   padding and its bias.
-- One camera, known beforehand, costs nothing: its pattern reorders the weights, and levels, white
-  balance and colour matrix become constants.
+- One camera, known beforehand, costs nothing: its pattern reorders the weights, levels and gains
+  become that first convolution's own numbers, the colour matrix a 1x1 convolution, and runtimes
+  clamp in the convolution before.
 """
 
 from __future__ import annotations
@@ -66,17 +67,20 @@ def _exchanged(sites: Tensor, order: Tensor) -> Tensor:
 
 
 class StandardPlanes(nn.Module):
-    """A :class:`PlanesModel` in standard operators, on the packed sites instead of the mosaic."""
+    """A :class:`PlanesModel` in standard operators."""
 
     partner: Tensor
+    identity: Tensor
 
     def __init__(self, student: PlanesModel) -> None:
         super().__init__()
         self.model, self.channels = student.model, student.channels
         self.register_buffer("partner", _partners())
+        self.register_buffer("identity", torch.eye(4).reshape(4, 1, 2, 2))
 
-    def forward(self, sites: Tensor, camera: Camera) -> Any:
-        """What the model makes of the sites, with one camera or one for each sample."""
+    def forward(self, mosaic: Tensor, camera: Camera) -> Any:
+        """What the model makes of ``[N, H, W]`` mosaics, with one camera or one for each."""
+        sites = F.conv2d(mosaic[:, None], self.identity, stride=2)
         order = self.partner[camera.pattern]
         scale = camera.gain / (camera.white[:, None] - camera.black)
         black, scale = camera.black.gather(1, order), scale.gather(1, order)
@@ -87,7 +91,7 @@ class StandardPlanes(nn.Module):
 
 
 class StandardStem(nn.Module):
-    """A :class:`RawStem` in standard operators, on the packed sites instead of the mosaic.
+    """A :class:`RawStem` in standard operators.
 
     Args:
         stem: the stem; its numbers are copied.
@@ -102,8 +106,8 @@ class StandardStem(nn.Module):
     gain: Tensor
     mix: Tensor
     gamma: Tensor
-    black: Tensor
-    scale: Tensor
+    taps: Tensor
+    level: Tensor
     partner: Tensor
 
     def __init__(self, stem: RawStem, height: int, width: int, camera: ISP | None) -> None:
@@ -111,12 +115,13 @@ class StandardStem(nn.Module):
         self.stride, self.curve, self.activation = stem.stride, stem.curve, stem.activation
         self.clip, self.edges = stem.clip, stem._edges(height, width)
         self.white_balance, self.colour_matrix = stem.white_balance, stem.colour_matrix
-        self.mixes, self.built_in = stem.colour_matrix or stem.learn_camera, camera is not None
-        #: ``[N, 4, h, w]``, the sites of each period, and each sample's camera, for one call.
-        self.sites: Tensor | None = None
+        self.mixes = stem.colour_matrix or stem.learn_camera
+        #: ``[N, H, W]`` float32, and each sample's camera unless one is built in; for one call.
+        self.mosaic: Tensor | None = None
         self.camera: Camera | None = None
         weight, border = stem.weight.detach(), stem.padding_value
         mix, gain = stem.mix.detach(), stem.gain.detach()
+        taps, level = torch.eye(4).reshape(4, 1, 2, 2), torch.zeros(4)
         offset = torch.zeros(len(weight)) if stem.bias is None else stem.bias.detach()
         if camera is not None:
             one = Camera.of(camera, 1)
@@ -125,12 +130,14 @@ class StandardStem(nn.Module):
                 mix = mix @ planes_matrix(one.ccm)[0]
             balance = one.gain[0] * gain if self.white_balance else gain
             plane_of_site = [pattern ^ site for site in range(4)]
-            self.register_buffer("black", black[plane_of_site][None])
-            self.register_buffer("scale", (balance / (one.white - black))[plane_of_site][None])
+            scale = (balance / (one.white - black))[plane_of_site]
+            taps, level = taps * scale[:, None, None, None], -black[plane_of_site] * scale
             if self.mixes:
                 mix = mix[:, plane_of_site]  # sites in, planes out
             else:
                 weight, border = weight[:, plane_of_site], border[plane_of_site]
+        self.register_buffer("taps", taps)
+        self.register_buffer("level", level)
         self.register_buffer("mix", mix.clone())
         self.register_buffer("gain", gain.clone())
         self.register_buffer("gamma", stem.gamma.detach().clone())
@@ -141,16 +148,19 @@ class StandardStem(nn.Module):
         self.shifted = bool((border != 0).any())
 
     def forward(self, _: Tensor) -> Tensor:
-        """The features of :attr:`sites`, whatever it is called with: see :class:`RawModel`."""
-        assert self.sites is not None
-        if self.built_in:
-            x, black, scale, mix = self.sites, self.black, self.scale, self.mix
-        else:
-            x, black, scale, mix = self._of_camera(self.sites)
-        x = (x - black[:, :, None, None]) * scale[:, :, None, None]
+        """The features of :attr:`mosaic`, whatever it is called with: see :class:`RawModel`."""
+        assert self.mosaic is not None
+        mix = self.mix
+        x = F.conv2d(self.mosaic[:, None], self.taps, self.level, stride=2)
+        if self.camera is not None:
+            x, black, scale, mix = self._of_camera(x)
+            x = (x - black[:, :, None, None]) * scale[:, :, None, None]
         x = x.clamp(0, 1) if self.clip else x
         if self.mixes:
-            x = torch.einsum("ij,njhw->nihw" if mix.dim() == 2 else "nij,njhw->nihw", mix, x)
+            if mix.dim() == 2:
+                x = F.conv2d(x, mix[:, :, None, None])
+            else:
+                x = torch.einsum("nij,njhw->nihw", mix, x)
             x = x.clamp(0, 1) if self.clip else x
         if self.curve == "gamma":
             x = (x.clamp(min=1e-8).log() * self.gamma).exp()
@@ -201,12 +211,9 @@ class StandardStudent(nn.Module):
         camera: one camera to build in, or None.
     """
 
-    identity: Tensor
-
     def __init__(self, student: RawModel | PlanesModel, view: View, camera: ISP | None) -> None:
         super().__init__()
         self.view, self.built_in = view, None if camera is None else Camera.of(camera, 1)
-        self.register_buffer("identity", torch.eye(4).reshape(4, 1, 2, 2))
         if isinstance(student, PlanesModel):
             self.model: nn.Module = StandardPlanes(student)
             return
@@ -224,17 +231,15 @@ class StandardStudent(nn.Module):
     def predict(self, mosaic: Tensor, camera: Camera | None) -> Tensor:
         """Logits of ``[N, H, W]`` mosaics."""
         x = binned(mosaic, self.view)
-        sites = F.conv2d(x[:, None], self.identity, stride=2)
-        camera = self.built_in if camera is None else camera
         if isinstance(self.model, StandardPlanes):
-            return logits_of(self.model(sites, camera))
-        # As RawModel does: the model is called on a stand-in, its stem reads the sites.
-        self.stem.sites, self.stem.camera = sites, camera
+            return logits_of(self.model(x, self.built_in if camera is None else camera))
+        # As RawModel does: the model is called on a stand-in, its stem reads the mosaic.
+        self.stem.mosaic, self.stem.camera = x, camera
         try:
             stand_in = torch.zeros((), device=x.device)
             return logits_of(self.model(stand_in.expand(x.shape[0], 3, self.picture, self.picture)))
         finally:
-            self.stem.sites = self.stem.camera = None
+            self.stem.mosaic = self.stem.camera = None
 
 
 class OneCamera(StandardStudent):
