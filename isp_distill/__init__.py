@@ -1,5 +1,6 @@
 """Train vision models on camera RAW by distilling them from RGB teachers."""
 
+from isp_distill.augmentation import ISPAugmentation
 from isp_distill.backend import use_backend
 from isp_distill.data import ImageFolder
 from isp_distill.dng import write_dng
@@ -16,6 +17,7 @@ from isp_distill.ops.distill_loss import (
     linear_distill_loss,
     upsampled_distill_loss,
 )
+from isp_distill.ops.output_memory import release_memory
 from isp_distill.ops.raw_conv import raw_conv
 from isp_distill.ops.render import render
 from isp_distill.ops.unprocess import expose, unprocess
@@ -31,6 +33,7 @@ __all__ = [
     "BackendError",
     "CorruptRawError",
     "DistillLoss",
+    "ISPAugmentation",
     "ImageFolder",
     "NoiseModel",
     "RawError",
@@ -53,6 +56,7 @@ __all__ = [
     "raw_conv",
     "rawify",
     "read_raw",
+    "release_memory",
     "render",
     "train",
     "unprocess",

@@ -50,9 +50,9 @@ def _train(a: argparse.Namespace) -> None:
 def _trained(teacher: Teacher, checkpoint: str | None) -> torch.nn.Module:
     """The student that ``isp-distill train`` made; the untrained one without a checkpoint."""
     from isp_distill.checkpoint import load_checkpoint
-    from isp_distill.training import _student_module
+    from isp_distill.training_setup import student_module
 
-    student = _student_module("rawify", teacher)
+    student = student_module("rawify", teacher)
     if checkpoint:
         state = load_checkpoint(Path(checkpoint))
         student.load_state_dict(state.get("average") or state["student"])

@@ -40,6 +40,10 @@ struct Strip {
   // two would put all classes of a pixel into the same few sets of the first-level cache.
   int64_t pitch;
   LaneState of;
+  // Across: the logits of the row that comes next, to be fetched during the arithmetic of this one;
+  // bytes of them to a vector of floats. Null where there is none.
+  const char *next_s, *next_t;
+  int64_t bytes_s, bytes_t;
 };
 
 INLINE Strip make_strip(float* memory, int64_t depth, int64_t width, int64_t classes, bool third) {
@@ -58,6 +62,7 @@ INLINE Strip make_strip(float* memory, int64_t depth, int64_t width, int64_t cla
   strip.s = memory, memory += depth * strip.pitch;
   strip.t = memory, memory += depth * strip.pitch;
   strip.e = third ? memory : nullptr;
+  strip.next_s = strip.next_t = nullptr;
   return strip;
 }
 
@@ -212,6 +217,10 @@ static void accumulate(const Strip& strip, float k) {
     for (int64_t d = 0; d < strip.depth; ++d) {
       float *ps = strip.s + d * step + v, *pt = strip.t + d * step + v;
       V s = load(ps), t = load(pt);
+      if constexpr (Across) {
+        __builtin_prefetch(strip.next_s + d * strip.bytes_s, 0, 3);
+        __builtin_prefetch(strip.next_t + d * strip.bytes_t, 0, 3);
+      }
       if constexpr (O == Objective::mse) {
         V difference = t > NO_CLASS ? s - t : V{};
         mixed += difference * difference;

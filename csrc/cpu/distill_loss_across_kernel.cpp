@@ -18,11 +18,19 @@ INLINE int64_t offset_of(const DistillCall& call, const Logits& logits, int64_t 
          b * logits.stride_b;
 }
 
+// Pass 1: into the buffer, with the maximum and its first class.
 template <Dtype D>
-void load_row(const Strip& strip, const char* from, int64_t stride, float* buffer, float fill) {
+void load_row(const Strip& strip, const char* from, int64_t stride, float* buffer, float fill,
+              float* tops, int32_t* args) {
   constexpr int size = size_of<D>;
   const int64_t whole = stride == 1 ? strip.classes / W * W : 0;
-  for (int64_t c = 0; c < whole; c += W) store(buffer + c, load_as<D>(from + c * size));
+  V top = splat(-__builtin_inff());
+  I arg = I{};
+  for (int64_t c = 0; c < whole; c += W) {
+    V x = load_as<D>(from + c * size);
+    store(buffer + c, x);
+    measure(x, splat_int((int32_t)c) + iota(), top, arg);
+  }
   for (int64_t c = whole; c < strip.classes; c += W) {
     char elements[W * size];
     const int64_t here = strip.classes - c < W ? strip.classes - c : W;
@@ -32,18 +40,20 @@ void load_row(const Strip& strip, const char* from, int64_t stride, float* buffe
     V x = load_as<D>(elements);
     for (int64_t i = here; i < W; ++i) x[i] = fill;
     store(buffer + c, x);
+    measure(x, splat_int((int32_t)c) + iota(), top, arg);
   }
+  store_measured<true>(top, arg, tops, args);
 }
 
 void load_row_as(Dtype dtype, const Strip& strip, const char* from, int64_t stride, float* buffer,
-                 float fill) {
+                 float fill, float* tops, int32_t* args) {
   switch (dtype) {
     case Dtype::float32:
-      return load_row<Dtype::float32>(strip, from, stride, buffer, fill);
+      return load_row<Dtype::float32>(strip, from, stride, buffer, fill, tops, args);
     case Dtype::bfloat16:
-      return load_row<Dtype::bfloat16>(strip, from, stride, buffer, fill);
+      return load_row<Dtype::bfloat16>(strip, from, stride, buffer, fill, tops, args);
     case Dtype::float16:
-      return load_row<Dtype::float16>(strip, from, stride, buffer, fill);
+      return load_row<Dtype::float16>(strip, from, stride, buffer, fill, tops, args);
   }
 }
 
@@ -96,11 +106,12 @@ void clear_row(const DistillCall& call, char* to) {
 // Tasks [begin, end), each of call.pixels rows. `memory` holds workspace_floats() floats.
 void distill_across(const DistillCall& call, int64_t begin, int64_t end, float* memory) {
   const int64_t depth = (call.classes + W - 1) / W;
-  const Strip strip = make_strip(memory, depth, W, call.classes, call.cross_entropy);
+  Strip strip = make_strip(memory, depth, W, call.classes, call.cross_entropy);
   const int64_t rows = call.size_n * call.size_a * call.size_b;
   const int64_t s_size = call.student.dtype == Dtype::float32 ? 4 : 2;
   const int64_t t_size = call.teacher.dtype == Dtype::float32 ? 4 : 2;
   const int64_t g_size = call.gradient.dtype == Dtype::float32 ? 4 : 2;
+  strip.bytes_s = W * s_size, strip.bytes_t = W * t_size;
   for (int64_t task = begin; task < end; ++task) {
     double loss = 0;
     int64_t agreements = 0;
@@ -116,12 +127,18 @@ void distill_across(const DistillCall& call, int64_t begin, int64_t end, float* 
       }
       const char* s = call.student.data + offset_of(call, call.student, row) * s_size;
       const char* t = call.teacher.data + offset_of(call, call.teacher, row) * t_size;
-      load_row_as(call.student.dtype, strip, s, call.student.stride_class, strip.s, NO_CLASS);
+      load_row_as(call.student.dtype, strip, s, call.student.stride_class, strip.s, NO_CLASS,
+                  strip.of.max_s, strip.of.arg_s);
       load_row_as(call.teacher.dtype, strip, t, call.teacher.stride_class, strip.t,
-                  -__builtin_inff());
-      if (call.class_mask) mask_classes(strip, call, row);
-      measure_buffer<true>(strip, strip.s, strip.of.max_s, strip.of.arg_s);
-      measure_buffer<true>(strip, strip.t, strip.of.max_t, strip.of.arg_t);
+                  -__builtin_inff(), strip.of.max_t, strip.of.arg_t);
+      const int64_t next = row + 1 < last ? row + 1 : row;
+      strip.next_s = call.student.data + offset_of(call, call.student, next) * s_size;
+      strip.next_t = call.teacher.data + offset_of(call, call.teacher, next) * t_size;
+      if (call.class_mask) {
+        mask_classes(strip, call, row);
+        measure_buffer<true>(strip, strip.s, strip.of.max_s, strip.of.arg_s);
+        measure_buffer<true>(strip, strip.t, strip.of.max_t, strip.of.arg_t);
+      }
       agreements += strip.of.arg_s[0] == strip.of.arg_t[0];
       settle_strip<true>(strip, call);
       if (call.row_losses) {

@@ -130,9 +130,15 @@ def reduction_factors(
     shares = [options.alpha, 1 - options.alpha]
     if options.reduction == "batchmean":
         shares = [share / batch for share in shares]
+    every_row_counts = all(row is None for row in rows)
+    if options.reduction == "mean" and every_row_counts:
+        of_objective = batch if options.objective == "cwd" else math.prod(positions)
+        shares = [shares[0] / of_objective, shares[1] / math.prod(positions)]
+    if device.type == "cpu" and (options.reduction != "mean" or every_row_counts):
+        return torch.tensor(shares, dtype=torch.float64)
     # Filled in on the device: a copy from the host could not be captured in a CUDA graph.
     given = torch.stack([torch.full((), x, dtype=torch.float64, device=device) for x in shares])
-    if options.reduction != "mean":
+    if options.reduction != "mean" or every_row_counts:
         return given
     of_row = math.prod(positions) // batch
     w = torch.ones(batch, dtype=torch.float64, device=device) if weight is None else weight.double()

@@ -17,6 +17,7 @@ from isp_distill.ops import distill_backend as compute
 from isp_distill.ops import distill_cpu as _distill_cpu  # noqa: F401  (registers a backend)
 from isp_distill.ops import distill_triton as _distill_triton  # noqa: F401  (likewise)
 from isp_distill.ops.distill_options import Options
+from isp_distill.ops.output_memory import recycled
 
 
 @torch.library.custom_op("isp_distill::distill_loss", mutates_args=())
@@ -39,7 +40,7 @@ def _distill_loss(
     options = Options(
         objective, tuple(parameters), temperature, alpha, ignore_index, label_smoothing, reduction
     )
-    gradient = compute.empty_gradient(student, with_gradient)
+    gradient = recycled(compute.empty_gradient(student, with_gradient))
     loss, agreement = compute.logits_loss(
         student,
         teacher,
@@ -74,7 +75,7 @@ def _upsampled_distill_loss(
     options = Options(
         objective, tuple(parameters), temperature, alpha, ignore_index, label_smoothing, reduction
     )
-    gradient = compute.empty_gradient(student, with_gradient)
+    gradient = recycled(compute.empty_gradient(student, with_gradient))
     loss, agreement = compute.upsampled_loss(
         student,
         teacher,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, extension
+from isp_distill.ops.output_memory import recycled
 from isp_distill.ops.raw_conv_operator import (
     ACTIVATIONS,
     CURVES,
@@ -56,7 +57,7 @@ def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
 
 def forward(tensors: Tensors, settings: Settings) -> Tensor:
     """The output, ``[N, C, h, w]``."""
-    out = output_like(tensors.mosaic, tensors.weight, settings)
+    out = recycled(output_like(tensors.mosaic, tensors.weight, settings))
     torch.ops.isp_distill_cpu.raw_conv_forward(*_arguments(tensors, settings), out)
     return out
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from isp_distill import backend, extension
 from isp_distill.isp import DEMOSAICS, TONES
+from isp_distill.ops.output_memory import recycled
 from isp_distill.ops.render_operator import Settings, Tensors, output_like
 
 
@@ -28,7 +29,7 @@ def _flat(tensor: Tensor) -> Tensor:
 def forward(tensors: Tensors, settings: Settings) -> Tensor:
     """The picture, ``[N, 3, *settings.size]``."""
     mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
-    out = output_like(mosaic, settings)
+    out = recycled(output_like(mosaic, settings))
     torch.ops.isp_distill_cpu.render(
         mosaic,
         _flat(tensors.black),

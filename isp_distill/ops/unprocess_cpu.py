@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, extension
+from isp_distill.ops.output_memory import recycled
 from isp_distill.ops.unprocess_operator import (
     ExposeCall,
     Functions,
@@ -27,7 +28,7 @@ def _flat(tensor: Tensor | None) -> Tensor | None:
 
 def unprocess(call: UnprocessCall) -> Tensor:
     """The mosaics, uint16 ``[N, H, W]``."""
-    out = mosaic_like(call.rgb)
+    out = recycled(mosaic_like(call.rgb))
     torch.ops.isp_distill_cpu.unprocess(
         call.rgb.detach(),
         _flat(call.rgb_to_camera),
@@ -45,7 +46,7 @@ def unprocess(call: UnprocessCall) -> Tensor:
 
 def expose(call: ExposeCall) -> Tensor:
     """The short exposures, uint16 ``[N, H, W]``."""
-    out = mosaic_like(call.mosaic)
+    out = recycled(mosaic_like(call.mosaic))
     torch.ops.isp_distill_cpu.expose(
         call.mosaic,
         _flat(call.factor),
