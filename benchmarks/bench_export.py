@@ -65,6 +65,7 @@ class Normalised(nn.Module):
         self.register_buffer("std", torch.tensor(STD)[:, None, None])
 
     def forward(self, picture: torch.Tensor) -> Any:
+        """What the model makes of it."""
         return self.model((picture - self.mean) / self.std)
 
 
@@ -123,6 +124,7 @@ class Workload:
     # ------------------------------------------------------------------ pictures
 
     def opencv_16_bit(self) -> Array:
+        """16 bits until the picture is small."""
         import cv2
 
         rgb = cv2.cvtColor(self.middle, cv2.COLOR_BayerRG2BGR)  # OpenCV's name for RGGB to RGB
@@ -130,6 +132,7 @@ class Workload:
         return _planes(_colours(rgb.astype(np.float32)))
 
     def opencv_float(self) -> Array:
+        """Everything at the sensor's size in float32, then the resize."""
         import cv2
 
         rgb = cv2.cvtColor(self.middle, cv2.COLOR_BayerRG2BGR).astype(np.float32)
@@ -137,10 +140,12 @@ class Workload:
         return _planes(picture)
 
     def render(self) -> Array:
+        """This library's ISP."""
         mosaic = torch.from_numpy(self.mosaic)[None]
         return render(mosaic, CAMERA, size=(PICTURE, PICTURE), crop=self.box).numpy()
 
     def libraw(self, half: bool) -> Callable[[], Array]:
+        """LibRaw's whole picture of the decoded file, cut and resized."""
         import cv2
         import rawpy
 
