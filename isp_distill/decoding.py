@@ -33,8 +33,6 @@ from .raw import MAX_PIXELS, RawImage, read_raw
 _START_TIMEOUT_S = 120.0
 _MAX_HEADER_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
-# Workers killed from outside on one file before the file is held to be the cause.
-_KILLS = 3
 
 
 class _WorkerDiedError(Exception):
@@ -61,7 +59,7 @@ class _Worker:
         threads = {f"{p}_NUM_THREADS": "1" for p in ("OMP", "OPENBLAS", "MKL")}
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         self._lock = threading.Lock()
-        self._busy = self._stopped = False
+        self._busy = False
         self._stopped_after: float | None = None
         self.files = 0
         try:
@@ -166,13 +164,6 @@ class _Worker:
         return self._stopped_after is not None
 
     @property
-    def killed(self) -> bool:
-        """Whether it was killed, by somebody else."""
-        kill = getattr(signal, "SIGKILL", None)
-        died = kill is not None and self.process.returncode == -kill
-        return died and not self._stopped and not self.expired
-
-    @property
     def alive(self) -> bool:
         """Whether the process is running."""
         return self.process.poll() is None
@@ -186,7 +177,7 @@ class _Worker:
             try:
                 self.process.wait(timeout=0.5)
             except subprocess.TimeoutExpired:
-                self.kill()
+                self.process.kill()
                 self.process.wait()
             self._close()
         if self._stopped_after is not None:
@@ -201,7 +192,6 @@ class _Worker:
 
     def kill(self) -> None:
         """Kill the process; the thread that waits for it wakes up and does the rest."""
-        self._stopped = True
         self.process.kill()
 
     def forget(self) -> None:
@@ -279,10 +269,9 @@ class DecodePool:
     def read(self, path: str | os.PathLike[str]) -> RawImage:
         """Decode one file in a worker; blocks until it is done, and never longer than it may.
 
-        A worker that dies on a file may have been harmed by the file before, so unless it was
-        fresh the file gets a second, fresh one before it is called corrupt. No decoder kills
-        itself with SIGKILL: that is the system short of memory, or a person, and the file is given
-        to two more workers.
+        A worker that dies on a file may have been harmed by the file before (or killed by the
+        system for lack of memory), so unless it was fresh the file gets a second, fresh one before
+        it is called corrupt.
 
         Args:
             path: the file.
@@ -301,7 +290,7 @@ class DecodePool:
         # The worker keeps the working directory it was started in.
         absolute = os.path.abspath(name)
         with self._slots:
-            worker, kills = self._take(), 0
+            worker = self._take()
             while True:
                 fresh = worker.files == 0
                 try:
@@ -311,8 +300,7 @@ class DecodePool:
                     ending = self._discard(worker)
                     if self._closed:
                         raise RuntimeError("the decode pool was closed") from None
-                    kills += worker.killed
-                    if worker.expired or (fresh and not 0 < kills < _KILLS):
+                    if fresh or worker.expired:
                         raise CorruptRawError(name, ending) from None
                     worker = self._start()
                 except BaseException:
@@ -336,21 +324,18 @@ class DecodePool:
             self._discard(worker)
 
     def _start(self) -> _Worker:
-        for attempt in range(_KILLS):
-            worker = _Worker(self._decoder, self.memory_limit_bytes)
-            with self._lock:
-                self._all.add(worker)
-                if self._closed:  # close() has not seen this one
-                    worker.kill()
-            try:
-                worker.wait_until_ready()
-                break
-            except BaseException:
-                self._discard(worker)
-                if self._closed:
-                    raise RuntimeError("the decode pool was closed") from None
-                if not worker.killed or attempt + 1 == _KILLS:
-                    raise
+        worker = _Worker(self._decoder, self.memory_limit_bytes)
+        with self._lock:
+            self._all.add(worker)
+            if self._closed:  # close() has not seen this one
+                worker.kill()
+        try:
+            worker.wait_until_ready()
+        except BaseException:
+            self._discard(worker)
+            if self._closed:
+                raise RuntimeError("the decode pool was closed") from None
+            raise
         return worker
 
     def _give_back(self, worker: _Worker) -> None:
