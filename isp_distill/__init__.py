@@ -1,5 +1,6 @@
 """Train vision models on camera RAW by distilling them from RGB teachers."""
 
+from isp_distill.augmentation import ISPAugmentation
 from isp_distill.backend import use_backend
 from isp_distill.data import ImageFolder
 from isp_distill.dng import write_dng
@@ -31,6 +32,7 @@ __all__ = [
     "BackendError",
     "CorruptRawError",
     "DistillLoss",
+    "ISPAugmentation",
     "ImageFolder",
     "NoiseModel",
     "RawError",

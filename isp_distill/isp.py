@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 DEMOSAICS = ("superpixel", "bilinear", "malvar")
 TONES = ("linear", "srgb", "gamma", "smoothstep")
 
+#: Looks of :meth:`ISP.preset`. "camera" has the contrast of a camera's own pictures, "fast" is one
+#: linear filter up to the curve, "linear" is what a physical measurement wants.
+ISP_PRESETS = {
+    "standard": {"demosaic": "malvar", "tone": "srgb"},
+    "camera": {"demosaic": "malvar", "tone": "smoothstep"},
+    "fast": {"demosaic": "bilinear", "tone": "srgb"},
+    "linear": {"demosaic": "bilinear", "tone": "linear"},
+}
+#: Shot noise of :meth:`NoiseModel.preset`: ends and geometric middle of the range of Brooks et al.
+NOISE_PRESETS = {"low": 1e-4, "medium": 1.1e-3, "high": 0.012}
+
 Values = float | Sequence[Any] | Tensor
 
 
@@ -96,6 +107,16 @@ class ISP:
         }
         return cls(**{**found, **settings})
 
+    def preset(self, name: str) -> ISP:
+        """The same camera with another look: "standard", "camera", "fast" or "linear".
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        if name not in ISP_PRESETS:
+            raise ValueError(f"unknown preset {name!r}: expected {', '.join(ISP_PRESETS)}")
+        return self.replace(**ISP_PRESETS[name])
+
     def replace(self, **settings: Any) -> ISP:
         """The same ISP with some fields changed."""
         return dataclasses.replace(self, **settings)
@@ -165,6 +186,17 @@ class NoiseModel:
                 raise ValueError(f"{name} noise must be finite and not negative, got {value}")
         if self.read is not None and self.shot is None:
             raise ValueError("read noise without shot noise: give both, or neither for random ones")
+
+    @classmethod
+    def preset(cls, name: str) -> NoiseModel:
+        """The noise of a "low", "medium" or "high" sensitivity.
+
+        Raises:
+            ValueError: for an unknown name.
+        """
+        if name not in NOISE_PRESETS:
+            raise ValueError(f"unknown preset {name!r}: expected {', '.join(NOISE_PRESETS)}")
+        return cls(shot=NOISE_PRESETS[name])
 
     def draw(self, batch: int, seed: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """``shot`` and ``read`` for each sample: float32 ``[batch]`` tensors."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isp_distill.augmentation import ISPAugmentation
 from isp_distill.data import RawBatch
 from isp_distill.isp import ISP
 from isp_distill.ops import reference
@@ -81,14 +82,22 @@ class Teacher:
         found = {"mean": config["mean"], "std": config["std"], "size": config["input_size"][-1]}
         return cls(model, **{**found, **settings})
 
-    def picture(self, batch: RawBatch) -> Tensor:
-        """What the teacher sees of a batch, in [0, 1]: ``[N, 3, size, size]``."""
+    def picture(
+        self, batch: RawBatch, augmentation: ISPAugmentation | None = None, seed: int = 0
+    ) -> Tensor:
+        """What the teacher sees of a batch, in [0, 1]: ``[N, 3, size, size]``.
+
+        ``augmentation`` varies the ISP, drawn from ``seed``; pictures that mosaics were made from
+        stay as they are.
+        """
         if batch.picture is not None:
             return F.interpolate(
                 batch.picture, (self.size, self.size), mode="bilinear", antialias=True
             )
         changes = {"demosaic": self.demosaic, "tone": self.tone}
         isp = batch.isp.replace(**{k: v for k, v in changes.items() if v is not None})
+        if augmentation is not None:
+            isp = augmentation.draw(isp, len(batch.mosaic), seed)
         return render(batch.mosaic, isp, size=(self.size, self.size), resize_in=self.resize_in)
 
     def logits(self, picture: Tensor) -> Tensor:

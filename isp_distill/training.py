@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from isp_distill.augmentation import ISPAugmentation
 from isp_distill.checkpoint import Metrics, load_checkpoint, save_checkpoint, write_atomically
 from isp_distill.contact_sheet import contact_sheet
 from isp_distill.data import Source, View, ViewLoader, open_source
@@ -80,6 +81,7 @@ def train(
     dropout: bool = False,
     exposure: ShortExposure | float | None = None,
     noise: NoiseModel | None = None,
+    augmentation: ISPAugmentation | None = None,
     amp: bool | None = None,
     channels_last: bool = False,
     compile: bool = False,
@@ -130,6 +132,8 @@ def train(
         exposure: what the student sees: None for the clean shot, a factor such as 0.1 or a
             :class:`ShortExposure` for a short and noisy one.
         noise: sensor noise in mosaics made from pictures.
+        augmentation: ranges from which the exposure and white balance of the teacher's ISP are
+            drawn for each view (:class:`ISPAugmentation`); None: each file's own.
         amp: bfloat16 autocast; None: where the device is a GPU.
         channels_last: memory format of the student.
         compile: run the student through ``torch.compile``.
@@ -255,14 +259,14 @@ def train(
                         batch = batch.pin_memory()
                     batch = batch.to(where)
                 mosaic, isp = batch.mosaic, batch.isp
+                drawn = (seed << 32) + step * accumulate + micro
                 if short is not None:
                     with stages("short exposure"):
-                        number = step * accumulate + micro
-                        mosaic, isp = short.apply(mosaic, isp, seed=(seed << 32) + number)
+                        mosaic, isp = short.apply(mosaic, isp, seed=drawn)
                 with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
                     with torch.no_grad():
                         with stages("teacher's picture"):
-                            picture = chosen.picture(batch)
+                            picture = chosen.picture(batch, augmentation, drawn)
                         with stages("teacher"):
                             target = chosen.logits(picture)
                     with stages("student"):
@@ -325,7 +329,7 @@ _DECIDES_THE_WEIGHTS = frozenset(
     {
         *("steps", "batch_size", "crop", "binning", "objective", "temperature", "alpha", "lr"),
         *("stem_lr", "weight_decay", "warmup", "clip_norm", "ema", "accumulate", "trainable"),
-        *("freeze_batch_norm", "dropout", "exposure", "noise", "amp", "seed"),
+        *("freeze_batch_norm", "dropout", "exposure", "noise", "augmentation", "amp", "seed"),
     }
 )
 
