@@ -1,10 +1,10 @@
-"""Lossless compression of a mosaic in bands of rows, so that a crop decodes only the bands it needs.
+"""Lossless compression of a mosaic in bands of rows: a crop decodes only the bands it needs.
 
-Each sample becomes its difference from the one two rows above (the same colour filter), plus 128 so
-that most of the differences fit the low byte; low bytes and high bytes are then stored one after the
-other and compressed with Zstandard at level 1. On noisy 14-bit mosaics this halves what is stored,
-within 10% of what JPEG-LS makes of them, and decodes thirty times as fast. The first two rows of a
-band are stored as they are: a band needs no other.
+Each sample becomes its difference from the one two rows above (the same colour filter), plus 128,
+so that most of the differences fit the low byte; low bytes and high bytes are then stored one after
+the other and compressed with Zstandard at level 1. On 14-bit mosaics that stores 1.4 (high ISO) to
+2 times (low ISO) less, within a tenth of JPEG-LS, and decodes 30 times as fast. The first two rows
+of a band are stored as they are: a band needs no other.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def decompress(
     for number in range(first, last):
         above = number * BAND_ROWS - start
         band = rows[above : above + BAND_ROWS]
-        piece = memoryview(stored)[offsets[number] : offsets[number + 1]]
+        piece = stored.data[offsets[number] : offsets[number + 1]]
         try:
             data = decompressor.decompress(piece, max_output_size=band.nbytes)
         except zstandard.ZstdError as error:

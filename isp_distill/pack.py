@@ -1,6 +1,6 @@
 """``pack``: decode a folder of RAW files once, into shards that training maps into memory.
 
-A packed folder holds ``manifest.json`` (every file: where it is stored, its metadata, label and
+A packed folder holds ``isp-distill.json`` (every file: where it is stored, its metadata, label and
 checksum; and every file left out, with the reason) and ``shard-*.safetensors`` (the mosaics).
 :mod:`isp_distill.shards` says what keeps it whole; ``PackedRaw`` reads it; ``verify`` checks it.
 """
@@ -19,17 +19,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import nn
 from tqdm import tqdm
 
 from isp_distill import shards
+from isp_distill.augmentation import ISPAugmentation
 from isp_distill.data import bin_mosaic
 from isp_distill.decoding import DecodePool
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, Labels, _classes, _find, _labels
 from isp_distill.mosaic_codec import compress
 from isp_distill.pack_writer import COMPRESSIONS, PackWriter, Record
+from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
 from isp_distill.raw import upright as turn_upright
+from isp_distill.stored_teacher import ViewSettings, store_teacher
+from isp_distill.teacher import Teacher, as_teacher
+
 
 @dataclass(frozen=True)
 class PackReport:
@@ -86,6 +93,15 @@ def pack(
     shard_bytes: int = 128 << 20,
     extensions: Sequence[str] = RAW_EXTENSIONS,
     prune: bool = False,
+    teacher: Teacher | nn.Module | str | None = None,
+    views: int = 8,
+    crop: int | None = None,
+    crop_binning: int | None = None,
+    augmentation: ISPAugmentation | None = None,
+    top: int = 0,
+    seed: int = 0,
+    batch_size: int = 16,
+    device: torch.device | str | None = None,
     progress: bool = True,
 ) -> PackReport:
     """Decode every RAW file below a folder once, into shards that :class:`PackedRaw` maps.
@@ -109,6 +125,17 @@ def pack(
         shard_bytes: a shard is written when it has so many bytes; a kill loses one shard's work.
         extensions: suffixes to look for.
         prune: drop packed files that are no longer in the source folder.
+        teacher: store this teacher's logits as well, for ``views`` fixed views of every file; then
+            ``train()`` with the same teacher, crop, binning and augmentation never runs it.
+        views: of each file; epoch e of a training sees view e modulo ``views``.
+        crop: side of their mosaics; twice the teacher's size if None, as in ``train()``.
+        crop_binning: their binning, ``train(binning=...)``.
+        augmentation: of the teacher's ISP, drawn for each view.
+        top: store only so many of the largest log-probabilities a view (two bytes each and their
+            classes), the rest's mass spread evenly over the rest; 0 stores all logits as float16.
+        seed: of the views.
+        batch_size: views that the teacher sees at once.
+        device: where the teacher runs; a GPU if there is one, if None.
         progress: show a progress bar.
 
     Returns:
@@ -118,6 +145,7 @@ def pack(
         FileNotFoundError: the folder is missing, or holds no RAW file.
         ValueError: an argument is out of range, or ``out`` was packed with other settings.
         RuntimeError: another process is packing into ``out``.
+        RawError: ``crop`` does not fit a mosaic.
         ImportError: zstandard is needed and missing.
         OSError: ``out`` cannot be written, for example because the disk is full.
     """
@@ -150,6 +178,18 @@ def pack(
             bar.close()
             writer.flush()
         writer.end()
+        if teacher is not None:
+            chosen = as_teacher(teacher)
+            side = 2 * chosen.size if crop is None else crop
+            store_teacher(
+                PackedRaw(target),
+                chosen,
+                ViewSettings(views, side, crop_binning, seed, augmentation, top),
+                batch_size=batch_size,
+                device=device,
+                workers=count,
+                progress=progress,
+            )
     return PackReport(
         out=target,
         files=len(writer.records),

@@ -21,10 +21,7 @@ from isp_distill.raw import crop as crop_raw
 
 def is_packed(folder: Path) -> bool:
     """Whether a folder was made by ``pack``."""
-    try:
-        return shards.read_manifest(folder, KIND) is not None
-    except ValueError:
-        return True  # opening it says what is wrong
+    return (folder / shards.MANIFEST).is_file()
 
 
 class PackedRaw(Dataset[RawImage]):
@@ -38,6 +35,7 @@ class PackedRaw(Dataset[RawImage]):
         path: the packed folder.
         on_error: what users of the dataset should do about a damaged record; see
             :class:`RawFolder`.
+        use_stored_teacher: whether ``train()`` takes the logits that ``pack(teacher=...)`` stored.
 
     Attributes:
         root: the folder that was packed, on the machine where it was.
@@ -52,11 +50,16 @@ class PackedRaw(Dataset[RawImage]):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, on_error: Literal["skip", "raise"] = "skip"
+        self,
+        path: str | os.PathLike[str],
+        *,
+        on_error: Literal["skip", "raise"] = "skip",
+        use_stored_teacher: bool = True,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
         self.path, self.on_error = Path(path), on_error
+        self.use_stored_teacher = use_stored_teacher
         manifest = shards.read_manifest(self.path, KIND)
         if manifest is None:
             raise FileNotFoundError(
@@ -120,7 +123,7 @@ class PackedRaw(Dataset[RawImage]):
             CorruptRawError: the record is damaged.
         """
         rows, columns = self.shape(index)
-        if not (0 <= top and 0 <= left and top + height <= rows and left + width <= columns):
+        if min(top, left) < 0 or top + height > rows or left + width > columns:
             raise ValueError(
                 f"crop of {height}x{width} at ({top}, {left}) leaves the mosaic ({rows}x{columns})"
             )

@@ -17,20 +17,20 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from isp_distill.checkpoint import write_atomically
 
-MANIFEST = "manifest.json"
+MANIFEST = "isp-distill.json"
 _LOCK = ".lock"
 
 
 def digest(array: np.ndarray) -> str:
     """The checksum of an array's bytes: BLAKE2b of 128 bits, in hexadecimal."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return hashlib.blake2b(flat, digest_size=16).hexdigest()
+    return hashlib.blake2b(flat.data, digest_size=16).hexdigest()
 
 
 def stamp_of(path: Path) -> dict[str, int]:
@@ -175,8 +175,8 @@ class Shard:
                 raise DamagedShardError(f"{path.name} has {found} bytes instead of {size}")
             # Through torch, which maps: the numpy reader copies. A private mapping: who writes to
             # an array changes a copy in memory and never the file.
-            self._file = safe_open(str(path), framework="pt")
-            self.keys = set(self._file.keys())
+            self._file = cast(Any, safe_open(str(path), framework="pt"))
+            self.keys: set[str] = set(self._file.keys())
         except FileNotFoundError:
             raise DamagedShardError(f"{path.name} is missing") from None
         except (OSError, SafetensorError) as error:

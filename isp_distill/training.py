@@ -24,6 +24,7 @@ from isp_distill.isp import NoiseModel
 from isp_distill.losses import DistillLoss
 from isp_distill.stages import Stages
 from isp_distill.stem import RawStem, rawify
+from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_student, as_teacher, logits_of
 
 TRAINABLE = ("all", "stem")
@@ -175,7 +176,11 @@ def train(
     average = _Average(pupil, ema) if ema else None
     view = View(2 * chosen.size if crop is None else crop, binning)
     source = open_source(data)
-    loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers, noise=noise)
+    stored = StoredTeacher.matching(source, chosen, view, augmentation)
+    options["stored_teacher"] = None if stored is None else stored.name
+    loader = ViewLoader(
+        source, view, batch_size, seed=seed, workers=workers, noise=noise, stored=stored
+    )
     checked = None if validation is None else open_source(validation)
     short = ShortExposure.of(exposure)
     loss_of = DistillLoss(objective, temperature=temperature, alpha=alpha, return_agreement=True)
@@ -264,11 +269,14 @@ def train(
                     with stages("short exposure"):
                         mosaic, isp = short.apply(mosaic, isp, seed=drawn)
                 with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
-                    with torch.no_grad():
-                        with stages("teacher's picture"):
-                            picture = chosen.picture(batch, augmentation, drawn)
-                        with stages("teacher"):
-                            target = chosen.logits(picture)
+                    if batch.teacher is not None:
+                        target = batch.teacher
+                    else:
+                        with torch.no_grad():
+                            with stages("teacher's picture"):
+                                picture = chosen.picture(batch, augmentation, drawn)
+                            with stages("teacher"):
+                                target = chosen.logits(picture)
                     with stages("student"):
                         predicted = match_size(logits_of(forward(mosaic, isp)), target)
                     with stages("loss"):

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from isp_distill import shards
 from isp_distill.pack_writer import KIND
+from isp_distill.stored_teacher import FOLDER as TEACHERS
+from isp_distill.stored_teacher import KIND as LOGITS
 
 
 @dataclass(frozen=True)
@@ -79,26 +81,31 @@ def verify(
 
 
 def _verify(folder: Path, progress: bool, *, drop: bool) -> VerifyReport:
-    manifest = shards.read_manifest(folder, KIND)
-    assert manifest is not None
-    entries = [(shard, None) for shard in manifest["shards"]]
+    sets = [(folder, KIND)]
+    sets += [(p.parent, LOGITS) for p in sorted(folder.glob(f"{TEACHERS}/*/{shards.MANIFEST}"))]
     damaged: dict[str, dict[str, str]] = {}
     records = 0
-    for shard, _ in tqdm(entries, desc="verify", unit="shard", disable=not progress):
-        records += len(shard["records"])
-        bad = _damage(folder, shard)
-        if bad:
-            damaged[shard["file"]] = bad
-            for name in bad if drop else ():
-                del shard["records"][name]
-    if drop and damaged:
-        manifest["shards"] = [shard for shard in manifest["shards"] if shard["records"]]
-        manifest["complete"] = False
-        shards.write_manifest(folder, manifest)
+    for place, kind in sets:
+        manifest = shards.read_manifest(place, kind)
+        assert manifest is not None
+        found: dict[str, dict[str, str]] = {}
+        for shard in tqdm(manifest["shards"], desc="verify", unit="shard", disable=not progress):
+            records += len(shard["records"])
+            bad = (_damaged_mosaics if kind == KIND else _damaged_logits)(place, shard)
+            if bad:
+                found[shard["file"]] = bad
+                for name in bad if drop else ():
+                    del shard["records"][name]
+        if drop and found:
+            manifest["shards"] = [shard for shard in manifest["shards"] if shard["records"]]
+            if kind == KIND:
+                manifest["complete"] = False
+            shards.write_manifest(place, manifest)
+        damaged.update({str((place / f).relative_to(folder)): bad for f, bad in found.items()})
     return VerifyReport(folder, records, damaged, drop)
 
 
-def _damage(folder: Path, entry: dict[str, Any]) -> dict[str, str]:
+def _damaged_mosaics(folder: Path, entry: dict[str, Any]) -> dict[str, str]:
     """The damaged records of a shard, each with what is wrong."""
     try:
         shard = shards.Shard(folder / entry["file"], entry["bytes"])
@@ -114,3 +121,15 @@ def _damage(folder: Path, entry: dict[str, Any]) -> dict[str, str]:
         if found != record["checksum"]:
             bad[name] = f"its bytes have checksum {found} instead of {record['checksum']}"
     return bad
+
+
+def _damaged_logits(folder: Path, entry: dict[str, Any]) -> dict[str, str]:
+    """All records of a shard of logits whose arrays are damaged: a record is a row of each."""
+    try:
+        shard = shards.Shard(folder / entry["file"], entry["bytes"])
+        for key, checksum in entry["checksums"].items():
+            if shards.digest(shard.array(key)) != checksum:
+                raise shards.DamagedShardError(f"its array {key} has another checksum")
+    except shards.DamagedShardError as error:
+        return dict.fromkeys(entry["records"], str(error))
+    return {}
