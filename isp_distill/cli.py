@@ -47,10 +47,10 @@ def _evaluate(a: argparse.Namespace) -> None:
     from isp_distill.checkpoint import load_checkpoint
     from isp_distill.evaluation import evaluate
     from isp_distill.teacher import as_teacher
-    from isp_distill.training import _student_module
+    from isp_distill.training_setup import student_module
 
     teacher = as_teacher(a.teacher)
-    student = _student_module("rawify", teacher)
+    student = student_module("rawify", teacher)
     if a.checkpoint:
         state = load_checkpoint(Path(a.checkpoint))
         student.load_state_dict(state.get("average") or state["student"])

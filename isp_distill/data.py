@@ -1,8 +1,7 @@
 """From files to batches: views of mosaics, in an order that is a function of seed and step alone.
 
-A *view* is one sample's crop: whole CFA periods, the pattern tracked through flips. Which file and
-which view stand at position p of a run depends on (seed, p) and nothing else, so a run that is
-resumed at any step sees what it would have seen.
+Which file and which view stand at position p of a run depends on (seed, p) and nothing else, so a
+run that is resumed at any step sees what it would have seen.
 """
 
 from __future__ import annotations
@@ -11,118 +10,46 @@ import collections
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from isp_distill.cfa import PATTERNS
 from isp_distill.errors import RawError
-from isp_distill.folder import RAW_EXTENSIONS, RawFolder
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.ops.unprocess import unprocess
-from isp_distill.packed import PackedRaw, is_packed
+from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
+from isp_distill.sources import IMAGE_EXTENSIONS, ImageFolder, Source, open_source
+from isp_distill.views import FIXED_PLACES, View, bin_mosaic
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "ImageFolder",
+    "RawBatch",
+    "Source",
+    "View",
+    "ViewLoader",
+    "bin_mosaic",
+    "open_source",
+    "skipped_report",
+    "steps_per_epoch",
+    "training_order",
+]
 
 if TYPE_CHECKING:
     from isp_distill.stored_teacher import StoredTeacher
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # A bad file is replaced by another one; this many bad ones in a row mean a bad folder.
 _REPLACEMENTS = 50
 
 
-class Source(Protocol):
-    """What a view can be cut from: a sequence of RAW images or of RGB pictures."""
-
-    def __len__(self) -> int:
-        """The number of files."""
-        ...
-
-    def __getitem__(self, index: int) -> Any:
-        """A RawImage, a uint8 RGB array ``[H, W, 3]``, or either of these with an int label."""
-        ...
-
-
-class ImageFolder:
-    """A folder of ordinary pictures; ``folder[i]`` is uint8 RGB ``[H, W, 3]``, upright.
-
-    Args:
-        root: searched recursively for JPEG, PNG, WebP, BMP and TIFF.
-
-    Raises:
-        FileNotFoundError: if the folder is missing or holds no picture.
-    """
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        self.paths = _files(self.root, IMAGE_EXTENSIONS)
-        if not self.paths:
-            raise FileNotFoundError(
-                f"{self.root}: no pictures in it (looked for {', '.join(IMAGE_EXTENSIONS)})"
-            )
-        self.skipped: dict[str, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> np.ndarray[Any, Any]:
-        try:
-            from PIL import Image, ImageOps
-        except ImportError as error:
-            raise ImportError(
-                "reading pictures needs Pillow: pip install isp-distill[images]"
-            ) from error
-        path = self.paths[index]
-        if str(path) in self.skipped:
-            raise RawError(path, self.skipped[str(path)])
-        try:
-            with Image.open(path) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            self.skipped[str(path)] = f"cannot be read as a picture: {error}"
-            raise RawError(path, self.skipped[str(path)]) from error
-
-    def report(self) -> str:
-        """The pictures that were skipped, with reasons; empty if none."""
-        lines = [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
-        return "\n".join([f"{len(lines)} pictures were skipped:", *lines]) if lines else ""
-
-
-def _files(root: Path, extensions: Sequence[str]) -> list[Path]:
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: there is no such folder")
-    return sorted(p for p in root.rglob("*") if p.suffix.lower() in extensions and p.is_file())
-
-
-def open_source(data: str | Path | Source) -> Source:
-    """A packed folder, one of RAW files, one of ordinary pictures, or a dataset as it is.
-
-    Raises:
-        FileNotFoundError: for a folder without either.
-        TypeError: for something that is neither a path nor a dataset.
-    """
-    if isinstance(data, (str, Path)):
-        root = Path(data)
-        if is_packed(root):
-            return cast(Source, PackedRaw(root))
-        if root.is_dir() and not _files(root, RAW_EXTENSIONS) and _files(root, IMAGE_EXTENSIONS):
-            return ImageFolder(root)
-        return cast(Source, RawFolder(root))
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        if len(data) == 0:
-            raise ValueError("the dataset is empty")
-        return data
-    raise TypeError(f"data must be a folder or a dataset with a length, not {type(data).__name__}")
-
-
-# Mosaic or picture, camera or None, label, the teacher's logits or None.
-_Sample = tuple[Any, Any, int, Any]
+#: Mosaic or picture, camera or None, label, the teacher's logits or None.
+Sample = tuple[Any, Any, int, Any]
 
 
 @dataclass(frozen=True)
@@ -152,6 +79,12 @@ class RawBatch:
         }
         return dataclasses.replace(self, isp=self.isp.to(device, non_blocking=True), **moved)
 
+    def tensors(self) -> list[Tensor]:
+        """Every tensor in it."""
+        own = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        isp = [getattr(self.isp, field.name) for field in dataclasses.fields(self.isp)]
+        return [value for value in (*own, *isp) if isinstance(value, Tensor)]
+
     def pin_memory(self) -> RawBatch:
         """The batch in page-locked memory."""
         pinned = {
@@ -160,96 +93,6 @@ class RawBatch:
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, isp=self.isp.pin_memory(), **pinned)
-
-
-def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any]:
-    """Average ``factor`` x ``factor`` sites of one colour into one: ``[H, W]`` uint16 to smaller.
-
-    What a sensor's binning mode does; the pattern stays. Periods that do not fill a block are cut.
-    """
-    if factor == 1:
-        return mosaic
-    rows, columns = mosaic.shape[0] // (2 * factor), mosaic.shape[1] // (2 * factor)
-    blocks = mosaic[: rows * 2 * factor, : columns * 2 * factor]
-    blocks = blocks.reshape(rows, factor, 2, columns, factor, 2)
-    mean = blocks.mean(axis=(1, 4), dtype=np.float32)
-    binned: np.ndarray[Any, Any] = np.rint(mean).astype(np.uint16)
-    return binned.reshape(rows * 2, columns * 2)
-
-
-@dataclass(frozen=True)
-class View:
-    """How a sample is cut: where, how large, and mirrored or not.
-
-    Attributes:
-        crop: sides of the mosaic that comes out, sensor pixels, even.
-        binning: sites of one colour averaged per side; None takes the largest that still leaves
-            the crop, so that a large sensor is seen whole rather than through a keyhole.
-    """
-
-    crop: int
-    binning: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.crop < 2 or self.crop % 2:
-            raise ValueError(f"crop must be even and at least 2, got {self.crop}")
-        if self.binning is not None and self.binning < 1:
-            raise ValueError(f"binning must be at least 1, got {self.binning}")
-
-    def factor(self, height: int, width: int, path: str) -> int:
-        """The binning factor for a mosaic of this size.
-
-        Raises:
-            RawError: if the crop does not fit.
-        """
-        largest = min(height, width) // self.crop
-        factor = largest if self.binning is None else self.binning
-        if largest < max(factor, 1):
-            raise RawError(
-                path,
-                f"its mosaic of {height} x {width} is too small for a crop of {self.crop} "
-                f"with binning {max(factor, 1)}: choose a smaller crop",
-            )
-        return factor
-
-    def cut_raw(
-        self, raw: RawImage, place: tuple[float, float], mirror: bool
-    ) -> tuple[np.ndarray[Any, Any], RawImage]:
-        """The view's mosaic, and the camera it is seen with (its pattern follows the mirror)."""
-        mosaic = bin_mosaic(raw.mosaic, self.factor(raw.height, raw.width, raw.path))
-        top, left = _corner(mosaic.shape, self.crop, place)
-        mosaic = mosaic[top : top + self.crop, left : left + self.crop]
-        pattern = raw.pattern
-        if mirror:
-            # Columns of an even width change places: each row of the period is read backwards.
-            mosaic = mosaic[:, ::-1]
-            pattern = PATTERNS[PATTERNS.index(pattern) ^ 1]
-        period = np.ascontiguousarray(mosaic[:2, :2])
-        return mosaic, dataclasses.replace(raw, mosaic=period, pattern=pattern)
-
-    def cut_picture(
-        self, picture: np.ndarray[Any, Any], place: tuple[float, float], mirror: bool
-    ) -> np.ndarray[Any, Any]:
-        """The view of an RGB picture ``[H, W, 3]``, its shorter side scaled to the crop's."""
-        from PIL import Image
-
-        height, width = picture.shape[:2]
-        scale = self.crop / min(height, width)
-        size = (max(self.crop, round(width * scale)), max(self.crop, round(height * scale)))
-        resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-        top, left = _corner(resized.shape, self.crop, place)
-        cut = resized[top : top + self.crop, left : left + self.crop]
-        return cut[:, ::-1] if mirror else cut
-
-
-def _corner(shape: tuple[int, ...], crop: int, place: tuple[float, float]) -> tuple[int, int]:
-    return tuple(  # type: ignore[return-value]  # two sides in, two out
-        2 * round(p * ((side - crop) // 2)) for side, p in zip(shape[:2], place, strict=True)
-    )
-
-
-#: Where the fixed views of an evaluation lie: the middle, then the corners.
-_PLACES = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 
 
 def training_order(length: int, seed: int, position: int) -> int:
@@ -297,10 +140,16 @@ class ViewLoader:
         #: Files left out, with reasons.
         self.skipped: dict[str, str] = {}
 
-    def training(self, first_step: int, steps: int) -> Generator[RawBatch, None, None]:
-        """The batches of steps ``first_step .. steps - 1``."""
+    def training(
+        self, first_step: int, steps: int, rank: int = 0, count: int = 1
+    ) -> Generator[RawBatch, None, None]:
+        """The batches of steps ``first_step .. steps - 1``.
 
-        def sample(position: int) -> _Sample:
+        Of ``count`` processes, each takes a share of every step: together the ``rank``-th ones
+        hold what one process would with ``count`` times the batch size.
+        """
+
+        def sample(position: int) -> Sample:
             draw = np.random.default_rng((self.seed, 1, position))
             place, mirror = (float(draw.random()), float(draw.random())), bool(draw.random() < 0.5)
             for attempt in range(_REPLACEMENTS):
@@ -321,48 +170,55 @@ class ViewLoader:
 
         def positions() -> Iterator[list[Any]]:
             for step in range(first_step, steps):
-                start = step * self.batch_size
+                start = (step * count + rank) * self.batch_size
                 yield list(range(start, start + self.batch_size))
 
-        return self._batches(sample, positions(), first_step)
+        numbers = range(first_step * count + rank, steps * count + rank, count)
+        return self._batches(sample, positions(), numbers)
 
-    def fixed(self, views: int, files: int | None = None) -> Generator[RawBatch, None, None]:
+    def fixed(
+        self, views: int, files: int | None = None, rank: int = 0, count: int = 1
+    ) -> Generator[RawBatch, None, None]:
         """Every file's first ``views`` fixed views (middle, corners), files in their order.
 
-        ``files``: at most so many of them, spread evenly over the source.
+        ``files``: at most so many of them, spread evenly over the source. Of ``count`` processes,
+        the ``rank``-th takes every ``count``-th batch.
         """
-        if not 1 <= views <= len(_PLACES):
-            raise ValueError(f"views must be between 1 and {len(_PLACES)}, got {views}")
+        if not 1 <= views <= len(FIXED_PLACES):
+            raise ValueError(f"views must be between 1 and {len(FIXED_PLACES)}, got {views}")
 
-        def sample(what: tuple[int, int]) -> _Sample | None:
+        def sample(what: tuple[int, int]) -> Sample | None:
             try:
-                return self._view(what[0], _PLACES[what[1]], mirror=False)
+                return self._view(what[0], FIXED_PLACES[what[1]], mirror=False)
             except RawError as error:
                 self._refuse(error)
                 return None
 
-        count = len(self.source)
-        shown = count if files is None else min(files, count)
-        chosen = [index * count // shown for index in range(shown)]
+        length = len(self.source)
+        shown = length if files is None else min(files, length)
+        chosen = [index * length // shown for index in range(shown)]
         every = [(index, place) for index in chosen for place in range(views)]
         size = self.batch_size
-        return self._batches(
-            sample, iter([every[i : i + size] for i in range(0, len(every), size)]), 0
-        )
+        groups = [every[i : i + size] for i in range(0, len(every), size)]
+        numbers = range(rank, len(groups), count)
+        return self._batches(sample, iter(groups[rank::count]), numbers)
 
     def report(self) -> str:
         """The files that were left out, with reasons; empty if none."""
-        lines = [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
-        return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
+        return skipped_report(self.skipped)
 
     def _refuse(self, error: RawError) -> None:
         if getattr(self.source, "on_error", "skip") == "raise":
             raise error
         self.skipped[error.path] = error.reason
 
-    def _view(self, index: int, place: tuple[float, float], mirror: bool) -> _Sample:
+    def _view(self, index: int, place: tuple[float, float], mirror: bool) -> Sample:
+        if isinstance(self.source, PackedRaw):
+            label = self.source.label(index)
+            mosaic, camera = self.view.cut_packed(self.source, index, place, mirror)
+            return np.ascontiguousarray(mosaic), camera, -100 if label is None else label, None
         item = self.source[index]
-        label: int | None = None
+        label = None
         if isinstance(item, tuple):
             item, label = item
         elif hasattr(self.source, "label"):
@@ -385,15 +241,14 @@ class ViewLoader:
 
     def _batches(
         self,
-        sample: Callable[[Any], _Sample | None],
+        sample: Callable[[Any], Sample | None],
         groups: Iterator[list[Any]],
-        first: int,
+        numbers: Iterable[int],
     ) -> Generator[RawBatch, None, None]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="isp-distill-view")
-        waiting: collections.deque[list[Future[_Sample | None]]] = collections.deque()
+        waiting: collections.deque[list[Future[Sample | None]]] = collections.deque()
         try:
-            step = first
-            while True:
+            for number in numbers:
                 while len(waiting) < self.prefetch:
                     group = next(groups, None)
                     if group is None:
@@ -404,12 +259,11 @@ class ViewLoader:
                 made = [future.result() for future in waiting.popleft()]
                 samples = [s for s in made if s is not None]
                 if samples:
-                    yield self._collate(samples, step)
-                step += 1
+                    yield self._collate(samples, number)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _collate(self, samples: list[_Sample], step: int) -> RawBatch:
+    def _collate(self, samples: list[Sample], number: int) -> RawBatch:
         arrays, cameras, known, stored = zip(*samples, strict=True)
         labels = torch.tensor(known) if any(k != -100 for k in known) else None
         stacked = torch.from_numpy(np.stack(arrays))
@@ -417,10 +271,16 @@ class ViewLoader:
             logits = None if stored[0] is None else torch.from_numpy(np.stack(stored))
             return RawBatch(stacked, ISP.from_raw(list(cameras)), labels, teacher=logits)
         picture = stacked.permute(0, 3, 1, 2).float() / 255
-        seed = int(np.random.default_rng((self.seed, 2, step)).integers(2**63))
+        seed = int(np.random.default_rng((self.seed, 2, number)).integers(2**63))
         patterns = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, len(samples)))
         mosaic, isp = unprocess(picture, pattern=patterns, noise=self.noise, seed=seed)
         return RawBatch(mosaic, isp, labels, picture)
+
+
+def skipped_report(skipped: dict[str, str]) -> str:
+    """Files that were left out, with reasons, as text; empty if none."""
+    lines = [f"  {path}: {reason}" for path, reason in sorted(skipped.items())]
+    return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:

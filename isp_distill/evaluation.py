@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from isp_distill.data import Source, View, ViewLoader, open_source
 from isp_distill.exposure import ShortExposure
+from isp_distill.processes import Processes
 from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
 
 
@@ -90,6 +91,13 @@ class _Tally:
             pairs = torch.bincount(best_t * classes + best_s, minlength=classes * classes).cpu()
             self.overlap = pairs if self.overlap is None else self.overlap + pairs
 
+    def merge(self, other: _Tally) -> None:
+        """Count in what another process counted."""
+        for name in ("views", "rows", "labelled", "top1", "top5", "kl", "right", "teacher_right"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        if other.overlap is not None:
+            self.overlap = other.overlap + (0 if self.overlap is None else self.overlap)
+
     def report(self, skipped: dict[str, str]) -> Report:
         if self.views == 0:
             raise ValueError(f"there was nothing to evaluate; {len(skipped)} files were skipped")
@@ -125,6 +133,7 @@ def evaluate(
     workers: int = 2,
     seed: int = 0,
     progress: bool = True,
+    processes: Processes | None = None,
 ) -> Report:
     """Compare a student on the mosaics with its teacher on the rendered pictures.
 
@@ -142,6 +151,7 @@ def evaluate(
         workers: threads that read.
         seed: of the noise, and of the made-up cameras where the data are pictures.
         progress: show a progress bar.
+        processes: of a run of several: each takes a share of the data, all get the whole report.
 
     Returns:
         The :class:`Report`.
@@ -161,9 +171,10 @@ def evaluate(
     modes = [(m, m.training) for m in {module, chosen.model}]
     for m, _ in modes:
         m.to(where).eval()
-    total = -(-len(source) * views // batch_size)
+    group = processes or Processes(where)
+    total = -(-len(source) * views // (batch_size * group.count))
     try:
-        batches = loader.fixed(views)
+        batches = loader.fixed(views, rank=group.rank, count=group.count)
         for step, batch in enumerate(
             tqdm(batches, total=total, desc="evaluate", disable=not progress, leave=False)
         ):
@@ -171,7 +182,8 @@ def evaluate(
             target = chosen.logits(chosen.picture(batch))
             mosaic, isp = batch.mosaic, batch.isp
             if short is not None:
-                mosaic, isp = short.apply(mosaic, isp, seed=seed + step)
+                drawn = seed + step * group.count + group.rank
+                mosaic, isp = short.apply(mosaic, isp, seed=drawn)
             predicted = match_size(logits_of(pupil(mosaic, isp)), target)
             if predicted.shape[1] != target.shape[1]:
                 raise ValueError(
@@ -184,4 +196,8 @@ def evaluate(
             m.train(training)
     if loader.skipped and progress:
         tqdm.write(loader.report())
-    return tally.report(loader.skipped)
+    whole, skipped = _Tally(), dict[str, str]()
+    for one, found in group.gather((tally, loader.skipped)):
+        whole.merge(one)
+        skipped.update(found)
+    return whole.report(skipped)

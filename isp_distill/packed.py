@@ -101,7 +101,7 @@ class PackedRaw(Dataset[RawImage]):
             IndexError: there is no such file.
         """
         height, _ = self.shape(index)
-        return self._rows(index, 0, height)
+        return self.rows(index, 0, height)
 
     def shape(self, index: int) -> tuple[int, int]:
         """Height and width of the i-th mosaic; nothing is read."""
@@ -129,13 +129,20 @@ class PackedRaw(Dataset[RawImage]):
             )
         # Whole periods of rows, so that the pattern of what is read is that of the file.
         first, last = top // 2 * 2, -(-(top + height) // 2) * 2
-        return crop_raw(self._rows(index, first, last), top - first, left, height, width)
+        return crop_raw(self.rows(index, first, last), top - first, left, height, width)
 
-    def _rows(self, index: int, top: int, bottom: int) -> RawImage:
-        """Rows ``top .. bottom - 1``, ``top`` even, as an image of their own."""
+    def rows(self, index: int, top: int, bottom: int) -> RawImage:
+        """Rows ``top .. bottom - 1``, both even, as an image of their own; reads no others.
+
+        Raises:
+            ValueError: such rows are not in the mosaic.
+            CorruptRawError: the record is damaged.
+        """
         entry, path = self._entries[index], str(self.paths[index])
         file, size = self._files[index]
         height, width = entry["shape"]
+        if not 0 <= top < bottom <= height or top % 2 or bottom % 2:
+            raise ValueError(f"rows {top}:{bottom} must be even and inside the mosaic's {height}")
         try:
             stored = self._shard(file, size).array(entry["key"])
             if "bands" in entry:
