@@ -70,6 +70,37 @@ def _evaluate(a: argparse.Namespace) -> None:
     )
 
 
+def _pack(a: argparse.Namespace) -> None:
+    from isp_distill.pack import pack
+
+    report = pack(
+        a.folder,
+        a.out,
+        labels="folder" if a.labels else None,
+        binning=a.binning,
+        compression=a.compression,
+        workers=a.workers,
+        prune=a.prune,
+        teacher=a.teacher,
+        views=a.views,
+        crop=a.crop,
+        top=a.top,
+        seed=a.seed,
+        batch_size=a.batch_size,
+        device=a.device,
+    )
+    print(report)
+
+
+def _verify(a: argparse.Namespace) -> None:
+    from isp_distill.verify import verify
+
+    report = verify(a.packed, drop=a.drop)
+    print(report)
+    if not report.sound:
+        raise SystemExit(1)
+
+
 def _render(a: argparse.Namespace) -> None:
     from isp_distill.isp import ISP
     from isp_distill.ops.render import render
@@ -163,7 +194,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     def shared(one: argparse.ArgumentParser) -> None:
-        one.add_argument("data", help="folder of RAW files, or of pictures")
+        one.add_argument("data", help="folder of RAW files, of pictures, or a packed one")
         one.add_argument("--teacher", required=True, help="name of a pretrained timm model")
         one.add_argument("--batch-size", type=int, default=16)
         one.add_argument(
@@ -191,6 +222,26 @@ def parser() -> argparse.ArgumentParser:
     shared(one)
     one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
     one.add_argument("--views", type=int, default=1, help="crops a file, 1 to 5")
+
+    one = command("pack", _pack, "decode a folder of RAW files once, for training without waiting")
+    one.add_argument("folder")
+    one.add_argument("out")
+    one.add_argument("--labels", action="store_true", help="the first folder is a file's class")
+    one.add_argument("--binning", type=int, default=1, help="average so many sites of one colour")
+    one.add_argument("--compression", choices=("none", "zstd"), default="none")
+    one.add_argument("--workers", type=int, help="decoding processes; default: one a core")
+    one.add_argument("--prune", action="store_true", help="drop what is no longer in FOLDER")
+    one.add_argument("--teacher", help="store the logits of this pretrained timm model as well")
+    one.add_argument("--views", type=int, default=8, help="stored views a file")
+    one.add_argument("--crop", type=int, help="their side; default: twice the teacher's")
+    one.add_argument("--top", type=int, default=0, help="store so many classes a view; 0: all")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--batch-size", type=int, default=16)
+    one.add_argument("--device", help="default: cuda if there is one")
+
+    one = command("verify", _verify, "compare a packed folder with its checksums")
+    one.add_argument("packed")
+    one.add_argument("--drop", action="store_true", help="forget what is damaged: pack it again")
 
     one = command("render", _render, "turn a RAW file into a PNG")
     one.add_argument("raw")

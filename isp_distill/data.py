@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from isp_distill.errors import RawError
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.ops.unprocess import unprocess
+from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
 from isp_distill.sources import IMAGE_EXTENSIONS, ImageFolder, Source, open_source
 from isp_distill.views import FIXED_PLACES, View, bin_mosaic
@@ -40,8 +41,15 @@ __all__ = [
     "training_order",
 ]
 
+if TYPE_CHECKING:
+    from isp_distill.stored_teacher import StoredTeacher
+
 # A bad file is replaced by another one; this many bad ones in a row mean a bad folder.
 _REPLACEMENTS = 50
+
+
+#: Mosaic or picture, camera or None, label, the teacher's logits or None.
+Sample = tuple[Any, Any, int, Any]
 
 
 @dataclass(frozen=True)
@@ -53,18 +61,20 @@ class RawBatch:
         isp: every sample's camera.
         labels: int64 ``[N]`` with -100 where there is none, or None.
         picture: what the teacher sees where the data are pictures: float32 ``[N, 3, H, W]``.
+        teacher: the teacher's logits where they were stored: float32 ``[N, C, ...]``.
     """
 
     mosaic: Tensor
     isp: ISP
     labels: Tensor | None = None
     picture: Tensor | None = None
+    teacher: Tensor | None = None
 
     def to(self, device: torch.device | str) -> RawBatch:
         """The batch on a device; copies overlap with compute where its memory is pinned."""
         moved = {
             name: value.to(device, non_blocking=True)
-            for name in ("mosaic", "labels", "picture")
+            for name in ("mosaic", "labels", "picture", "teacher")
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, isp=self.isp.to(device, non_blocking=True), **moved)
@@ -79,7 +89,7 @@ class RawBatch:
         """The batch in page-locked memory."""
         pinned = {
             name: value.pin_memory()
-            for name in ("mosaic", "labels", "picture")
+            for name in ("mosaic", "labels", "picture", "teacher")
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, isp=self.isp.pin_memory(), **pinned)
@@ -107,6 +117,7 @@ class ViewLoader:
         workers: threads that read and cut.
         prefetch: batches made ahead.
         noise: for pictures: sensor noise that :func:`isp_distill.unprocess` adds.
+        stored: the teacher's stored logits: training sees their views.
     """
 
     def __init__(
@@ -119,11 +130,13 @@ class ViewLoader:
         workers: int = 2,
         prefetch: int = 3,
         noise: NoiseModel | None = None,
+        stored: StoredTeacher | None = None,
     ) -> None:
         if batch_size < 1 or workers < 1 or prefetch < 1:
             raise ValueError("batch_size, workers and prefetch must be at least 1")
         self.source, self.view, self.batch_size = source, view, batch_size
         self.seed, self.workers, self.prefetch, self.noise = seed, workers, prefetch, noise
+        self.stored = stored
         #: Files left out, with reasons.
         self.skipped: dict[str, str] = {}
 
@@ -136,7 +149,7 @@ class ViewLoader:
         hold what one process would with ``count`` times the batch size.
         """
 
-        def sample(position: int) -> tuple[Any, Any, int]:
+        def sample(position: int) -> Sample:
             draw = np.random.default_rng((self.seed, 1, position))
             place, mirror = (float(draw.random()), float(draw.random())), bool(draw.random() < 0.5)
             for attempt in range(_REPLACEMENTS):
@@ -144,6 +157,10 @@ class ViewLoader:
                 if attempt:
                     index = int(draw.integers(len(self.source)))
                 try:
+                    if self.stored is not None:
+                        epoch = position // len(self.source)
+                        place, mirror, logits = self.stored.view(index, epoch)
+                        return (*self._view(index, place, mirror)[:3], logits)
                     return self._view(index, place, mirror)
                 except RawError as error:
                     self._refuse(error)
@@ -170,7 +187,7 @@ class ViewLoader:
         if not 1 <= views <= len(FIXED_PLACES):
             raise ValueError(f"views must be between 1 and {len(FIXED_PLACES)}, got {views}")
 
-        def sample(what: tuple[int, int]) -> tuple[Any, Any, int] | None:
+        def sample(what: tuple[int, int]) -> Sample | None:
             try:
                 return self._view(what[0], FIXED_PLACES[what[1]], mirror=False)
             except RawError as error:
@@ -195,9 +212,13 @@ class ViewLoader:
             raise error
         self.skipped[error.path] = error.reason
 
-    def _view(self, index: int, place: tuple[float, float], mirror: bool) -> tuple[Any, Any, int]:
+    def _view(self, index: int, place: tuple[float, float], mirror: bool) -> Sample:
+        if isinstance(self.source, PackedRaw):
+            label = self.source.label(index)
+            mosaic, camera = self.view.cut_packed(self.source, index, place, mirror)
+            return np.ascontiguousarray(mosaic), camera, -100 if label is None else label, None
         item = self.source[index]
-        label: int | None = None
+        label = None
         if isinstance(item, tuple):
             item, label = item
         elif hasattr(self.source, "label"):
@@ -205,9 +226,14 @@ class ViewLoader:
         known = -100 if label is None else int(label)
         if isinstance(item, RawImage):
             mosaic, camera = self.view.cut_raw(item, place, mirror)
-            return np.ascontiguousarray(mosaic), camera, known
+            return np.ascontiguousarray(mosaic), camera, known, None
         if isinstance(item, np.ndarray) and item.ndim == 3 and item.dtype == np.uint8:
-            return np.ascontiguousarray(self.view.cut_picture(item, place, mirror)), None, known
+            return (
+                np.ascontiguousarray(self.view.cut_picture(item, place, mirror)),
+                None,
+                known,
+                None,
+            )
         raise TypeError(
             f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a uint8 RGB "
             "array [H, W, 3], alone or with a label"
@@ -215,12 +241,12 @@ class ViewLoader:
 
     def _batches(
         self,
-        sample: Callable[[Any], tuple[Any, Any, int] | None],
+        sample: Callable[[Any], Sample | None],
         groups: Iterator[list[Any]],
         numbers: Iterable[int],
     ) -> Generator[RawBatch, None, None]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="isp-distill-view")
-        waiting: collections.deque[list[Future[tuple[Any, Any, int] | None]]] = collections.deque()
+        waiting: collections.deque[list[Future[Sample | None]]] = collections.deque()
         try:
             for number in numbers:
                 while len(waiting) < self.prefetch:
@@ -237,12 +263,13 @@ class ViewLoader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _collate(self, samples: list[tuple[Any, Any, int]], number: int) -> RawBatch:
-        arrays, cameras, known = zip(*samples, strict=True)
+    def _collate(self, samples: list[Sample], number: int) -> RawBatch:
+        arrays, cameras, known, stored = zip(*samples, strict=True)
         labels = torch.tensor(known) if any(k != -100 for k in known) else None
         stacked = torch.from_numpy(np.stack(arrays))
         if cameras[0] is not None:
-            return RawBatch(stacked, ISP.from_raw(list(cameras)), labels)
+            logits = None if stored[0] is None else torch.from_numpy(np.stack(stored))
+            return RawBatch(stacked, ISP.from_raw(list(cameras)), labels, teacher=logits)
         picture = stacked.permute(0, 3, 1, 2).float() / 255
         seed = int(np.random.default_rng((self.seed, 2, number)).integers(2**63))
         patterns = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, len(samples)))

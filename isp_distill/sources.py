@@ -10,6 +10,7 @@ import numpy as np
 
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, RawFolder
+from isp_distill.packed import PackedRaw, is_packed
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -78,7 +79,7 @@ def _files(root: Path, extensions: Sequence[str]) -> list[Path]:
 
 
 def open_source(data: str | Path | Source) -> Source:
-    """A folder of RAW files, a folder of ordinary pictures, or a dataset as it is.
+    """A packed folder, one of RAW files, one of ordinary pictures, or a dataset as it is.
 
     Raises:
         FileNotFoundError: for a folder without either.
@@ -86,6 +87,8 @@ def open_source(data: str | Path | Source) -> Source:
     """
     if isinstance(data, (str, Path)):
         root = Path(data)
+        if is_packed(root):
+            return cast(Source, PackedRaw(root))
         if root.is_dir() and not _files(root, RAW_EXTENSIONS) and _files(root, IMAGE_EXTENSIONS):
             return ImageFolder(root)
         return cast(Source, RawFolder(root))

@@ -25,6 +25,7 @@ from isp_distill.isp import NoiseModel
 from isp_distill.losses import DistillLoss
 from isp_distill.processes import joined
 from isp_distill.stages import Stages
+from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_teacher
 from isp_distill.training_loop import Forward, LoopSettings, run_steps
 from isp_distill.training_setup import Average, parameter_groups, set_training, student_module
@@ -161,7 +162,8 @@ def train(
         seed: of everything random.
 
     Raises:
-        ValueError: for a setting out of range, or a checkpoint of a run with other settings.
+        ValueError: for a setting out of range, a checkpoint of a run with other settings, or
+            packed data whose stored logits are another teacher's or of other views.
         FileNotFoundError: for a folder without files that can be read.
         RuntimeError: if the loss is not finite, or no file can be used.
     """
@@ -191,7 +193,11 @@ def train(
         view = View(2 * chosen.size if crop is None else crop, binning)
         source = open_source(data)
         checked = None if validation is None else open_source(validation)
-        loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers, noise=noise)
+        stored = StoredTeacher.matching(source, chosen, view, augmentation)
+        options["stored_teacher"] = None if stored is None else stored.name
+        loader = ViewLoader(
+            source, view, batch_size, seed=seed, workers=workers, noise=noise, stored=stored
+        )
         short = ShortExposure.of(exposure)
         loss = DistillLoss(objective, temperature=temperature, alpha=alpha, return_agreement=True)
         if processes.first:

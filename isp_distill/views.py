@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from isp_distill.cfa import PATTERNS
 from isp_distill.errors import RawError
 from isp_distill.raw import RawImage
+
+if TYPE_CHECKING:
+    from isp_distill.packed import PackedRaw
+
+_BAND_ROWS = 64
 
 
 def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any]:
@@ -21,11 +26,21 @@ def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any
     if factor == 1:
         return mosaic
     rows, columns = mosaic.shape[0] // (2 * factor), mosaic.shape[1] // (2 * factor)
-    blocks = mosaic[: rows * 2 * factor, : columns * 2 * factor]
-    blocks = blocks.reshape(rows, factor, 2, columns, factor, 2)
-    mean = blocks.mean(axis=(1, 4), dtype=np.float32)
-    binned: np.ndarray[Any, Any] = np.rint(mean).astype(np.uint16)
-    return binned.reshape(rows * 2, columns * 2)
+    binned: np.ndarray[Any, Any] = np.empty((2 * rows, 2 * columns), np.uint16)
+    # Bands that fit the cache. Rows are added first, as whole vectors: ten times as fast as a mean
+    # over both axes. Sums are exact, so the order makes no difference.
+    step = max(1, _BAND_ROWS // (2 * factor))
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        band = mosaic[2 * factor * first : 2 * factor * last, : 2 * factor * columns]
+        band = band.reshape(last - first, factor, 2, 2 * factor * columns)
+        tall = band.sum(axis=1, dtype=np.uint32).reshape(2 * (last - first), columns, factor, 2)
+        total = tall[:, :, 0].copy()
+        for number in range(1, factor):
+            total += tall[:, :, number]
+        mean = total.astype(np.float32) / np.float32(factor * factor)
+        binned[2 * first : 2 * last] = np.rint(mean).reshape(-1, 2 * columns)
+    return binned
 
 
 @dataclass(frozen=True)
@@ -67,9 +82,39 @@ class View:
         self, raw: RawImage, place: tuple[float, float], mirror: bool
     ) -> tuple[np.ndarray[Any, Any], RawImage]:
         """The view's mosaic, and the camera it is seen with (its pattern follows the mirror)."""
-        mosaic = bin_mosaic(raw.mosaic, self.factor(raw.height, raw.width, raw.path))
-        top, left = _corner(mosaic.shape, self.crop, place)
-        mosaic = mosaic[top : top + self.crop, left : left + self.crop]
+        top, left, factor = self.window(raw.height, raw.width, place, raw.path)
+        side = factor * self.crop
+        return self._finished(raw, raw.mosaic[top : top + side, left : left + side], factor, mirror)
+
+    def cut_packed(
+        self, packed: PackedRaw, index: int, place: tuple[float, float], mirror: bool
+    ) -> tuple[np.ndarray[Any, Any], RawImage]:
+        """The same view of a packed file, of which only the view's rows are read."""
+        top, left, factor = self.window(*packed.shape(index), place, str(packed.paths[index]))
+        side = factor * self.crop
+        raw = packed.rows(index, top, top + side)
+        return self._finished(raw, raw.mosaic[:, left : left + side], factor, mirror)
+
+    def window(
+        self, height: int, width: int, place: tuple[float, float], path: str
+    ) -> tuple[int, int, int]:
+        """Top and left of the view in a mosaic of this size, and its binning factor.
+
+        The view is ``factor * crop`` sensor pixels a side and begins with a whole block of that
+        factor: binning the window gives what the window of the binned mosaic would.
+
+        Raises:
+            RawError: if the crop does not fit.
+        """
+        factor = self.factor(height, width, path)
+        block = 2 * factor
+        top, left = _corner((height // block * 2, width // block * 2), self.crop, place)
+        return factor * top, factor * left, factor
+
+    def _finished(
+        self, raw: RawImage, window: np.ndarray[Any, Any], factor: int, mirror: bool
+    ) -> tuple[np.ndarray[Any, Any], RawImage]:
+        mosaic = bin_mosaic(window, factor)
         pattern = raw.pattern
         if mirror:
             # Columns of an even width change places: each row of the period is read backwards.
