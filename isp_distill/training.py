@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def train(
     objective: str = "forward_kl",
     temperature: float = 2.0,
     alpha: float = 1.0,
+    dense_size: int | Sequence[int] | None = None,
     lr: float = 3e-5,
     stem_lr: float = 2e-2,
     weight_decay: float = 0.01,
@@ -131,6 +133,9 @@ def train(
             it mixes in the labels' cross entropy).
         temperature: see ``objective``.
         alpha: see ``objective``.
+        dense_size: of dense logits, the resolution at which they are compared, in the loss and in
+            the reports: one side or (height, width); the teacher's own if None. Both logits are
+            upsampled in the loss's kernel, see :func:`isp_distill.upsampled_distill_loss`.
         lr: learning rate of the weights, cosine to zero after the warm-up.
         stem_lr: of the stem's few camera numbers (gain, mix, gamma).
         weight_decay: AdamW's, on weights of two or more axes.
@@ -199,7 +204,13 @@ def train(
             source, view, batch_size, seed=seed, workers=workers, noise=noise, stored=stored
         )
         short = ShortExposure.of(exposure)
-        loss = DistillLoss(objective, temperature=temperature, alpha=alpha, return_agreement=True)
+        loss = DistillLoss(
+            objective,
+            temperature=temperature,
+            alpha=alpha,
+            return_agreement=True,
+            size=dense_size,
+        )
         if processes.first:
             stack.enter_context(only_run(folder))
         if processes.rank:
@@ -217,6 +228,7 @@ def train(
                 crop=view.crop,
                 binning=binning,
                 batch_size=batch_size,
+                dense_size=dense_size,
                 exposure=short,
                 device=where,
                 workers=workers,

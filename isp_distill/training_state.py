@@ -19,7 +19,16 @@ DECIDES_THE_WEIGHTS = frozenset(
     {
         *("steps", "batch_size", "crop", "binning", "objective", "temperature", "alpha", "lr"),
         *("stem_lr", "weight_decay", "warmup", "clip_norm", "ema", "accumulate", "trainable"),
-        *("freeze_batch_norm", "dropout", "exposure", "noise", "augmentation", "amp", "seed"),
+        *(
+            "dense_size",
+            "freeze_batch_norm",
+            "dropout",
+            "exposure",
+            "noise",
+            "augmentation",
+            "amp",
+            "seed",
+        ),
     }
 )
 
