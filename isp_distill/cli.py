@@ -35,6 +35,8 @@ def _train(a: argparse.Namespace) -> None:
         trainable=a.trainable,
         exposure=a.exposure,
         crop=a.crop,
+        crop_area=None if a.crop_area is None else tuple(a.crop_area),
+        vertical_flip=a.vertical_flip,
         resume=not a.restart,
         profile=a.profile,
         device=a.device,
@@ -246,6 +248,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--lr", type=float, default=3e-5)
     one.add_argument("--stem-lr", type=float, default=2e-2)
     one.add_argument("--trainable", choices=("all", "stem"), default="all")
+    one.add_argument(
+        "--crop-area", type=float, nargs=2, metavar=("LEAST", "LARGEST"),
+        help="random resized crops: share of the picture in a view, e.g. 0.25 1",
+    )  # fmt: skip
+    one.add_argument("--vertical-flip", action="store_true", help="upside down, half of the views")
     one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
     one.add_argument("--profile", action="store_true", help="print where the time of a step went")
 

@@ -1,5 +1,6 @@
 """train(): the whole job on small data, killed, resumed, and given bad input."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 from training_run import raw_image, run, teacher
 
 import isp_distill
-from isp_distill.data import View, ViewLoader, bin_mosaic, training_order
+from isp_distill.data import Draw, View, ViewLoader, bin_mosaic, training_order
 from isp_distill.raw import RawImage
 
 
@@ -168,11 +169,11 @@ def test_views_keep_the_colours_of_the_sensor():
         raw = raw_image(0)
         raw = RawImage(**{**raw.__dict__, "mosaic": np.tile(period, (40, 50)), "pattern": pattern})
         for binning in (1, 2):
-            for mirror in (False, True):
-                mosaic, camera = View(24, binning).cut_raw(raw, (0.3, 0.8), mirror)
-                assert mosaic.shape == (24, 24)
-                expected = [codes[c] for c in camera.pattern]
-                assert mosaic[:2, :2].reshape(-1).tolist() == expected
+            for mirror, flip in itertools.product((False, True), repeat=2):
+                drawn = Draw((0.3, 0.8), mirror, flip)
+                mosaic, camera = View(24, binning).cut_raw(raw, drawn)
+                expected = np.array([codes[c] for c in camera.pattern]).reshape(2, 2)
+                assert (mosaic == np.tile(expected, (12, 12))).all()
     averaged = bin_mosaic(np.arange(64, dtype=np.uint16).reshape(8, 8), 2)
     assert averaged[0, 0] == np.rint(np.mean([0, 2, 16, 18]))
 
