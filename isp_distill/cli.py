@@ -35,6 +35,8 @@ def _train(a: argparse.Namespace) -> None:
         trainable=a.trainable,
         exposure=a.exposure,
         crop=a.crop,
+        crop_area=None if a.crop_area is None else tuple(a.crop_area),
+        vertical_flip=a.vertical_flip,
         resume=not a.restart,
         profile=a.profile,
         device=a.device,
@@ -79,6 +81,37 @@ def _evaluate(a: argparse.Namespace) -> None:
             seed=a.seed,
         )
     )
+
+
+def _pack(a: argparse.Namespace) -> None:
+    from isp_distill.pack import pack
+
+    report = pack(
+        a.folder,
+        a.out,
+        labels="folder" if a.labels else None,
+        binning=a.binning,
+        compression=a.compression,
+        workers=a.workers,
+        prune=a.prune,
+        teacher=a.teacher,
+        views=a.views,
+        crop=a.crop,
+        top=a.top,
+        seed=a.seed,
+        batch_size=a.batch_size,
+        device=a.device,
+    )
+    print(report)
+
+
+def _verify(a: argparse.Namespace) -> None:
+    from isp_distill.verify import verify
+
+    report = verify(a.packed, drop=a.drop)
+    print(report)
+    if not report.sound:
+        raise SystemExit(1)
 
 
 def _export(a: argparse.Namespace) -> None:
@@ -194,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     def shared(one: argparse.ArgumentParser) -> None:
-        one.add_argument("data", help="folder of RAW files, or of pictures")
+        one.add_argument("data", help="folder of RAW files, of pictures, or a packed one")
         one.add_argument("--teacher", required=True, help="name of a pretrained timm model")
         one.add_argument("--batch-size", type=int, default=16)
         one.add_argument(
@@ -215,6 +248,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--lr", type=float, default=3e-5)
     one.add_argument("--stem-lr", type=float, default=2e-2)
     one.add_argument("--trainable", choices=("all", "stem"), default="all")
+    one.add_argument(
+        "--crop-area", type=float, nargs=2, metavar=("LEAST", "LARGEST"),
+        help="random resized crops: share of the picture in a view, e.g. 0.25 1",
+    )  # fmt: skip
+    one.add_argument("--vertical-flip", action="store_true", help="upside down, half of the views")
     one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
     one.add_argument("--profile", action="store_true", help="print where the time of a step went")
 
@@ -222,6 +260,26 @@ def parser() -> argparse.ArgumentParser:
     shared(one)
     one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
     one.add_argument("--views", type=int, default=1, help="crops a file, 1 to 5")
+
+    one = command("pack", _pack, "decode a folder of RAW files once, for training without waiting")
+    one.add_argument("folder")
+    one.add_argument("out")
+    one.add_argument("--labels", action="store_true", help="the first folder is a file's class")
+    one.add_argument("--binning", type=int, default=1, help="average so many sites of one colour")
+    one.add_argument("--compression", choices=("none", "zstd"), default="none")
+    one.add_argument("--workers", type=int, help="decoding processes; default: one a core")
+    one.add_argument("--prune", action="store_true", help="drop what is no longer in FOLDER")
+    one.add_argument("--teacher", help="store the logits of this pretrained timm model as well")
+    one.add_argument("--views", type=int, default=8, help="stored views a file")
+    one.add_argument("--crop", type=int, help="their side; default: twice the teacher's")
+    one.add_argument("--top", type=int, default=0, help="store so many classes a view; 0: all")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--batch-size", type=int, default=16)
+    one.add_argument("--device", help="default: cuda if there is one")
+
+    one = command("verify", _verify, "compare a packed folder with its checksums")
+    one.add_argument("packed")
+    one.add_argument("--drop", action="store_true", help="forget what is damaged: pack it again")
 
     one = command("export", _export, "write a student as ONNX or as a torch.export program")
     one.add_argument("out", help="ends in .onnx or .pt2")

@@ -7,27 +7,31 @@ run that is resumed at any step sees what it would have seen.
 from __future__ import annotations
 
 import collections
+import contextvars
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from isp_distill.binning import bin_mosaic
 from isp_distill.errors import RawError
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.ops.unprocess import unprocess
+from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
 from isp_distill.sources import IMAGE_EXTENSIONS, ImageFolder, Source, open_source
-from isp_distill.views import FIXED_PLACES, View, bin_mosaic
+from isp_distill.views import FIXED_PLACES, Draw, View
 
 __all__ = [
     "IMAGE_EXTENSIONS",
+    "Draw",
     "ImageFolder",
     "RawBatch",
     "Source",
@@ -40,8 +44,19 @@ __all__ = [
     "training_order",
 ]
 
+if TYPE_CHECKING:
+    from isp_distill.stored_teacher import StoredTeacher
+
+#: How much of the batches is made ahead, unless said otherwise.
+PREFETCH_BYTES = 1 << 27
+# Batches under way until the first one has shown how large they are.
+_AT_FIRST = 2
 # A bad file is replaced by another one; this many bad ones in a row mean a bad folder.
 _REPLACEMENTS = 50
+
+
+#: Mosaic or picture, camera or None, label, the teacher's logits or None.
+Sample = tuple[Any, Any, int, Any]
 
 
 @dataclass(frozen=True)
@@ -53,21 +68,28 @@ class RawBatch:
         isp: every sample's camera.
         labels: int64 ``[N]`` with -100 where there is none, or None.
         picture: what the teacher sees where the data are pictures: float32 ``[N, 3, H, W]``.
+        teacher: the teacher's logits where they were stored: float32 ``[N, C, ...]``.
     """
 
     mosaic: Tensor
     isp: ISP
     labels: Tensor | None = None
     picture: Tensor | None = None
+    teacher: Tensor | None = None
 
     def to(self, device: torch.device | str) -> RawBatch:
         """The batch on a device; copies overlap with compute where its memory is pinned."""
         moved = {
             name: value.to(device, non_blocking=True)
-            for name in ("mosaic", "labels", "picture")
+            for name in ("mosaic", "labels", "picture", "teacher")
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, isp=self.isp.to(device, non_blocking=True), **moved)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors())
 
     def tensors(self) -> list[Tensor]:
         """Every tensor in it."""
@@ -79,7 +101,7 @@ class RawBatch:
         """The batch in page-locked memory."""
         pinned = {
             name: value.pin_memory()
-            for name in ("mosaic", "labels", "picture")
+            for name in ("mosaic", "labels", "picture", "teacher")
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, isp=self.isp.pin_memory(), **pinned)
@@ -105,8 +127,10 @@ class ViewLoader:
         batch_size: samples a batch.
         seed: decides order, places, mirrors and made-up cameras.
         workers: threads that read and cut.
-        prefetch: batches made ahead.
+        prefetch_bytes: batches made ahead, so many bytes of them; always one at least.
         noise: for pictures: sensor noise that :func:`isp_distill.unprocess` adds.
+        stored: the teacher's stored logits: training sees their views.
+        pin: make the batches in page-locked memory, from which a GPU copies by itself.
     """
 
     def __init__(
@@ -117,13 +141,16 @@ class ViewLoader:
         *,
         seed: int = 0,
         workers: int = 2,
-        prefetch: int = 3,
+        prefetch_bytes: int = PREFETCH_BYTES,
         noise: NoiseModel | None = None,
+        stored: StoredTeacher | None = None,
+        pin: bool = False,
     ) -> None:
-        if batch_size < 1 or workers < 1 or prefetch < 1:
-            raise ValueError("batch_size, workers and prefetch must be at least 1")
+        if min(batch_size, workers, prefetch_bytes) < 1:
+            raise ValueError("batch_size, workers and prefetch_bytes must be at least 1")
         self.source, self.view, self.batch_size = source, view, batch_size
-        self.seed, self.workers, self.prefetch, self.noise = seed, workers, prefetch, noise
+        self.seed, self.workers, self.noise = seed, workers, noise
+        self.prefetch_bytes, self.stored, self.pin = prefetch_bytes, stored, pin
         #: Files left out, with reasons.
         self.skipped: dict[str, str] = {}
 
@@ -136,15 +163,19 @@ class ViewLoader:
         hold what one process would with ``count`` times the batch size.
         """
 
-        def sample(position: int) -> tuple[Any, Any, int]:
-            draw = np.random.default_rng((self.seed, 1, position))
-            place, mirror = (float(draw.random()), float(draw.random())), bool(draw.random() < 0.5)
+        def sample(position: int) -> Sample:
+            random = np.random.default_rng((self.seed, 1, position))
+            drawn = self.view.draw(random)
             for attempt in range(_REPLACEMENTS):
                 index = training_order(len(self.source), self.seed, position)
                 if attempt:
-                    index = int(draw.integers(len(self.source)))
+                    index = int(random.integers(len(self.source)))
                 try:
-                    return self._view(index, place, mirror)
+                    if self.stored is not None:
+                        epoch = position // len(self.source)
+                        place, mirror, logits = self.stored.view(index, epoch)
+                        return (*self._view(index, Draw(place, mirror))[:3], logits)
+                    return self._view(index, drawn)
                 except RawError as error:
                     self._refuse(error)
             raise RuntimeError(
@@ -170,9 +201,9 @@ class ViewLoader:
         if not 1 <= views <= len(FIXED_PLACES):
             raise ValueError(f"views must be between 1 and {len(FIXED_PLACES)}, got {views}")
 
-        def sample(what: tuple[int, int]) -> tuple[Any, Any, int] | None:
+        def sample(what: tuple[int, int]) -> Sample | None:
             try:
-                return self._view(what[0], FIXED_PLACES[what[1]], mirror=False)
+                return self._view(what[0], Draw(FIXED_PLACES[what[1]]))
             except RawError as error:
                 self._refuse(error)
                 return None
@@ -195,19 +226,24 @@ class ViewLoader:
             raise error
         self.skipped[error.path] = error.reason
 
-    def _view(self, index: int, place: tuple[float, float], mirror: bool) -> tuple[Any, Any, int]:
+    def _view(self, index: int, drawn: Draw) -> Sample:
+        if isinstance(self.source, PackedRaw):
+            label = self.source.label(index)
+            mosaic, camera = self.view.cut_packed(self.source, index, drawn)
+            return np.ascontiguousarray(mosaic), camera, -100 if label is None else label, None
         item = self.source[index]
-        label: int | None = None
+        label = None
         if isinstance(item, tuple):
             item, label = item
         elif hasattr(self.source, "label"):
             label = self.source.label(index)
         known = -100 if label is None else int(label)
         if isinstance(item, RawImage):
-            mosaic, camera = self.view.cut_raw(item, place, mirror)
-            return np.ascontiguousarray(mosaic), camera, known
+            mosaic, camera = self.view.cut_raw(item, drawn)
+            return np.ascontiguousarray(mosaic), camera, known, None
         if isinstance(item, np.ndarray) and item.ndim == 3 and item.dtype == np.uint8:
-            return np.ascontiguousarray(self.view.cut_picture(item, place, mirror)), None, known
+            picture = self.view.cut_picture(item, drawn)
+            return np.ascontiguousarray(picture), None, known, None
         raise TypeError(
             f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a uint8 RGB "
             "array [H, W, 3], alone or with a label"
@@ -215,34 +251,52 @@ class ViewLoader:
 
     def _batches(
         self,
-        sample: Callable[[Any], tuple[Any, Any, int] | None],
+        sample: Callable[[Any], Sample | None],
         groups: Iterator[list[Any]],
         numbers: Iterable[int],
     ) -> Generator[RawBatch, None, None]:
+        """The batches, in order: samples by several threads, batches of them by one more."""
+
+        def make(futures: list[Future[Sample | None]], number: int) -> RawBatch | None:
+            samples = [s for f in futures if (s := f.result()) is not None]
+            if not samples:
+                return None
+            batch = self._collate(samples, number)
+            return batch.pin_memory() if self.pin else batch
+
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="isp-distill-view")
-        waiting: collections.deque[list[Future[tuple[Any, Any, int] | None]]] = collections.deque()
+        binder = ThreadPoolExecutor(1, thread_name_prefix="isp-distill-batch")
+        waiting: collections.deque[Future[RawBatch | None]] = collections.deque()
+        remaining, ahead = iter(numbers), _AT_FIRST
         try:
-            for number in numbers:
-                while len(waiting) < self.prefetch:
-                    group = next(groups, None)
-                    if group is None:
-                        break
-                    waiting.append([pool.submit(sample, what) for what in group])
+            batch = None
+            while True:
+                while len(waiting) < ahead and (group := next(groups, None)) is not None:
+                    futures = [pool.submit(sample, what) for what in group]
+                    # Which backend makes mosaics of pictures is the caller's choice.
+                    run = contextvars.copy_context().run
+                    waiting.append(binder.submit(run, make, futures, next(remaining)))
+                if batch is not None:
+                    yield batch
                 if not waiting:
                     return
-                made = [future.result() for future in waiting.popleft()]
-                samples = [s for s in made if s is not None]
-                if samples:
-                    yield self._collate(samples, number)
+                batch = waiting.popleft().result()
+                if batch is not None:
+                    ahead = max(1, self.prefetch_bytes // batch.nbytes)
         finally:
+            # A batch that is being made waits for its samples, which may never be made.
+            for future in waiting:
+                future.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
+            binder.shutdown(wait=True, cancel_futures=True)
 
-    def _collate(self, samples: list[tuple[Any, Any, int]], number: int) -> RawBatch:
-        arrays, cameras, known = zip(*samples, strict=True)
+    def _collate(self, samples: list[Sample], number: int) -> RawBatch:
+        arrays, cameras, known, stored = zip(*samples, strict=True)
         labels = torch.tensor(known) if any(k != -100 for k in known) else None
         stacked = torch.from_numpy(np.stack(arrays))
         if cameras[0] is not None:
-            return RawBatch(stacked, ISP.from_raw(list(cameras)), labels)
+            logits = None if stored[0] is None else torch.from_numpy(np.stack(stored))
+            return RawBatch(stacked, ISP.from_raw(list(cameras)), labels, teacher=logits)
         picture = stacked.permute(0, 3, 1, 2).float() / 255
         seed = int(np.random.default_rng((self.seed, 2, number)).integers(2**63))
         patterns = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, len(samples)))

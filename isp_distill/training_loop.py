@@ -79,11 +79,13 @@ class Forward:
             with stages("short exposure"):
                 mosaic, isp = self.short.apply(mosaic, isp, seed=seed)
         with torch.autocast(mosaic.device.type, torch.bfloat16, enabled=self.autocast):
-            with torch.no_grad():
-                with stages("teacher's picture"):
-                    picture = self.teacher.picture(batch, self.augmentation, seed)
-                with stages("teacher"):
-                    target = self.teacher.logits(picture)
+            target = batch.teacher
+            if target is None:
+                with torch.no_grad():
+                    with stages("teacher's picture"):
+                        picture = self.teacher.picture(batch, self.augmentation, seed)
+                    with stages("teacher"):
+                        target = self.teacher.logits(picture)
             with stages("student"):
                 predicted = logits_of(self.student(mosaic, isp))
             with stages("loss"):

@@ -18,7 +18,7 @@ from training_run import raw_image, teacher
 import isp_distill
 from isp_distill import ISP, camera_inputs, export, rawify, read_raw, write_dng
 from isp_distill.cli import main
-from isp_distill.data import View
+from isp_distill.data import Draw, View
 from isp_distill.export import _examples, expected_logits
 from isp_distill.lowering import AnyCamera, OneCamera, StandardStem
 from isp_distill.stem import RawModel, RawStem
@@ -177,7 +177,7 @@ def real_files(folder):
 
 def as_evaluated(student, raw, crop):
     """What evaluate() compares: the student on the file's middle view."""
-    mosaic, camera = View(crop).cut_raw(raw, (0.5, 0.5), mirror=False)
+    mosaic, camera = View(crop).cut_raw(raw, Draw((0.5, 0.5)))
     with torch.no_grad():
         view = torch.from_numpy(np.ascontiguousarray(mosaic))[None]
         return student(view, ISP.from_raw(camera)).numpy()
