@@ -1,4 +1,5 @@
 # make demo   a student trained on RAW files made from real photographs, beside three baselines
+# make demo-segmentation   the same with a class for every pixel
 # make test   formatting, types and tests
 # make bench  the microbenchmarks
 #
@@ -12,10 +13,13 @@ PACKAGING := pyproject.toml setup.py
 CSRC := $(shell find csrc -type f)
 SOURCES := $(CSRC) $(shell find isp_distill kernels -name '*.py')
 
-.PHONY: demo test bench clean
+.PHONY: demo demo-segmentation test bench clean
 
 demo: .venv-demo/installed
 	$(DEMO) demo/run.py
+
+demo-segmentation: .venv-demo/installed
+	$(DEMO) demo/segmentation.py
 
 test: .venv/installed
 	$(TEST) -m ruff check .

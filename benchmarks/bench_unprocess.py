@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from floor import floor_from, interleaved, rate_cases
 
 from isp_distill import NoiseModel, expose, unprocess, use_backend
-from isp_distill.ops import reference
+from isp_distill.ops import reference_unprocess
 
 SIZES = {"8 x 512 x 512": (8, 512, 512), "12 MP": (1, 3000, 4000)}
 WORKLOADS = ("float32", "float32, noise", "uint8", "uint8, noise", "expose")
@@ -48,7 +48,7 @@ class Workload:
         else:
             self.image = torch.rand(batch, 3, height, width)
         self.traffic = float(self.image.nbytes + 2 * batch * height * width)
-        camera = reference.random_camera(batch, 0, torch.device("cpu"))
+        camera = reference_unprocess.random_camera(batch, 0, torch.device("cpu"))
         noise: dict[str, Tensor | None] = {"shot": None, "read": None}
         if self.noise is not None:
             noise = {name: camera[name] for name in ("shot", "read")}
@@ -64,9 +64,9 @@ class Workload:
         else:
             gains = (camera[name] for name in ("rgb_gain", "red_gain", "blue_gain"))
             self.arguments["rgb_to_camera"] = camera["rgb_to_camera"]
-            self.arguments["gains"] = reference.inverse_gains(*gains)
+            self.arguments["gains"] = reference_unprocess.inverse_gains(*gains)
         self.steps: Callable[..., Tensor] = (
-            reference.expose if self.exposes else reference.unprocess
+            reference_unprocess.expose if self.exposes else reference_unprocess.unprocess
         )
         self.compiled_steps = torch.compile(self.steps)
 

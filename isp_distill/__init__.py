@@ -7,6 +7,7 @@ from isp_distill.dng import write_dng
 from isp_distill.doctor import doctor
 from isp_distill.errors import BackendError, CorruptRawError, RawError, UnsupportedRawError
 from isp_distill.evaluation import Report, evaluate
+from isp_distill.export import camera_inputs, export
 from isp_distill.exposure import ShortExposure
 from isp_distill.folder import RawFolder
 from isp_distill.isp import ISP, NoiseModel
@@ -51,9 +52,11 @@ __all__ = [
     "TrainResult",
     "UnsupportedRawError",
     "VerifyReport",
+    "camera_inputs",
     "distill_loss",
     "doctor",
     "evaluate",
+    "export",
     "expose",
     "linear_distill_loss",
     "pack",

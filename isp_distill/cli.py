@@ -6,11 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from isp_distill import __version__
 from isp_distill.errors import BackendError, RawError
+
+if TYPE_CHECKING:
+    from isp_distill.teacher import Teacher
 
 
 def _train(a: argparse.Namespace) -> None:
@@ -31,6 +35,8 @@ def _train(a: argparse.Namespace) -> None:
         trainable=a.trainable,
         exposure=a.exposure,
         crop=a.crop,
+        crop_area=None if a.crop_area is None else tuple(a.crop_area),
+        vertical_flip=a.vertical_flip,
         resume=not a.restart,
         profile=a.profile,
         device=a.device,
@@ -43,17 +49,24 @@ def _train(a: argparse.Namespace) -> None:
     print(f"report, checkpoint and pictures: {result.out}")
 
 
-def _evaluate(a: argparse.Namespace) -> None:
+def _trained(teacher: Teacher, checkpoint: str | None) -> torch.nn.Module:
+    """The student that ``isp-distill train`` made; the untrained one without a checkpoint."""
     from isp_distill.checkpoint import load_checkpoint
-    from isp_distill.evaluation import evaluate
-    from isp_distill.teacher import as_teacher
     from isp_distill.training_setup import student_module
 
-    teacher = as_teacher(a.teacher)
     student = student_module("rawify", teacher)
-    if a.checkpoint:
-        state = load_checkpoint(Path(a.checkpoint))
+    if checkpoint:
+        state = load_checkpoint(Path(checkpoint))
         student.load_state_dict(state.get("average") or state["student"])
+    return student
+
+
+def _evaluate(a: argparse.Namespace) -> None:
+    from isp_distill.evaluation import evaluate
+    from isp_distill.teacher import as_teacher
+
+    teacher = as_teacher(a.teacher)
+    student = _trained(teacher, a.checkpoint)
     print(
         evaluate(
             student,
@@ -99,6 +112,26 @@ def _verify(a: argparse.Namespace) -> None:
     print(report)
     if not report.sound:
         raise SystemExit(1)
+
+
+def _export(a: argparse.Namespace) -> None:
+    from isp_distill.export import export
+    from isp_distill.isp import ISP
+    from isp_distill.raw import read_raw
+    from isp_distill.teacher import as_teacher
+
+    teacher = as_teacher(a.teacher)
+    raw = None if a.camera is None else read_raw(a.camera)
+    print(
+        export(
+            _trained(teacher, a.checkpoint),
+            a.out,
+            isp=None if raw is None else ISP.from_raw(raw),
+            crop=2 * teacher.size if a.crop is None else a.crop,
+            size=a.size,
+            batch=a.batch,
+        )
+    )
 
 
 def _render(a: argparse.Namespace) -> None:
@@ -215,6 +248,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--lr", type=float, default=3e-5)
     one.add_argument("--stem-lr", type=float, default=2e-2)
     one.add_argument("--trainable", choices=("all", "stem"), default="all")
+    one.add_argument(
+        "--crop-area", type=float, nargs=2, metavar=("LEAST", "LARGEST"),
+        help="random resized crops: share of the picture in a view, e.g. 0.25 1",
+    )  # fmt: skip
+    one.add_argument("--vertical-flip", action="store_true", help="upside down, half of the views")
     one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
     one.add_argument("--profile", action="store_true", help="print where the time of a step went")
 
@@ -242,6 +280,23 @@ def parser() -> argparse.ArgumentParser:
     one = command("verify", _verify, "compare a packed folder with its checksums")
     one.add_argument("packed")
     one.add_argument("--drop", action="store_true", help="forget what is damaged: pack it again")
+
+    one = command("export", _export, "write a student as ONNX or as a torch.export program")
+    one.add_argument("out", help="ends in .onnx or .pt2")
+    one.add_argument("--teacher", required=True, help="name of a pretrained timm model")
+    one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
+    one.add_argument(
+        "--camera", metavar="RAW", help="build in this file's camera; without: it is an input"
+    )
+    one.add_argument(
+        "--crop", type=int, help="side of the mosaics it was trained with; default: twice the "
+        "teacher's"
+    )  # fmt: skip
+    one.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="of the mosaics that come in, if larger than the crop: the middle is binned and used",
+    )  # fmt: skip
+    one.add_argument("--batch", type=int, help="a fixed batch size; default: any")
 
     one = command("render", _render, "turn a RAW file into a PNG")
     one.add_argument("raw")

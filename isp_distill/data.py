@@ -7,6 +7,7 @@ run that is resumed at any step sees what it would have seen.
 from __future__ import annotations
 
 import collections
+import contextvars
 import dataclasses
 import functools
 import math
@@ -19,16 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isp_distill.binning import bin_mosaic
 from isp_distill.errors import RawError
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.ops.unprocess import unprocess
 from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
 from isp_distill.sources import IMAGE_EXTENSIONS, ImageFolder, Source, open_source
-from isp_distill.views import FIXED_PLACES, View, bin_mosaic
+from isp_distill.views import FIXED_PLACES, Draw, View
 
 __all__ = [
     "IMAGE_EXTENSIONS",
+    "Draw",
     "ImageFolder",
     "RawBatch",
     "Source",
@@ -44,6 +47,10 @@ __all__ = [
 if TYPE_CHECKING:
     from isp_distill.stored_teacher import StoredTeacher
 
+#: How much of the batches is made ahead, unless said otherwise.
+PREFETCH_BYTES = 1 << 27
+# Batches under way until the first one has shown how large they are.
+_AT_FIRST = 2
 # A bad file is replaced by another one; this many bad ones in a row mean a bad folder.
 _REPLACEMENTS = 50
 
@@ -78,6 +85,11 @@ class RawBatch:
             if (value := getattr(self, name)) is not None
         }
         return dataclasses.replace(self, isp=self.isp.to(device, non_blocking=True), **moved)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors())
 
     def tensors(self) -> list[Tensor]:
         """Every tensor in it."""
@@ -115,9 +127,10 @@ class ViewLoader:
         batch_size: samples a batch.
         seed: decides order, places, mirrors and made-up cameras.
         workers: threads that read and cut.
-        prefetch: batches made ahead.
+        prefetch_bytes: batches made ahead, so many bytes of them; always one at least.
         noise: for pictures: sensor noise that :func:`isp_distill.unprocess` adds.
         stored: the teacher's stored logits: training sees their views.
+        pin: make the batches in page-locked memory, from which a GPU copies by itself.
     """
 
     def __init__(
@@ -128,15 +141,16 @@ class ViewLoader:
         *,
         seed: int = 0,
         workers: int = 2,
-        prefetch: int = 3,
+        prefetch_bytes: int = PREFETCH_BYTES,
         noise: NoiseModel | None = None,
         stored: StoredTeacher | None = None,
+        pin: bool = False,
     ) -> None:
-        if batch_size < 1 or workers < 1 or prefetch < 1:
-            raise ValueError("batch_size, workers and prefetch must be at least 1")
+        if min(batch_size, workers, prefetch_bytes) < 1:
+            raise ValueError("batch_size, workers and prefetch_bytes must be at least 1")
         self.source, self.view, self.batch_size = source, view, batch_size
-        self.seed, self.workers, self.prefetch, self.noise = seed, workers, prefetch, noise
-        self.stored = stored
+        self.seed, self.workers, self.noise = seed, workers, noise
+        self.prefetch_bytes, self.stored, self.pin = prefetch_bytes, stored, pin
         #: Files left out, with reasons.
         self.skipped: dict[str, str] = {}
 
@@ -150,18 +164,18 @@ class ViewLoader:
         """
 
         def sample(position: int) -> Sample:
-            draw = np.random.default_rng((self.seed, 1, position))
-            place, mirror = (float(draw.random()), float(draw.random())), bool(draw.random() < 0.5)
+            random = np.random.default_rng((self.seed, 1, position))
+            drawn = self.view.draw(random)
             for attempt in range(_REPLACEMENTS):
                 index = training_order(len(self.source), self.seed, position)
                 if attempt:
-                    index = int(draw.integers(len(self.source)))
+                    index = int(random.integers(len(self.source)))
                 try:
                     if self.stored is not None:
                         epoch = position // len(self.source)
                         place, mirror, logits = self.stored.view(index, epoch)
-                        return (*self._view(index, place, mirror)[:3], logits)
-                    return self._view(index, place, mirror)
+                        return (*self._view(index, Draw(place, mirror))[:3], logits)
+                    return self._view(index, drawn)
                 except RawError as error:
                     self._refuse(error)
             raise RuntimeError(
@@ -189,7 +203,7 @@ class ViewLoader:
 
         def sample(what: tuple[int, int]) -> Sample | None:
             try:
-                return self._view(what[0], FIXED_PLACES[what[1]], mirror=False)
+                return self._view(what[0], Draw(FIXED_PLACES[what[1]]))
             except RawError as error:
                 self._refuse(error)
                 return None
@@ -212,10 +226,10 @@ class ViewLoader:
             raise error
         self.skipped[error.path] = error.reason
 
-    def _view(self, index: int, place: tuple[float, float], mirror: bool) -> Sample:
+    def _view(self, index: int, drawn: Draw) -> Sample:
         if isinstance(self.source, PackedRaw):
             label = self.source.label(index)
-            mosaic, camera = self.view.cut_packed(self.source, index, place, mirror)
+            mosaic, camera = self.view.cut_packed(self.source, index, drawn)
             return np.ascontiguousarray(mosaic), camera, -100 if label is None else label, None
         item = self.source[index]
         label = None
@@ -225,15 +239,11 @@ class ViewLoader:
             label = self.source.label(index)
         known = -100 if label is None else int(label)
         if isinstance(item, RawImage):
-            mosaic, camera = self.view.cut_raw(item, place, mirror)
+            mosaic, camera = self.view.cut_raw(item, drawn)
             return np.ascontiguousarray(mosaic), camera, known, None
         if isinstance(item, np.ndarray) and item.ndim == 3 and item.dtype == np.uint8:
-            return (
-                np.ascontiguousarray(self.view.cut_picture(item, place, mirror)),
-                None,
-                known,
-                None,
-            )
+            picture = self.view.cut_picture(item, drawn)
+            return np.ascontiguousarray(picture), None, known, None
         raise TypeError(
             f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a uint8 RGB "
             "array [H, W, 3], alone or with a label"
@@ -245,23 +255,38 @@ class ViewLoader:
         groups: Iterator[list[Any]],
         numbers: Iterable[int],
     ) -> Generator[RawBatch, None, None]:
+        """The batches, in order: samples by several threads, batches of them by one more."""
+
+        def make(futures: list[Future[Sample | None]], number: int) -> RawBatch | None:
+            samples = [s for f in futures if (s := f.result()) is not None]
+            if not samples:
+                return None
+            batch = self._collate(samples, number)
+            return batch.pin_memory() if self.pin else batch
+
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="isp-distill-view")
-        waiting: collections.deque[list[Future[Sample | None]]] = collections.deque()
+        binder = ThreadPoolExecutor(1, thread_name_prefix="isp-distill-batch")
+        waiting: collections.deque[Future[RawBatch | None]] = collections.deque()
+        remaining, ahead = iter(numbers), _AT_FIRST
         try:
-            for number in numbers:
-                while len(waiting) < self.prefetch:
-                    group = next(groups, None)
-                    if group is None:
-                        break
-                    waiting.append([pool.submit(sample, what) for what in group])
+            while True:
+                while len(waiting) < ahead and (group := next(groups, None)) is not None:
+                    futures = [pool.submit(sample, what) for what in group]
+                    # Which backend makes mosaics of pictures is the caller's choice.
+                    run = contextvars.copy_context().run
+                    waiting.append(binder.submit(run, make, futures, next(remaining)))
                 if not waiting:
                     return
-                made = [future.result() for future in waiting.popleft()]
-                samples = [s for s in made if s is not None]
-                if samples:
-                    yield self._collate(samples, number)
+                batch = waiting.popleft().result()
+                if batch is not None:
+                    ahead = max(1, self.prefetch_bytes // batch.nbytes)
+                    yield batch
         finally:
+            # A batch that is being made waits for its samples, which may never be made.
+            for future in waiting:
+                future.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
+            binder.shutdown(wait=True, cancel_futures=True)
 
     def _collate(self, samples: list[Sample], number: int) -> RawBatch:
         arrays, cameras, known, stored = zip(*samples, strict=True)

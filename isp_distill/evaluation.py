@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from isp_distill.data import Source, View, ViewLoader, open_source
+from isp_distill.dense import full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
 from isp_distill.processes import Processes
 from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
@@ -44,8 +46,9 @@ class Report:
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
+        dense = self.mean_iou is not None
         parts = [
-            f"top-1 agreement {self.agreement_top1:.3f}",
+            f"{'pixel' if dense else 'top-1'} agreement {self.agreement_top1:.3f}",
             f"top-5 {self.agreement_top5:.3f}",
             f"KL {self.kl:.3f}",
         ]
@@ -54,13 +57,6 @@ class Report:
         if self.mean_iou is not None:
             parts.append(f"mIoU {self.mean_iou:.3f}")
         return f"{', '.join(parts)} over {self.samples} views"
-
-
-def match_size(student: Tensor, teacher: Tensor) -> Tensor:
-    """Dense student logits at the teacher's resolution (bilinear); others unchanged."""
-    if student.dim() == 4 and student.shape[2:] != teacher.shape[2:]:
-        return F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
-    return student
 
 
 class _Tally:
@@ -74,7 +70,6 @@ class _Tally:
         s = student.float().movedim(1, -1).reshape(-1, classes)
         t = teacher.float().movedim(1, -1).reshape(-1, classes)
         best_s, best_t = s.argmax(-1), t.argmax(-1)
-        self.views += len(student)
         self.rows += len(s)
         self.top1 += float((best_s == best_t).sum())
         best5 = s.topk(min(5, classes), -1).indices
@@ -128,6 +123,7 @@ def evaluate(
     crop: int | None = None,
     binning: int | None = None,
     batch_size: int = 16,
+    dense_size: int | Sequence[int] | None = None,
     exposure: ShortExposure | float | None = None,
     device: torch.device | str | None = None,
     workers: int = 2,
@@ -146,6 +142,8 @@ def evaluate(
         crop: side of the mosaics, even; twice the teacher's size if None.
         binning: see :class:`isp_distill.data.View`.
         batch_size: views a batch.
+        dense_size: of dense logits, the resolution at which pixels are compared: one side or
+            (height, width); the teacher's own if None. Bilinear, band by band.
         exposure: the student sees a short exposure: a factor, or :class:`ShortExposure`.
         device: where to compute; the student's if None.
         workers: threads that read.
@@ -184,13 +182,18 @@ def evaluate(
             if short is not None:
                 drawn = seed + step * group.count + group.rank
                 mosaic, isp = short.apply(mosaic, isp, seed=drawn)
-            predicted = match_size(logits_of(pupil(mosaic, isp)), target)
+            predicted = logits_of(pupil(mosaic, isp))
             if predicted.shape[1] != target.shape[1]:
                 raise ValueError(
                     f"the student predicts {predicted.shape[1]} classes, "
                     f"the teacher {target.shape[1]}"
                 )
-            tally.add(predicted, target, batch.labels)
+            tally.views += len(mosaic)
+            if target.dim() == predicted.dim() == 4:
+                for s, t in upsampled_bands([predicted, target], full_size(dense_size, target)):
+                    tally.add(s, t, None)
+            else:
+                tally.add(predicted, target, batch.labels)
     finally:
         for m, training in modes:
             m.train(training)

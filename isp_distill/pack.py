@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from isp_distill import shards
 from isp_distill.augmentation import ISPAugmentation
+from isp_distill.binning import bin_mosaic
 from isp_distill.decoding import DecodePool
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, Labels, _classes, _find, _labels
@@ -35,7 +36,6 @@ from isp_distill.raw import RawImage
 from isp_distill.raw import upright as turn_upright
 from isp_distill.stored_teacher import ViewSettings, store_teacher
 from isp_distill.teacher import Teacher, as_teacher
-from isp_distill.views import bin_mosaic
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def joined(device: torch.device | str | None) -> Iterator[Processes]:
     if ours and not launched:
         yield Processes(where)
         return
-    if where.type == "cuda" and where.index is None:
+    if str(where) == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise RuntimeError(

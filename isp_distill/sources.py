@@ -78,6 +78,31 @@ def _files(root: Path, extensions: Sequence[str]) -> list[Path]:
     return sorted(p for p in root.rglob("*") if p.suffix.lower() in extensions and p.is_file())
 
 
+# So many decoded files show what decoding costs.
+_MEASURED = 16
+
+
+def packing_note(source: Source, workers: int) -> str | None:
+    """What packing a folder of RAW files would save, once enough of them were decoded.
+
+    Args:
+        source: any; only a RawFolder that keeps nothing decoded has something to save.
+        workers: files decoded at a time.
+    """
+    if not isinstance(source, RawFolder) or source.keeps_decoded:
+        return None
+    files, seconds = source.decoded
+    if files < _MEASURED:
+        return None
+    each = seconds / files
+    return (
+        f"decoding takes {1e3 * each:.0f} ms a RAW file ({files} measured), so {len(source)} files "
+        f"cost {each * len(source) / workers:.1f} s of every epoch with {workers} workers; packed "
+        f"they cost it once: isp-distill pack {source.root} OUT, then train on OUT (or keep them "
+        "with RawFolder(..., cache=FOLDER))"
+    )
+
+
 def open_source(data: str | Path | Source) -> Source:
     """A packed folder, one of RAW files, one of ordinary pictures, or a dataset as it is.
 

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from isp_distill import shards
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.data import RawBatch, View
+from isp_distill.data import Draw, RawBatch, View
 from isp_distill.errors import CorruptRawError
 from isp_distill.fingerprint import differences, fingerprint
 from isp_distill.isp import ISP
@@ -228,7 +228,7 @@ def _predicted(
         made = []
         for number in range(settings.views):
             numbers, isp = settings.draw(packed.names[index], number, own)
-            mosaic, camera = view.cut_raw(raw, (numbers[0], numbers[1]), bool(numbers[2]))
+            mosaic, camera = view.cut_raw(raw, Draw((numbers[0], numbers[1]), bool(numbers[2])))
             isp = isp.batched(1).replace(pattern=ISP.from_raw(camera).pattern)
             made.append(Cut(np.ascontiguousarray(mosaic), numbers, isp))
         return made

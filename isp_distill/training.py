@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,22 @@ from tqdm import tqdm
 from isp_distill.augmentation import ISPAugmentation
 from isp_distill.checkpoint import Metrics, only_run, write_atomically
 from isp_distill.contact_sheet import contact_sheet
-from isp_distill.data import Source, View, ViewLoader, open_source, skipped_report
+from isp_distill.data import (
+    PREFETCH_BYTES,
+    RawBatch,
+    Source,
+    View,
+    ViewLoader,
+    open_source,
+    skipped_report,
+)
 from isp_distill.device_input import on_device
 from isp_distill.evaluation import Report, evaluate
 from isp_distill.exposure import ShortExposure
 from isp_distill.isp import NoiseModel
 from isp_distill.losses import DistillLoss
 from isp_distill.processes import joined
+from isp_distill.sources import packing_note
 from isp_distill.stages import Stages
 from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_teacher
@@ -71,9 +81,13 @@ def train(
     validation_views: int = 1,
     crop: int | None = None,
     binning: int | None = None,
+    crop_area: tuple[float, float] | None = None,
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    vertical_flip: bool = False,
     objective: str = "forward_kl",
     temperature: float = 2.0,
     alpha: float = 1.0,
+    dense_size: int | Sequence[int] | None = None,
     lr: float = 3e-5,
     stem_lr: float = 2e-2,
     weight_decay: float = 0.01,
@@ -92,6 +106,7 @@ def train(
     compile: bool = False,
     device: torch.device | str | None = None,
     workers: int = 2,
+    prefetch_bytes: int = PREFETCH_BYTES,
     checkpoint_every: int = 100,
     metrics_every: int | None = None,
     resume: bool = True,
@@ -127,10 +142,18 @@ def train(
         validation_views: crops a file there, 1 to 5.
         crop: side of the mosaics, even; twice the teacher's size if None.
         binning: sites of one colour averaged per side; None: as many as leave the crop.
+        crop_area: random resized crops, of whole CFA periods: least and largest share of the
+            mosaic's area in a view, e.g. (0.25, 1), resized to ``crop``; None: views of one size.
+        crop_ratio: with ``crop_area``: least and largest width over height.
+        vertical_flip: turn half of the views upside down too; left and right always change places
+            in half of them. The pattern follows, and teacher and student see the same view.
         objective: see :func:`isp_distill.distill_loss`; so ``temperature`` and ``alpha`` (below 1
             it mixes in the labels' cross entropy).
         temperature: see ``objective``.
         alpha: see ``objective``.
+        dense_size: of dense logits, the resolution at which they are compared, in the loss and in
+            the reports: one side or (height, width); the teacher's own if None. Both logits are
+            upsampled in the loss's kernel, see :func:`isp_distill.upsampled_distill_loss`.
         lr: learning rate of the weights, cosine to zero after the warm-up.
         stem_lr: of the stem's few camera numbers (gain, mix, gamma).
         weight_decay: AdamW's, on weights of two or more axes.
@@ -151,6 +174,7 @@ def train(
         compile: run the student through ``torch.compile``.
         device: "cuda" if there is one, else "cpu", if None.
         workers: threads that read.
+        prefetch_bytes: batches made ahead of the training, so many bytes of them.
         checkpoint_every: steps between checkpoints; there is always one at the end.
         metrics_every: steps between readings of loss and agreement, since a GPU's queue runs dry
             while they are read (every step is written all the same); None: 1 on the CPU, else 10.
@@ -190,16 +214,41 @@ def train(
         groups = parameter_groups(pupil, trainable, lr, stem_lr, weight_decay)
         optimizer = torch.optim.AdamW(groups)
         average = Average(pupil, ema) if ema else None
-        view = View(2 * chosen.size if crop is None else crop, binning)
+        view = View(
+            2 * chosen.size if crop is None else crop,
+            binning,
+            area=crop_area,
+            ratio=crop_ratio,
+            flip=vertical_flip,
+        )
         source = open_source(data)
         checked = None if validation is None else open_source(validation)
         stored = StoredTeacher.matching(source, chosen, view, augmentation)
+        if stored is not None and (crop_area is not None or vertical_flip):
+            raise ValueError(
+                "the teacher's logits were stored for views of one size, not upside down: leave "
+                "crop_area and vertical_flip out, or open the data with use_stored_teacher=False"
+            )
         options["stored_teacher"] = None if stored is None else stored.name
         loader = ViewLoader(
-            source, view, batch_size, seed=seed, workers=workers, noise=noise, stored=stored
+            source,
+            view,
+            batch_size,
+            seed=seed,
+            workers=workers,
+            prefetch_bytes=prefetch_bytes,
+            noise=noise,
+            stored=stored,
+            pin=where.type == "cuda",
         )
         short = ShortExposure.of(exposure)
-        loss = DistillLoss(objective, temperature=temperature, alpha=alpha, return_agreement=True)
+        loss = DistillLoss(
+            objective,
+            temperature=temperature,
+            alpha=alpha,
+            return_agreement=True,
+            size=dense_size,
+        )
         if processes.first:
             stack.enter_context(only_run(folder))
         if processes.rank:
@@ -217,6 +266,7 @@ def train(
                 crop=view.crop,
                 binning=binning,
                 batch_size=batch_size,
+                dense_size=dense_size,
                 exposure=short,
                 device=where,
                 workers=workers,
@@ -245,7 +295,7 @@ def train(
             metrics = stack.enter_context(contextlib.closing(Metrics(folder, first, tensorboard)))
         began = time.perf_counter()
         run_steps(
-            on_device(batches, where),
+            on_device(_noted(batches, source, workers, progress and processes.first), where),
             Forward(
                 replica,
                 chosen,
@@ -299,6 +349,17 @@ def train(
             written = json.dumps(_report(result, options), indent=1).encode()
             write_atomically(folder / "report.json", written)
     return result
+
+
+def _noted(
+    batches: Iterator[RawBatch], source: Source, workers: int, wanted: bool
+) -> Iterator[RawBatch]:
+    """The batches; what packing would save is said once, when it is known."""
+    for batch in batches:
+        if wanted and (note := packing_note(source, workers)) is not None:
+            tqdm.write(note)
+            wanted = False
+        yield batch
 
 
 def _report(result: TrainResult, options: dict[str, Any]) -> dict[str, Any]:

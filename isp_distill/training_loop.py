@@ -15,7 +15,6 @@ from tqdm import tqdm
 from isp_distill.augmentation import ISPAugmentation
 from isp_distill.checkpoint import Metrics
 from isp_distill.data import RawBatch
-from isp_distill.evaluation import match_size
 from isp_distill.exposure import ShortExposure
 from isp_distill.losses import DistillLoss
 from isp_distill.processes import Processes
@@ -88,10 +87,10 @@ class Forward:
                     with stages("teacher"):
                         target = self.teacher.logits(picture)
             with stages("student"):
-                predicted = match_size(logits_of(self.student(mosaic, isp)), target)
+                predicted = logits_of(self.student(mosaic, isp))
             with stages("loss"):
                 loss, agreement = self.loss(predicted, target, batch.labels)
-        return loss, agreement, target.numel() // target.shape[1]
+        return loss, agreement, self.loss.positions(target)
 
 
 class Window:

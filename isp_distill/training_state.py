@@ -17,9 +17,30 @@ from isp_distill.training_setup import Average
 # Settings that a resumed run must share with the one that it goes on from.
 DECIDES_THE_WEIGHTS = frozenset(
     {
-        *("steps", "batch_size", "crop", "binning", "objective", "temperature", "alpha", "lr"),
+        *(
+            "steps",
+            "batch_size",
+            "crop",
+            "binning",
+            "crop_area",
+            "crop_ratio",
+            "vertical_flip",
+            "objective",
+            "temperature",
+            "alpha",
+            "lr",
+        ),
         *("stem_lr", "weight_decay", "warmup", "clip_norm", "ema", "accumulate", "trainable"),
-        *("freeze_batch_norm", "dropout", "exposure", "noise", "augmentation", "amp", "seed"),
+        *(
+            "dense_size",
+            "freeze_batch_norm",
+            "dropout",
+            "exposure",
+            "noise",
+            "augmentation",
+            "amp",
+            "seed",
+        ),
     }
 )
 

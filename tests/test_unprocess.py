@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isp_distill.backend import use_backend
 from isp_distill.cfa import PATTERNS, pattern_codes
 from isp_distill.isp import ISP, NoiseModel
-from isp_distill.ops import reference
+from isp_distill.ops import reference, reference_unprocess
 from isp_distill.ops.render import render
 from isp_distill.ops.unprocess import expose, unprocess
 
@@ -131,7 +131,7 @@ def by_hand(rgb, camera, n):
 def test_one_colour_by_hand(pattern, rgb):
     image = torch.tensor(rgb).view(1, 3, 1, 1).expand(3, 3, 2, 2)
     mosaic, isp = unprocess(image, pattern=pattern, bits=16, black=0, seed=8)
-    camera = reference.random_camera(3, 8, CPU)
+    camera = reference_unprocess.random_camera(3, 8, CPU)
     for n in range(3):
         expected = by_hand(rgb, camera, n)
         for site, letter in enumerate(pattern):
@@ -147,7 +147,7 @@ def test_one_colour_by_hand(pattern, rgb):
 
 def test_random_camera_is_distributed_as_in_the_paper():
     count = 4000
-    camera = {k: v.double() for k, v in reference.random_camera(count, 123, CPU).items()}
+    camera = {k: v.double() for k, v in reference_unprocess.random_camera(count, 123, CPU).items()}
 
     def uniform(values, low, high):
         assert low <= float(values.min())
@@ -181,10 +181,10 @@ def test_random_camera_is_distributed_as_in_the_paper():
 
 def test_camera_matrices_lie_among_the_four():
     """A convex mix of the four cameras: fit its shares, which are not negative and sum to 1."""
-    matrices = reference.random_camera(50, 9, CPU)["rgb_to_camera"].double()
+    matrices = reference_unprocess.random_camera(50, 9, CPU)["rgb_to_camera"].double()
     four = (
-        torch.tensor(reference._XYZ_TO_CAMERA).double()
-        @ torch.tensor(reference.RGB_TO_XYZ).double()
+        torch.tensor(reference_unprocess._XYZ_TO_CAMERA).double()
+        @ torch.tensor(reference_unprocess.RGB_TO_XYZ).double()
     )
     for matrix in matrices:
         # matrix = diag(d) sum_k share_k four_k with d unknown: each row is a cone of the four rows.
@@ -205,7 +205,7 @@ def test_camera_matrices_lie_among_the_four():
 def test_sensor_noise_has_the_mean_and_variance_of_the_model(level, shot, read):
     x = torch.full((2, 256, 256), level, dtype=torch.float64)
     ones = torch.ones(2, dtype=torch.float64)
-    noisy = reference.add_sensor_noise(x, shot * ones, read * ones, seed=17)
+    noisy = reference_unprocess.add_sensor_noise(x, shot * ones, read * ones, seed=17)
     count, variance = noisy.numel(), shot * level + read
     assert abs(float(noisy.mean()) - level) < 5 * math.sqrt(variance / count)
     assert abs(float(noisy.var()) / variance - 1) < 5 * math.sqrt(2 / count)
@@ -297,7 +297,7 @@ def test_noise_model_draws():
     line = NoiseModel(shot=0.003).draw(1, 0)["read"]
     assert float(line) == pytest.approx(math.exp(2.18 * math.log(0.003) + 1.2))
     assert float(NoiseModel(shot=0.0).draw(1, 0)["read"]) == 0
-    drawn, camera = NoiseModel().draw(5, 9), reference.random_camera(5, 9, CPU)
+    drawn, camera = NoiseModel().draw(5, 9), reference_unprocess.random_camera(5, 9, CPU)
     assert torch.equal(drawn["shot"], camera["shot"])
     assert len(set(drawn["shot"].tolist())) == 5
     for bad in ({"shot": -1.0}, {"shot": math.nan}, {"shot": 0.1, "read": math.inf}):

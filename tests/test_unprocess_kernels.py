@@ -29,7 +29,7 @@ from isp_distill import (
     unprocess,
     use_backend,
 )
-from isp_distill.ops import philox, reference, unprocess_operator
+from isp_distill.ops import philox, reference_unprocess, unprocess_operator
 from isp_distill.ops.unprocess_operator import signed
 
 pytestmark = pytest.mark.skipif(extension.missing() is not None, reason=str(extension.missing()))
@@ -163,7 +163,9 @@ def test_short_exposure():
 @pytest.mark.parametrize("noisy", [False, True])
 def test_opcheck(noisy, seed):
     camera = unprocess_operator.random_camera(2, seed, CPU)
-    gains = reference.inverse_gains(*(camera[k] for k in ("rgb_gain", "red_gain", "blue_gain")))
+    gains = reference_unprocess.inverse_gains(
+        *(camera[k] for k in ("rgb_gain", "red_gain", "blue_gain"))
+    )
     sensor = (torch.tensor([0, 3]), torch.full((2, 4), 64.0), torch.full((2,), 4095.0))
     noise = (camera["shot"], camera["read"])
     for picture in (torch.rand(2, 3, 6, 34), torch.randint(0, 256, (2, 3, 6, 34)).byte()):

@@ -13,7 +13,12 @@ from torch import Tensor
 from isp_distill import backend
 from isp_distill.cfa import check_levels, pattern_codes, per_sample
 from isp_distill.isp import ISP, NoiseModel
-from isp_distill.ops import reference, unprocess_cpu, unprocess_operator, unprocess_triton
+from isp_distill.ops import (
+    reference_unprocess,
+    unprocess_cpu,
+    unprocess_operator,
+    unprocess_triton,
+)
 from isp_distill.ops.raw_conv import checked_mosaic
 
 __all__ = ["expose", "unprocess", "unprocess_cpu", "unprocess_triton"]
@@ -107,10 +112,12 @@ def unprocess(
     codes = pattern_codes(pattern, batch, device)
     camera = unprocess_operator.random_camera(batch, seed, device)
     drawn = {"shot": None, "read": None} if noise is None else noise.draw(batch, seed, device)
-    gains = reference.inverse_gains(camera["rgb_gain"], camera["red_gain"], camera["blue_gain"])
+    gains = reference_unprocess.inverse_gains(
+        camera["rgb_gain"], camera["red_gain"], camera["blue_gain"]
+    )
     name = _backend_for(rgb, picture=True)
     if name == "reference":
-        mosaic = reference.unprocess(
+        mosaic = reference_unprocess.unprocess(
             rgb.detach(),
             rgb_to_camera=camera["rgb_to_camera"],
             gains=gains,
@@ -176,7 +183,7 @@ def expose(
     drawn = noise.draw(batch, _checked_seed(seed), device)
     name = _backend_for(mosaic, picture=False)
     if name == "reference":
-        return reference.expose(
+        return reference_unprocess.expose(
             mosaic, factors, **drawn, black=blacks, white=whites, pattern=codes, seed=seed
         )
     short: Tensor = unprocess_operator.expose(

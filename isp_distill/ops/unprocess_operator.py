@@ -18,7 +18,7 @@ from torch import Tensor
 
 from isp_distill import backend
 from isp_distill.errors import BackendError
-from isp_distill.ops import reference
+from isp_distill.ops import reference_unprocess
 
 
 class UnprocessCall(NamedTuple):
@@ -117,7 +117,7 @@ _CAMERA = ("rgb_gain", "red_gain", "blue_gain", "shot", "read")
     schema="(SymInt batch, SymInt seed, Device device) -> Tensor",
 )
 def _random_camera(batch: int, seed: int, device: torch.device) -> Tensor:
-    camera = reference.random_camera(batch, seed % 2**64, torch.device("cpu"))
+    camera = reference_unprocess.random_camera(batch, seed % 2**64, torch.device("cpu"))
     columns = [camera["rgb_to_camera"].reshape(batch, 9), *(camera[c][:, None] for c in _CAMERA)]
     # One small copy, of memory that may be paged: nobody waits for the device.
     return torch.cat(columns, 1).to(device, non_blocking=True)
@@ -129,7 +129,7 @@ def _(batch: int, seed: int, device: torch.device) -> Tensor:
 
 
 def random_camera(batch: int, seed: int, device: torch.device) -> dict[str, Tensor]:
-    """As :func:`isp_distill.ops.reference.random_camera`, in one operator."""
+    """As :func:`isp_distill.ops.reference_unprocess.random_camera`, in one operator."""
     drawn = _random_camera(batch, signed(seed), device)
     camera = {"rgb_to_camera": drawn[:, :9].reshape(batch, 3, 3)}
     camera.update({name: drawn[:, 9 + i] for i, name in enumerate(_CAMERA)})
