@@ -97,6 +97,8 @@ def _pack(a: argparse.Namespace) -> None:
         teacher=a.teacher,
         views=a.views,
         crop=a.crop,
+        crop_area=None if a.crop_area is None else tuple(a.crop_area),
+        vertical_flip=a.vertical_flip,
         top=a.top,
         seed=a.seed,
         batch_size=a.batch_size,
@@ -272,6 +274,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--teacher", help="store the logits of this pretrained timm model as well")
     one.add_argument("--views", type=int, default=8, help="stored views a file")
     one.add_argument("--crop", type=int, help="their side; default: twice the teacher's")
+    one.add_argument(
+        "--crop-area", type=float, nargs=2, metavar=("LEAST", "LARGEST"),
+        help="random resized crops, as in train",
+    )  # fmt: skip
+    one.add_argument("--vertical-flip", action="store_true", help="as in train")
     one.add_argument("--top", type=int, default=0, help="store so many classes a view; 0: all")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--batch-size", type=int, default=16)

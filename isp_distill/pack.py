@@ -36,6 +36,7 @@ from isp_distill.raw import RawImage
 from isp_distill.raw import upright as turn_upright
 from isp_distill.stored_teacher import ViewSettings, store_teacher
 from isp_distill.teacher import Teacher, as_teacher
+from isp_distill.views import View
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def pack(
     views: int = 8,
     crop: int | None = None,
     crop_binning: int | None = None,
+    crop_area: tuple[float, float] | None = None,
+    vertical_flip: bool = False,
     augmentation: ISPAugmentation | None = None,
     top: int = 0,
     seed: int = 0,
@@ -130,6 +133,8 @@ def pack(
         views: of each file; epoch e of a training sees view e modulo ``views``.
         crop: side of their mosaics; twice the teacher's size if None, as in ``train()``.
         crop_binning: their binning, ``train(binning=...)``.
+        crop_area: as in ``train()``, with its usual range of ``crop_ratio``.
+        vertical_flip: as in ``train()``.
         augmentation: of the teacher's ISP, drawn for each view.
         top: store only so many of the largest log-probabilities a view (two bytes each and their
             classes), the rest's mass spread evenly over the rest; 0 stores all logits as float16.
@@ -184,7 +189,13 @@ def pack(
             store_teacher(
                 PackedRaw(target),
                 chosen,
-                ViewSettings(views, side, crop_binning, seed, augmentation, top),
+                ViewSettings(
+                    views,
+                    View(side, crop_binning, crop_area, flip=vertical_flip),
+                    seed,
+                    augmentation,
+                    top,
+                ),
                 batch_size=batch_size,
                 device=device,
                 workers=count,

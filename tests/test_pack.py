@@ -32,7 +32,7 @@ from isp_distill.cli import main
 from isp_distill.decoding import DecodePool
 from isp_distill.mosaic_codec import DamagedBandError, compress, decompress
 from isp_distill.raw import crop
-from isp_distill.views import View, bin_mosaic
+from isp_distill.views import Draw, View, bin_mosaic
 
 pytest.importorskip("tifffile")
 pytest.importorskip("zstandard")
@@ -168,7 +168,7 @@ def test_a_view_bins_its_window_alone(tmp_path, factor, place):
     top, left = (2 * round(p * ((s - 24) // 2)) for p, s in zip(place, means.shape, strict=True))
     write_dng(tmp_path / "raw.dng", full, white=65535)
     raw = isp_distill.read_raw(tmp_path / "raw.dng")
-    cut, camera = View(24, factor).cut_raw(raw, place, mirror=True)
+    cut, camera = View(24, factor).cut_raw(raw, Draw(place, mirror=True))
     np.testing.assert_array_equal(cut, means[top : top + 24, left : left + 24][:, ::-1])
     assert camera.pattern == "GRBG"
 

@@ -43,34 +43,53 @@ def stored(path, chosen=None, augmentation=None):
     return StoredTeacher.matching(PackedRaw(path), chosen or teacher(), View(CROP), augmentation)
 
 
-def live(path, position_views, chosen=None):
-    """The teacher's logits of views given as (index, place, mirror)."""
+def live(path, views, chosen=None, view=View(CROP)):  # noqa: B008 - frozen
+    """The teacher's logits of views given as (index, draw)."""
     chosen = chosen or teacher()
     chosen.model.eval()
-    loader = ViewLoader(PackedRaw(path), View(CROP), 4)
-    batch = loader._collate([loader._view(*what) for what in position_views], 0)
+    loader = ViewLoader(PackedRaw(path), view, 4)
+    batch = loader._collate([loader._view(*what) for what in views], 0)
     with torch.no_grad():
         return chosen.logits(chosen.picture(batch))
 
 
 def test_stored_logits_are_the_teachers(packed):
     found = stored(packed)
-    views = [(i, k, *found.view(i, k)) for i in range(5) for k in range(3)]
-    expected = live(packed, [(i, place, mirror) for i, _, place, mirror, _ in views])
+    views = [(i, *found.view(i, k)) for i in range(5) for k in range(3)]
+    expected = live(packed, [(i, draw) for i, draw, _ in views])
     got = torch.from_numpy(np.stack([logits for *_, logits in views]))
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
-    assert len({place for _, _, place, _, _ in views}) == 15
-    assert 3 <= sum(mirror for *_, mirror, _ in views) <= 12
-    place, mirror, logits = found.view(2, 7)
-    assert (place, mirror) == found.view(2, 1)[:2]  # epoch 7 of 3 views
-    np.testing.assert_array_equal(logits, found.view(2, 1)[2])
+    assert len({draw.place for _, draw, _ in views}) == 15
+    assert 3 <= sum(draw.mirror for _, draw, _ in views) <= 12
+    draw, logits = found.view(2, 7)
+    assert draw == found.view(2, 1)[0]  # epoch 7 of 3 views
+    np.testing.assert_array_equal(logits, found.view(2, 1)[1])
+
+
+def test_random_resized_crops_are_stored(packed, tmp_path):
+    again(tmp_path, crop_area=(0.2, 0.9), vertical_flip=True)
+    view = View(CROP, area=(0.2, 0.9), flip=True)
+    found = StoredTeacher.matching(PackedRaw(packed), teacher(), view)
+    views = [(i, *found.view(i, k)) for i in range(5) for k in range(3)]
+    expected = live(packed, [(i, draw) for i, draw, _ in views], view=view)
+    got = torch.from_numpy(np.stack([logits for *_, logits in views]))
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+    assert len({draw.area for _, draw, _ in views}) == 15
+    assert {draw.flip for _, draw, _ in views} == {False, True}
+    result = train("rawify", teacher(), packed, out=tmp_path / "out", steps=2, batch_size=4,
+                   crop=CROP, crop_area=(0.2, 0.9), vertical_flip=True, profile=True,
+                   **QUIET)  # fmt: skip
+    assert "teacher" not in result.stages
+    with pytest.raises(ValueError, match=r"area was \[0\.2, 0\.9\], is \[0\.3, 0\.9\]"):
+        train("rawify", teacher(), packed, out=tmp_path / "out", crop=CROP, crop_area=(0.3, 0.9),
+              vertical_flip=True, **QUIET)  # fmt: skip
 
 
 def test_views_depend_on_the_file_alone(packed, tmp_path):
-    before = {name: stored(packed).view(i, 1)[:2] for i, name in enumerate(PackedRaw(packed).names)}
+    before = {name: stored(packed).view(i, 1)[0] for i, name in enumerate(PackedRaw(packed).names)}
     write(tmp_path / "raw/0-first.dng", 9)
     again(tmp_path)
-    now = {name: stored(packed).view(i, 1)[:2] for i, name in enumerate(PackedRaw(packed).names)}
+    now = {name: stored(packed).view(i, 1)[0] for i, name in enumerate(PackedRaw(packed).names)}
     assert {name: now[name] for name in before} == before
 
 
@@ -89,8 +108,8 @@ def test_training_does_not_run_the_teacher(packed, tmp_path):
     known = teacher()  # once: building one draws from torch's global generator
 
     def fresh(self, index, number):
-        place, mirror, _ = original(given, index, number)
-        return place, mirror, live(packed, [(index, place, mirror)], known)[0].numpy()
+        draw, _ = original(given, index, number)
+        return draw, live(packed, [(index, draw)], known)[0].numpy()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StoredTeacher, "view", fresh)
@@ -156,7 +175,7 @@ def test_new_files_need_their_logits(packed, tmp_path):
     chosen.model.register_forward_hook(lambda m, i, o: seen.append(len(o)))
     again(tmp_path, chosen)
     assert sum(seen) == 2 * 3
-    assert len(stored(packed).view(5, 2)[2]) == 7
+    assert len(stored(packed).view(5, 2)[1]) == 7
 
 
 def test_the_augmentation_is_in_the_logits(packed, tmp_path):
@@ -164,8 +183,8 @@ def test_the_augmentation_is_in_the_logits(packed, tmp_path):
     again(tmp_path, augmentation=varied)
     plain, other = stored(packed), stored(packed, augmentation=varied)
     assert plain.name != other.name
-    assert plain.view(0, 0)[:2] == other.view(0, 0)[:2]
-    assert np.abs(plain.view(0, 0)[2] - other.view(0, 0)[2]).max() > 1e-2
+    assert plain.view(0, 0)[0] == other.view(0, 0)[0]
+    assert np.abs(plain.view(0, 0)[1] - other.view(0, 0)[1]).max() > 1e-2
     with pytest.raises(ValueError, match="augmentation was"):
         stored(packed, augmentation=ISPAugmentation(exposure_stops=(-2, 2)))
 
@@ -194,7 +213,7 @@ def test_the_largest_logits_and_the_rest(shape):
 
 
 def test_damaged_logits_are_found_and_made_again(packed, tmp_path):
-    before = [stored(packed).view(i, 0)[2].copy() for i in range(5)]
+    before = [stored(packed).view(i, 0)[1].copy() for i in range(5)]
     (shard,) = packed.glob("teachers/*/logits-*")
     data = bytearray(shard.read_bytes())
     data[-2] ^= 1
@@ -208,7 +227,7 @@ def test_damaged_logits_are_found_and_made_again(packed, tmp_path):
     again(tmp_path)
     assert verify(packed, progress=False).sound
     for index, logits in enumerate(before):
-        np.testing.assert_array_equal(stored(packed).view(index, 0)[2], logits)
+        np.testing.assert_array_equal(stored(packed).view(index, 0)[1], logits)
 
 
 def test_dense_teachers(tmp_path):
@@ -219,7 +238,7 @@ def test_dense_teachers(tmp_path):
     result = train("rawify", dense, tmp_path / "packed", out=tmp_path / "out", steps=2,
                    batch_size=2, crop=CROP, **QUIET)  # fmt: skip
     assert result.steps == 2
-    assert stored(tmp_path / "packed", dense).view(0, 0)[2].shape == (7, 8, 8)
+    assert stored(tmp_path / "packed", dense).view(0, 0)[1].shape == (7, 8, 8)
 
 
 def test_a_crop_that_does_not_fit(tmp_path):
