@@ -23,6 +23,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from pack_run import run as pack_small
+from slow_decoders import slowly
 from torch.utils.data import DataLoader
 from training_run import teacher
 
@@ -337,30 +338,24 @@ def test_pack_is_killed(tmp_path):
 
 
 def test_decoders_are_killed(tmp_path, monkeypatch):
-    root = tmp_path / "raw"
-    for i in range(60):
-        write(root / f"{i:02}.dng", i, iso=100 + i)
-    pools, done, rng = [], threading.Event(), random.Random(1)
+    root, count = tmp_path / "raw", 20 * KILLS
+    for i in range(count):
+        write(root / f"{i:03}.dng", i, iso=100 + i)
+    pools, done, rng, killed = [], threading.Event(), random.Random(1), []
 
-    class Pool(DecodePool):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            pools.append(self)
-
-        def read(self, path):
-            time.sleep(0.02)
-            return super().read(path)
-
-    monkeypatch.setattr(sys.modules["isp_distill.pack"], "DecodePool", Pool)
-    killed = 0
+    def pool(workers, timeout_s):
+        pools.append(DecodePool(workers, timeout_s, decoder=slowly))
+        return pools[0]
 
     def kill():
-        nonlocal killed
-        while killed < KILLS and not done.wait(rng.uniform(0.05, 0.3)):
-            for pid in pools[0].pids[:1] if pools else ():
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
+        # Far enough apart for a worker to start: pack gives up where none can.
+        while len(killed) < KILLS and not done.wait(rng.uniform(0.3, 1.2)):
+            running = pools[0].pids if pools else []
+            if running:
+                killed.append(rng.choice(running))
+                os.kill(killed[-1], signal.SIGKILL)
 
+    monkeypatch.setattr(sys.modules["isp_distill.pack"], "DecodePool", pool)
     killer = threading.Thread(target=kill)
     killer.start()
     out = tmp_path / "packed"
@@ -369,7 +364,8 @@ def test_decoders_are_killed(tmp_path, monkeypatch):
     finally:
         done.set()
         killer.join()
-    assert killed >= 1
-    assert (report.files, report.packed, report.skipped) == (60, 60, {})
+    assert killed
+    print(f"{len(killed)} decoders killed")
+    assert (report.files, report.packed, report.skipped) == (count, count, {})
     assert verify(out, progress=False).sound
-    assert [raw.iso for raw in PackedRaw(out)] == [100 + i for i in range(60)]
+    assert [raw.iso for raw in PackedRaw(out)] == [100 + i for i in range(count)]
