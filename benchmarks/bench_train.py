@@ -263,8 +263,8 @@ def main() -> None:
             runs.setdefault(name, []).append(run())
             last = runs[name][-1]
             print(
-                f"{name}: {last.speed:.2f} images/s, {1e3 * last.processor / last.images:.0f} ms of "
-                "processor an image",
+                f"{name}: {last.speed:.2f} images/s, {1e3 * last.processor / last.images:.0f} ms "
+                "of processor an image",
                 flush=True,
             )
     if options.json:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 
 def _train(a: argparse.Namespace) -> None:
+    from isp_distill.packed import PackedRaw
     from isp_distill.training import train
 
     result = train(
         "rawify",
         a.teacher,
-        a.data,
+        PackedRaw(a.data, use_stored_teacher=False) if a.live_teacher else a.data,
         out=a.out,
         steps=a.steps,
         batch_size=a.batch_size,
@@ -255,6 +256,9 @@ def parser() -> argparse.ArgumentParser:
         help="random resized crops: share of the picture in a view, e.g. 0.25 1",
     )  # fmt: skip
     one.add_argument("--vertical-flip", action="store_true", help="upside down, half of the views")
+    one.add_argument(
+        "--live-teacher", action="store_true", help="packed data: do not use its stored logits"
+    )
     one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
     one.add_argument("--profile", action="store_true", help="print where the time of a step went")
 

@@ -136,8 +136,8 @@ def pack(
         crop_area: as in ``train()``, with its usual range of ``crop_ratio``.
         vertical_flip: as in ``train()``.
         augmentation: of the teacher's ISP, drawn for each view.
-        top: store only so many of the largest log-probabilities a view (two bytes each and their
-            classes), the rest's mass spread evenly over the rest; 0 stores all logits as float16.
+        top: store only so many of the largest log-probabilities a view, see
+            :class:`isp_distill.stored_teacher.ViewSettings`; 0 stores all logits as float16.
         seed: of the views.
         batch_size: views that the teacher sees at once.
         device: where the teacher runs; a GPU if there is one, if None.

@@ -56,11 +56,16 @@ def only_writer(folder: Path) -> Iterator[None]:
     except Timeout:
         raise RuntimeError(f"{folder}: another process is writing to it") from None
     try:
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        clear_leftovers(folder)
         yield
     finally:
         lock.release()
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed writers left half written; only for who holds the lock."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any] | None:

@@ -224,7 +224,11 @@ def test_damaged_logits_are_found_and_made_again(packed, tmp_path):
     assert name.endswith("logits-000000.safetensors")
     assert len(report.damaged[name]) == 5
     verify(packed, drop=True, progress=False)
+    orphans = [shard.with_name(n) for n in (".logits-000003.x.1.tmp", "logits-000003.safetensors")]
+    for orphan in orphans:
+        orphan.write_bytes(b"what a kill left")
     again(tmp_path)
+    assert not any(orphan.exists() for orphan in orphans)
     assert verify(packed, progress=False).sound
     for index, logits in enumerate(before):
         np.testing.assert_array_equal(stored(packed).view(index, 0)[1], logits)
