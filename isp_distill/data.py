@@ -269,18 +269,20 @@ class ViewLoader:
         waiting: collections.deque[Future[RawBatch | None]] = collections.deque()
         remaining, ahead = iter(numbers), _AT_FIRST
         try:
+            batch = None
             while True:
                 while len(waiting) < ahead and (group := next(groups, None)) is not None:
                     futures = [pool.submit(sample, what) for what in group]
                     # Which backend makes mosaics of pictures is the caller's choice.
                     run = contextvars.copy_context().run
                     waiting.append(binder.submit(run, make, futures, next(remaining)))
+                if batch is not None:
+                    yield batch
                 if not waiting:
                     return
                 batch = waiting.popleft().result()
                 if batch is not None:
                     ahead = max(1, self.prefetch_bytes // batch.nbytes)
-                    yield batch
         finally:
             # A batch that is being made waits for its samples, which may never be made.
             for future in waiting:

@@ -39,12 +39,11 @@ def test_a_resized_ramp_stays_a_ramp(rows, columns, height, width, data):
     j, i = np.mgrid[: 2 * height, : 2 * width]
     centre = (j + 0.5) * scale[0] - 0.5, (i + 0.5) * scale[1] - 0.5
     expected = 20000.0 + slopes[0] * centre[0] + slopes[1] * centre[1]
-    # Filters are cut at the edges: a ramp is flat there. Four sites are beyond any filter's reach
-    # of them once it is no wider than two of the result's periods.
+    # Filters are cut at the edges, where a ramp becomes flat; none reaches further than this.
     far = [np.minimum(c, 2 * n - 1 - c) > 4 * max(1, s) for c, n, s in
            zip(centre, (rows, columns), scale, strict=True)]  # fmt: skip
     inside = far[0] & far[1]
-    assert np.abs(found - expected)[inside].max(initial=0) <= 2.0
+    assert np.abs(found - expected)[inside].max(initial=0) <= 1.01
     assert found.min() >= scene.min() - 1
     assert found.max() <= scene.max() + 1
 
@@ -131,8 +130,8 @@ def test_batches_ahead_are_bounded_in_bytes():
         batches = loader.training(0, 40)
         for number in range(1, 4):
             assert next(batches).nbytes < batch + 600
-            time.sleep(0.1)
-            assert 4 * (number + ahead - 1) <= data.taken <= 4 * (number + max(ahead, 2))
+            time.sleep(0.2)
+            assert data.taken == 4 * (number + ahead)
         batches.close()
     with pytest.raises(ValueError, match="prefetch_bytes"):
         ViewLoader(data, View(16), 4, prefetch_bytes=0)
