@@ -121,7 +121,11 @@ def write_shard(
 
     Returns:
         Its size in bytes.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     temporary = folder / f".{name}.{os.getpid()}.tmp"
@@ -131,6 +135,9 @@ def write_shard(
             os.fsync(file.fileno())
             size = file.seek(0, os.SEEK_END)
         os.replace(temporary, folder / name)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{folder / name}: cannot be written: {error}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

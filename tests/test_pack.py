@@ -297,6 +297,31 @@ def test_what_pack_refuses(root, tmp_path):
         PackedRaw(tmp_path / "nothing")
 
 
+def test_a_full_disk_keeps_what_was_written(root, tmp_path, monkeypatch):
+    """The fourth shard does not fit; what is there is whole, and the next call goes on."""
+    from safetensors import SafetensorError, numpy
+
+    written = []
+
+    def save_file(arrays, path, metadata):
+        if len(written) >= 3:
+            Path(path).write_bytes(b"half a shard")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        written.append(path)
+        return real(arrays, path, metadata)
+
+    real = numpy.save_file
+    monkeypatch.setattr(numpy, "save_file", save_file)
+    out = tmp_path / "packed"
+    with pytest.raises(OSError, match=r"shard-00000\d.*No space left"):
+        pack(root, out, shard_bytes=1, progress=False)
+    assert len(list(out.glob(".*.tmp"))) == 0
+    assert verify(out, progress=False).records == 3
+    monkeypatch.undo()
+    assert pack(root, out, progress=False).packed == 3
+    assert len(PackedRaw(out)) == 6
+
+
 # Few in CI; ISP_DISTILL_KILLS=20 is what the README's claim was tested with.
 KILLS = int(os.environ.get("ISP_DISTILL_KILLS", "3"))
 
