@@ -166,6 +166,13 @@ def pack(
     settings = {"upright": upright, "binning": binning, "compression": compression}
     if compression == "zstd":
         compress(np.zeros((2, 2), np.uint16))  # zstandard is missing now, or never
+    chosen = None if teacher is None else as_teacher(teacher)
+    wanted = None
+    if chosen is not None:
+        # Now, so that a setting out of range is not found after hours of decoding.
+        side = 2 * chosen.size if crop is None else crop
+        view = View(side, crop_binning, crop_area, flip=vertical_flip)
+        wanted = ViewSettings(views, view, seed, augmentation, top)
     with shards.only_writer(target), DecodePool(count, timeout_s) as pool:
         writer = PackWriter(target, root, settings, shard_bytes)
         todo = writer.begin([path.relative_to(root).as_posix() for path in paths], prune)
@@ -183,19 +190,11 @@ def pack(
             bar.close()
             writer.flush()
         writer.end()
-        if teacher is not None:
-            chosen = as_teacher(teacher)
-            side = 2 * chosen.size if crop is None else crop
+        if chosen is not None and wanted is not None:
             store_teacher(
                 PackedRaw(target),
                 chosen,
-                ViewSettings(
-                    views,
-                    View(side, crop_binning, crop_area, flip=vertical_flip),
-                    seed,
-                    augmentation,
-                    top,
-                ),
+                wanted,
                 batch_size=batch_size,
                 device=device,
                 workers=count,

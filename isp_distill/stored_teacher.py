@@ -37,6 +37,7 @@ from isp_distill.data import RawBatch
 from isp_distill.errors import CorruptRawError
 from isp_distill.fingerprint import differences, fingerprint
 from isp_distill.isp import ISP
+from isp_distill.logit_codec import decode, encode
 from isp_distill.packed import PackedRaw
 from isp_distill.teacher import Teacher
 from isp_distill.views import Draw, View
@@ -50,8 +51,6 @@ COLUMNS = ("down", "right", "mirror", "flip", "area", "ratio", "exposure", "red"
 # A kill loses at most one shard of the teacher's work.
 _SHARD_BYTES = 8 << 20
 _SHARD_FILES = 256
-# Of log-probabilities where float16 would make them infinite.
-_LEAST = -60000.0
 
 
 _Row = tuple[str, str, np.ndarray, dict[str, np.ndarray]]
@@ -273,43 +272,6 @@ def _logits(teacher: Teacher, views: list[Cut], where: torch.device) -> Tensor:
     isp = each[0].replace(**{n: torch.cat([getattr(one, n) for one in each]) for n in names})
     batch = RawBatch(torch.from_numpy(np.stack([view.mosaic for view in views])), isp).to(where)
     return teacher.logits(teacher.picture(batch)).float().cpu()
-
-
-def encode(logits: Tensor, top: int) -> dict[str, np.ndarray]:
-    """Logits ``[K, C, ...]`` as they are stored; see :class:`ViewSettings`.
-
-    Raises:
-        ValueError: a logit is NaN, or does not fit into float16.
-    """
-    if bool(logits.isnan().any()):
-        raise ValueError("the teacher's logits are not numbers (NaN)")
-    classes = logits.shape[1]
-    if not 0 < top < classes:
-        if bool((logits.abs() > 65504).logical_and(logits.isfinite()).any()):
-            raise ValueError("a logit of the teacher does not fit into float16: store the top ones")
-        return {"logits": logits.half().numpy()}
-    logs = logits.double().log_softmax(1)
-    values, indices = logs.topk(top, 1)
-    rest = torch.log1p(-values.exp().sum(1, keepdim=True).clamp(max=1.0))
-    return {
-        "values": values.clamp(min=_LEAST).half().numpy(),
-        "indices": indices.numpy().astype(np.uint16 if classes <= 65536 else np.uint32),
-        "rest": rest.clamp(min=_LEAST).half().numpy(),
-        "classes": np.array(classes, dtype=np.int32),
-    }
-
-
-def decode(stored: dict[str, np.ndarray], row: int, view: int) -> np.ndarray:
-    """One view's logits, float32 ``[C, ...]``, from a shard's arrays."""
-    if "logits" in stored:
-        logits: np.ndarray = stored["logits"][row, view].astype(np.float32)
-        return logits
-    values, indices = stored["values"][row, view], stored["indices"][row, view]
-    classes = int(stored["classes"][row])
-    rest = stored["rest"][row, view].astype(np.float32) - np.log(np.float32(classes - len(values)))
-    full: np.ndarray = np.repeat(rest, classes, axis=0)
-    np.put_along_axis(full, indices.astype(np.int64), values.astype(np.float32), axis=0)
-    return full
 
 
 class StoredTeacher:

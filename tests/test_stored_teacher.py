@@ -15,7 +15,8 @@ import isp_distill
 from isp_distill import ISPAugmentation, PackedRaw, Teacher, pack, train, verify
 from isp_distill.data import ViewLoader
 from isp_distill.fingerprint import fingerprint
-from isp_distill.stored_teacher import StoredTeacher, decode, encode
+from isp_distill.logit_codec import decode, encode
+from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.views import View
 
 pytest.importorskip("tifffile")
