@@ -78,7 +78,7 @@ def captured(run: Callable[[], tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor,
     """What a call returns when it is captured in a CUDA graph and replayed.
 
     Raises:
-        RuntimeError: if it cannot be captured: it waits for the GPU, or copies from pageable memory.
+        RuntimeError: if it cannot be captured: it waits for the GPU, or copies from paged memory.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ def _train(a: argparse.Namespace) -> None:
         workers=a.workers,
         seed=a.seed,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes, torchrun's first one speaks
     for name, report in (("before", result.before), ("after", result.after)):
         if report is not None:
             print(f"{name}: {report}")

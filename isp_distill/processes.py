@@ -47,13 +47,23 @@ class Processes:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
-    def replicated(self, module: nn.Module, *, buffers: bool) -> nn.Module:
-        """The module with gradients averaged over all processes; ``buffers``: rank 0's for all."""
+    def replicated(self, module: nn.Module, *, buffers: bool, unused: bool) -> nn.Module:
+        """The module with gradients averaged over all processes.
+
+        Args:
+            module: with the same weights in all of them.
+            buffers: take over rank 0's buffers before each forward pass.
+            unused: some parameters take no part in the loss; DistributedDataParallel would wait
+                for their gradients, and looks for them if it is told.
+        """
         if self.count == 1:
             return module
         # Inputs are on the device already, so no device_ids: nothing is scattered.
         return DistributedDataParallel(
-            module, broadcast_buffers=buffers, gradient_as_bucket_view=True, static_graph=False
+            module,
+            broadcast_buffers=buffers,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=unused,
         )
 
     def sum(self, value: Tensor) -> Tensor:
