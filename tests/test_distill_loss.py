@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import hypothesis.strategies as st
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import isp_distill
 from isp_distill import (
@@ -456,3 +458,34 @@ def test_same_logits_have_no_distance(classes, positions, objective, seed):
     loss, agreed = isp_distill.distill_loss(x, x, objective=objective, return_agreement=True)
     assert abs(loss.item()) < 1e-5
     assert int(agreed) == 3 * math.prod(positions)
+
+
+class _Seen(TorchDispatchMode):
+    """Notes which operators run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_operator_and_the_direct_way_give_the_same_bits(dtype):
+    """In plain eager mode the operator's dispatch is left out; where a mode looks, it is there."""
+    student = torch.randn(7, 50, dtype=dtype, requires_grad=True)
+    teacher, labels = torch.randn(7, 50), torch.arange(7)
+    results = []
+    for mode in (contextlib.nullcontext(), _Seen()):
+        with mode:
+            loss, agreement = distill_loss(
+                student, teacher, labels, alpha=0.3, temperature=2.0, return_agreement=True
+            )
+            (gradient,) = torch.autograd.grad(3 * loss, student)
+        results.append((loss, agreement, gradient))
+    assert "isp_distill::distill_loss" in mode.names
+    for direct, through_operator in zip(*results, strict=True):
+        assert direct.dtype == through_operator.dtype
+        assert torch.equal(direct, through_operator)

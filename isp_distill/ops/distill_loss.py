@@ -104,6 +104,8 @@ def distill_loss(
     if inplace_grad and with_gradient and not torch.compiler.is_compiling():
         operators.check_may_overwrite(student)
         loss, agreement = operators.InPlace.apply(student, arguments[1:], options, scale)
+    elif with_gradient and operators.is_plain_eager(student, teacher):
+        loss, agreement = operators.Direct.apply(student, arguments[1:], options, scale)
     else:
         loss, agreement, _ = torch.ops.isp_distill.distill_loss(*arguments, with_gradient, scale)
     return (loss, agreement) if return_agreement else loss

@@ -252,6 +252,50 @@ _upsampled_distill_loss.register_autograd(_backward, setup_context=_setup)
 _linear_distill_loss.register_autograd(_linear_backward, setup_context=_setup)
 
 
+def is_plain_eager(*tensors: Tensor) -> bool:
+    """Whether nothing but autograd looks at these tensors' operations.
+
+    Not a compiler, tracer, function transform, mode or subclass: then the operator's layers of
+    dispatch in Python, a tenth of a millisecond, have nobody to serve.
+    """
+    return (
+        all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+    )
+
+
+class Direct(torch.autograd.Function):
+    """The operator without its layers of dispatch, where :func:`is_plain_eager`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, others: tuple[Any, ...], options: Options, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and agreement; the gradient is kept for the backward pass."""
+        teacher, labels, mask, weight = others[:4]
+        gradient = recycled(compute.empty_gradient(student, True))
+        loss, agreement = compute.logits_loss(
+            student, teacher, (labels, mask, weight), options, gradient, scale
+        )
+        ctx.mark_non_differentiable(agreement)
+        ctx.save_for_backward(gradient)
+        ctx.scale, ctx.dtype, ctx.of_channels = scale, student.dtype, options.objective == "cwd"
+        ctx.set_materialize_grads(False)
+        return loss, agreement
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Any) -> Any:
+        """The gradient that the forward pass made, scaled."""
+        if upstreams[0] is None:
+            return None, None, None, None
+        (gradient,) = ctx.saved_tensors
+        result = _scaled(gradient, upstreams[0], ctx.scale, ctx.dtype, of_channels=ctx.of_channels)
+        return result, None, None, None
+
+
 def check_may_overwrite(student: Tensor) -> None:
     """Whether the gradient may take the place of these logits.
 
@@ -267,7 +311,7 @@ def check_may_overwrite(student: Tensor) -> None:
 
 
 class InPlace(torch.autograd.Function):
-    """The operator with its gradient in the student's memory; eager mode only.
+    """As :class:`Direct`, with the gradient in the student's memory.
 
     The logits' version counter moves, so that autograd itself reports an earlier operation that
     saved them for its backward.
