@@ -225,11 +225,6 @@ def train(
         source = open_source(data)
         checked = None if validation is None else open_source(validation)
         stored = StoredTeacher.matching(source, chosen, view, augmentation)
-        if stored is not None and (crop_area is not None or vertical_flip):
-            raise ValueError(
-                "the teacher's logits were stored for views of one size, not upside down: leave "
-                "crop_area and vertical_flip out, or open the data with use_stored_teacher=False"
-            )
         options["stored_teacher"] = None if stored is None else stored.name
         loader = ViewLoader(
             source,
