@@ -51,7 +51,5 @@ def test_the_student_learns_the_dark(tmp_path, exposure):
         exposure=exposure, lr=1e-3, stem_lr=0.1, progress=False, tensorboard=False,
     )  # fmt: skip
     assert result.after.kl < 0.5 * result.before.kl
-    again = isp_distill.evaluate(
-        result.student, teacher(), data, exposure=exposure, progress=False
-    )
+    again = isp_distill.evaluate(result.student, teacher(), data, exposure=exposure, progress=False)
     assert again.kl == pytest.approx(result.after.kl, rel=0.2)
