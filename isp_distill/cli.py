@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 
 def _train(a: argparse.Namespace) -> None:
+    from isp_distill.packed import PackedRaw
     from isp_distill.training import train
 
     result = train(
         "rawify",
         a.teacher,
-        a.data,
+        PackedRaw(a.data, use_stored_teacher=False) if a.live_teacher else a.data,
         out=a.out,
         steps=a.steps,
         batch_size=a.batch_size,
@@ -43,6 +45,8 @@ def _train(a: argparse.Namespace) -> None:
         workers=a.workers,
         seed=a.seed,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes, torchrun's first one speaks
     for name, report in (("before", result.before), ("after", result.after)):
         if report is not None:
             print(f"{name}: {report}")
@@ -97,6 +101,8 @@ def _pack(a: argparse.Namespace) -> None:
         teacher=a.teacher,
         views=a.views,
         crop=a.crop,
+        crop_area=None if a.crop_area is None else tuple(a.crop_area),
+        vertical_flip=a.vertical_flip,
         top=a.top,
         seed=a.seed,
         batch_size=a.batch_size,
@@ -253,6 +259,9 @@ def parser() -> argparse.ArgumentParser:
         help="random resized crops: share of the picture in a view, e.g. 0.25 1",
     )  # fmt: skip
     one.add_argument("--vertical-flip", action="store_true", help="upside down, half of the views")
+    one.add_argument(
+        "--live-teacher", action="store_true", help="packed data: do not use its stored logits"
+    )
     one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
     one.add_argument("--profile", action="store_true", help="print where the time of a step went")
 
@@ -272,6 +281,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--teacher", help="store the logits of this pretrained timm model as well")
     one.add_argument("--views", type=int, default=8, help="stored views a file")
     one.add_argument("--crop", type=int, help="their side; default: twice the teacher's")
+    one.add_argument(
+        "--crop-area", type=float, nargs=2, metavar=("LEAST", "LARGEST"),
+        help="random resized crops, as in train",
+    )  # fmt: skip
+    one.add_argument("--vertical-flip", action="store_true", help="as in train")
     one.add_argument("--top", type=int, default=0, help="store so many classes a view; 0: all")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--batch-size", type=int, default=16)

@@ -173,8 +173,8 @@ class ViewLoader:
                 try:
                     if self.stored is not None:
                         epoch = position // len(self.source)
-                        place, mirror, logits = self.stored.view(index, epoch)
-                        return (*self._view(index, Draw(place, mirror))[:3], logits)
+                        drawn, logits = self.stored.view(index, epoch)
+                        return (*self._view(index, drawn)[:3], logits)
                     return self._view(index, drawn)
                 except RawError as error:
                     self._refuse(error)

@@ -36,6 +36,7 @@ from isp_distill.raw import RawImage
 from isp_distill.raw import upright as turn_upright
 from isp_distill.stored_teacher import ViewSettings, store_teacher
 from isp_distill.teacher import Teacher, as_teacher
+from isp_distill.views import View
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def pack(
     views: int = 8,
     crop: int | None = None,
     crop_binning: int | None = None,
+    crop_area: tuple[float, float] | None = None,
+    vertical_flip: bool = False,
     augmentation: ISPAugmentation | None = None,
     top: int = 0,
     seed: int = 0,
@@ -130,9 +133,11 @@ def pack(
         views: of each file; epoch e of a training sees view e modulo ``views``.
         crop: side of their mosaics; twice the teacher's size if None, as in ``train()``.
         crop_binning: their binning, ``train(binning=...)``.
+        crop_area: as in ``train()``, with its usual range of ``crop_ratio``.
+        vertical_flip: as in ``train()``.
         augmentation: of the teacher's ISP, drawn for each view.
-        top: store only so many of the largest log-probabilities a view (two bytes each and their
-            classes), the rest's mass spread evenly over the rest; 0 stores all logits as float16.
+        top: store only so many of the largest log-probabilities a view, see
+            :class:`isp_distill.stored_teacher.ViewSettings`; 0 stores all logits as float16.
         seed: of the views.
         batch_size: views that the teacher sees at once.
         device: where the teacher runs; a GPU if there is one, if None.
@@ -161,6 +166,13 @@ def pack(
     settings = {"upright": upright, "binning": binning, "compression": compression}
     if compression == "zstd":
         compress(np.zeros((2, 2), np.uint16))  # zstandard is missing now, or never
+    chosen = None if teacher is None else as_teacher(teacher)
+    wanted = None
+    if chosen is not None:
+        # Now, so that a setting out of range is not found after hours of decoding.
+        side = 2 * chosen.size if crop is None else crop
+        view = View(side, crop_binning, crop_area, flip=vertical_flip)
+        wanted = ViewSettings(views, view, seed, augmentation, top)
     with shards.only_writer(target), DecodePool(count, timeout_s) as pool:
         writer = PackWriter(target, root, settings, shard_bytes)
         todo = writer.begin([path.relative_to(root).as_posix() for path in paths], prune)
@@ -178,13 +190,11 @@ def pack(
             bar.close()
             writer.flush()
         writer.end()
-        if teacher is not None:
-            chosen = as_teacher(teacher)
-            side = 2 * chosen.size if crop is None else crop
+        if chosen is not None and wanted is not None:
             store_teacher(
                 PackedRaw(target),
                 chosen,
-                ViewSettings(views, side, crop_binning, seed, augmentation, top),
+                wanted,
                 batch_size=batch_size,
                 device=device,
                 workers=count,

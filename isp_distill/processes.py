@@ -12,12 +12,20 @@ import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel
+
+# Gloo has been seen to wait for ever for a connection that its peer was late to take, with both
+# alive: then the processes end after this long, and torchrun starts them anew.
+_MEETING = timedelta(minutes=2)
+# How long a process waits for the others once they have met: one may be writing a checkpoint.
+_COLLECTIVE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,23 @@ class Processes:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
-    def replicated(self, module: nn.Module, *, buffers: bool) -> nn.Module:
-        """The module with gradients averaged over all processes; ``buffers``: rank 0's for all."""
+    def replicated(self, module: nn.Module, *, buffers: bool, unused: bool) -> nn.Module:
+        """The module with gradients averaged over all processes.
+
+        Args:
+            module: with the same weights in all of them.
+            buffers: take over rank 0's buffers before each forward pass.
+            unused: some parameters take no part in the loss; DistributedDataParallel would wait
+                for their gradients, and looks for them if it is told.
+        """
         if self.count == 1:
             return module
         # Inputs are on the device already, so no device_ids: nothing is scattered.
         return DistributedDataParallel(
-            module, broadcast_buffers=buffers, gradient_as_bucket_view=True, static_graph=False
+            module,
+            broadcast_buffers=buffers,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=unused,
         )
 
     def sum(self, value: Tensor) -> Tensor:
@@ -119,7 +137,11 @@ def joined(device: torch.device | str | None) -> Iterator[Processes]:
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     if ours:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_MEETING)
+        # Older versions of torch have it by another name.
+        set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
+        set_timeout(_COLLECTIVE)
     try:
         yield Processes(where, dist.get_rank(), dist.get_world_size())
     finally:

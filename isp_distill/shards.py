@@ -56,11 +56,16 @@ def only_writer(folder: Path) -> Iterator[None]:
     except Timeout:
         raise RuntimeError(f"{folder}: another process is writing to it") from None
     try:
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        clear_leftovers(folder)
         yield
     finally:
         lock.release()
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed writers left half written; only for who holds the lock."""
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any] | None:
@@ -116,7 +121,11 @@ def write_shard(
 
     Returns:
         Its size in bytes.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     temporary = folder / f".{name}.{os.getpid()}.tmp"
@@ -126,6 +135,9 @@ def write_shard(
             os.fsync(file.fileno())
             size = file.seek(0, os.SEEK_END)
         os.replace(temporary, folder / name)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{folder / name}: cannot be written: {error}") from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ from isp_distill.sources import packing_note
 from isp_distill.stages import Stages
 from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_teacher
-from isp_distill.training_loop import Forward, LoopSettings, run_steps
+from isp_distill.training_loop import Forward, LoopSettings, has_unused_parameters, run_steps
 from isp_distill.training_setup import Average, parameter_groups, set_training, student_module
 from isp_distill.training_state import DECIDES_THE_WEIGHTS, Run, recorded_options
 
@@ -224,11 +225,6 @@ def train(
         source = open_source(data)
         checked = None if validation is None else open_source(validation)
         stored = StoredTeacher.matching(source, chosen, view, augmentation)
-        if stored is not None and (crop_area is not None or vertical_flip):
-            raise ValueError(
-                "the teacher's logits were stored for views of one size, not upside down: leave "
-                "crop_area and vertical_flip out, or open the data with use_stored_teacher=False"
-            )
         options["stored_teacher"] = None if stored is None else stored.name
         loader = ViewLoader(
             source,
@@ -281,30 +277,39 @@ def train(
                 run.before = measure(pupil)
         first = run.step
         stages = Stages(where, profile)
-        if compile:
-            pupil.compile()
-        replica = processes.replicated(pupil, buffers=not freeze_batch_norm)
-        set_training(pupil, dropout, freeze_batch_norm)
         autocast = where.type == "cuda" if amp is None else amp
-        batches = loader.training(
+        made = loader.training(
             first * accumulate, steps * accumulate, processes.rank, processes.count
         )
-        stack.callback(batches.close)
+        stack.callback(made.close)
+        batches = on_device(_noted(made, source, workers, progress and processes.first), where)
+        forward = Forward(
+            pupil,
+            chosen,
+            loss,
+            short=short,
+            augmentation=augmentation,
+            autocast=autocast,
+            stages=stages,
+        )
+        replica = pupil
+        if processes.count > 1 and first < steps:
+            one = next(batches)
+            batches = itertools.chain([one], batches)
+            unused = has_unused_parameters(pupil, forward, one, processes)
+            replica = processes.replicated(pupil, buffers=not freeze_batch_norm, unused=unused)
+        if compile:
+            pupil.compile()
+        set_training(pupil, dropout, freeze_batch_norm)
+        forward.student = replica
+        stages.seconds.clear()
         metrics = None
         if processes.first:
             metrics = stack.enter_context(contextlib.closing(Metrics(folder, first, tensorboard)))
         began = time.perf_counter()
         run_steps(
-            on_device(_noted(batches, source, workers, progress and processes.first), where),
-            Forward(
-                replica,
-                chosen,
-                loss,
-                short=short,
-                augmentation=augmentation,
-                autocast=autocast,
-                stages=stages,
-            ),
+            batches,
+            forward,
             replica,
             pupil,
             optimizer,

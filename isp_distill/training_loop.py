@@ -93,6 +93,23 @@ class Forward:
         return loss, agreement, self.loss.positions(target)
 
 
+def has_unused_parameters(
+    module: nn.Module, forward: Forward, batch: RawBatch, processes: Processes
+) -> bool:
+    """Whether a loss leaves trainable parameters of the student out, in any process.
+
+    Auxiliary heads are such. ``module`` is seen in eval mode and is not changed.
+    """
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    loss, _, _ = forward(batch, 0)
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    for part, training in modes.items():
+        part.training = training
+    return any(processes.gather(any(gradient is None for gradient in found)))
+
+
 class Window:
     """The numbers of the steps since the metrics were last written, kept on the device.
 

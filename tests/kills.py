@@ -72,7 +72,7 @@ def kill_until_done(target, out, count, steps, pause, rng):
     """
     pids = out.with_suffix(".pids")
     pids.mkdir()
-    process = start(target, out, pids, steps, pause, restarts=count)
+    process = start(target, out, pids, steps, pause, restarts=count + 5)
     killed, deadline, gone = 0, time.monotonic() + 120 + 60 * count, set()
     while killed < count and time.monotonic() < deadline:
         fresh = [p for p in victims(target, pids) if p not in gone]
@@ -96,7 +96,7 @@ def kill_until_done(target, out, count, steps, pause, rng):
             assert target == "trainer", out.with_suffix(".log").read_text()[-4000:]
             process = start(target, out, pids, steps, pause)
         time.sleep(0.005)
-    code = process.wait(timeout=300)
+    code = process.wait(timeout=900)
     if target == "trainer" and code == -signal.SIGKILL:
         code = start(target, out, pids, steps, pause).wait(timeout=300)
     assert code == 0, out.with_suffix(".log").read_text()[-4000:]

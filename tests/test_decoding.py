@@ -175,7 +175,7 @@ def test_killed_in_the_middle(odd_pool, kills):
             os.kill(worker, signal.SIGKILL)
             before.append(worker)
         if kills == 1:
-            assert reading.result(timeout=20).white == 99
+            assert reading.result(timeout=100).white == 99
         else:
             with pytest.raises(CorruptRawError, match=r"slow\.dng: .*signal 9 \(SIGKILL\)"):
                 reading.result(timeout=10)

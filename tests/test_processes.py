@@ -1,5 +1,6 @@
 """train() in several processes: torchrun, gloo, and what a killed process leaves."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -7,18 +8,39 @@ import sys
 import kills
 import pytest
 import torch
-from training_run import raw_image, run
+from torch import nn
+from training_run import raw_image, run, teacher
 
+import isp_distill
 from isp_distill.checkpoint import only_run
 from isp_distill.data import View, ViewLoader
 
 PROGRAM = """
 import sys, torch
+from test_processes import student_with_a_spare_head
 from training_run import raw_image, run
 torch.set_num_threads(1)
-run(sys.argv[1], steps=8, batch_size=2, accumulate=2, dropout=False, exposure=None, ema=0.9,
-    checkpoint_every=4, metrics_every=3, validation=[raw_image(i) for i in range(5)])
+run(sys.argv[1], student=student_with_a_spare_head(), steps=8, batch_size=2, accumulate=2,
+    dropout=False, exposure=None, ema=0.9, checkpoint_every=4, metrics_every=3,
+    validation=[raw_image(i) for i in range(5)])
 """
+
+
+def student_with_a_spare_head():
+    """An auxiliary head that takes no part in the loss, as many models have."""
+    student = isp_distill.rawify(
+        teacher().model, curve="gamma", white_balance=True, colour_matrix=True
+    )
+    torch.manual_seed(1)
+    student.model.spare = nn.Linear(3, 3)
+    student.model.forward = functools.partial(forward_without_the_last, student.model)
+    return student
+
+
+def forward_without_the_last(model, x):
+    for part in list(model)[:-1]:
+        x = part(x)
+    return x
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
@@ -31,8 +53,9 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     one = run(
-        tmp_path / "one", steps=8, batch_size=4, accumulate=2, dropout=False, exposure=None,
-        ema=0.9, checkpoint_every=4, validation=[raw_image(i) for i in range(5)],
+        tmp_path / "one", student=student_with_a_spare_head(), steps=8, batch_size=4,
+        accumulate=2, dropout=False, exposure=None, ema=0.9, checkpoint_every=4,
+        validation=[raw_image(i) for i in range(5)],
     )  # fmt: skip
     a, b = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("one", "two"))
     assert (a["options"]["processes"], b["options"]["processes"]) == (1, 2)

@@ -75,7 +75,7 @@ def files(folder, count=10):
     return RawFolder(folder)
 
 
-def run(out, steps=24, data=None, **settings):
+def run(out, steps=24, data=None, student="rawify", **settings):
     # Dropout on: the random state has to survive the kill as well.
     options = {
         "out": out,
@@ -91,7 +91,7 @@ def run(out, steps=24, data=None, **settings):
         "tensorboard": False,
     }
     data = [raw_image(i) for i in range(10)] if data is None else data
-    return train("rawify", teacher(), data, **{**options, **settings})
+    return train(student, teacher(), data, **{**options, **settings})
 
 
 if __name__ == "__main__":
