@@ -1,7 +1,7 @@
 """A RAW student that predicts a class for every pixel, measured as demo/run.py measures one.
 
 ``python demo/segmentation.py [--out demo-output]``: the ImageNet teacher made dense (see
-teacher.py) looks at 448-pixel pictures, its student at 896-pixel mosaics; the loss is taken at 224
+teacher.py) looks at 448-pixel pictures, its student at 896-pixel mosaics; the loss is taken at 112
 pixels, where neither's logits ever exist. Ends with 1 unless the student is ahead of all baselines.
 """
 
@@ -25,7 +25,7 @@ from isp_distill import Report, evaluate, rawify, train
 
 PICTURE = 448
 MOSAIC = 1024  # leaves room for random crops of twice the picture
-LOSS_SIZE = 224
+LOSS_SIZE = 112
 # The whole picture, and two details of it.
 TILES = ((1.0, 0.5, 0.5), (1.3, 0.7, 0.2), (1.6, 0.4, 0.9))
 

@@ -50,7 +50,7 @@ def upsampled_bands(
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         yield [
-            x[:, :, top:bottom] if w is None else torch.einsum("nchw,hr->ncrw", x, w[:, top:bottom])
+            x[:, :, top:bottom] if w is None else w[:, top:bottom].T.contiguous() @ x
             for x, w in zip(columns, weights, strict=True)
         ]
 

@@ -21,7 +21,8 @@ from test_processes import student_with_a_spare_head
 from training_run import raw_image, run
 torch.set_num_threads(1)
 run(sys.argv[1], student=student_with_a_spare_head(), steps=8, batch_size=2, accumulate=2,
-    dropout=False, exposure=None, ema=0.9, checkpoint_every=4, metrics_every=3, validation=[raw_image(i) for i in range(5)])
+    dropout=False, exposure=None, ema=0.9, checkpoint_every=4, metrics_every=3,
+    validation=[raw_image(i) for i in range(5)])
 """
 
 
@@ -53,7 +54,8 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     assert done.returncode == 0, done.stderr
     one = run(
         tmp_path / "one", student=student_with_a_spare_head(), steps=8, batch_size=4,
-        accumulate=2, dropout=False, exposure=None, ema=0.9, checkpoint_every=4, validation=[raw_image(i) for i in range(5)],
+        accumulate=2, dropout=False, exposure=None, ema=0.9, checkpoint_every=4,
+        validation=[raw_image(i) for i in range(5)],
     )  # fmt: skip
     a, b = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("one", "two"))
     assert (a["options"]["processes"], b["options"]["processes"]) == (1, 2)
