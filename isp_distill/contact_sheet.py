@@ -98,15 +98,16 @@ def _dense_tile(
     from PIL import Image, ImageDraw
 
     height, width = picture.shape[1:]
-    maps = [class_maps(logits, (height, width))[0] for _, logits in both]
-    colours = palette(maps, _CLASSES)
+    maps = [class_maps(logits, (height, width)) for _, logits in both]
+    colours = palette([classes for classes, _ in maps], _CLASSES)
     tile = Image.new("RGB", (2 * _TILE, 2 * _TILE + _LEGEND), "white")
     draw = ImageDraw.Draw(tile)
-    agree = float((maps[0] == maps[1]).float().mean())
-    for column, (image, (name, _), classes) in enumerate(zip(images, both, maps, strict=True)):
-        left = column * _TILE
+    agree = float((maps[0][0] == maps[1][0]).float().mean())
+    for column, (image, (name, _), found) in enumerate(zip(images, both, maps, strict=True)):
+        left, (classes, confidence) = column * _TILE, (x[0] for x in found)
         tile.paste(image, (left, 0))
-        tile.paste(as_image(overlay(picture, classes, colours), _TILE), (left, _TILE))
+        drawn = overlay(picture, classes, confidence, colours)
+        tile.paste(as_image(drawn, _TILE), (left, _TILE))
         title = f"{name}: {agree:.0%} of the pixels agree" if column == 0 else name
         draw_legend(draw, (left + 4, 2 * _TILE + 4), title, classes, colours, names)
     return tile

@@ -55,9 +55,22 @@ def upsampled_bands(
         ]
 
 
-def class_maps(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The top class of every pixel at full resolution: ``[N, height, width]`` int64."""
-    return torch.cat([band.argmax(1) for (band,) in upsampled_bands([logits], size)], 1)
+def class_maps(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Each pixel's top class at full resolution, and its probability.
+
+    Args:
+        logits: ``[N, C, h, w]``.
+        size: (height, width).
+
+    Returns:
+        int64 and float32 ``[N, height, width]``.
+    """
+    classes, confidence = [], []
+    for (band,) in upsampled_bands([logits], size):
+        best = band.max(1)
+        classes.append(best.indices)
+        confidence.append((best.values - band.logsumexp(1)).exp())
+    return torch.cat(classes, 1), torch.cat(confidence, 1)
 
 
 def _columns(x: Tensor, width: int) -> Tensor:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
-_OPACITY = 0.6
+_OPACITY = (0.2, 0.8)
 
 
 def palette(maps: list[Tensor], count: int) -> dict[int, Colour]:
@@ -31,13 +31,16 @@ def palette(maps: list[Tensor], count: int) -> dict[int, Colour]:
     return colours
 
 
-def overlay(picture: Tensor, classes: Tensor, colours: dict[int, Colour]) -> np.ndarray[Any, Any]:
-    """The picture, desaturated, with its classes in colours and white lines between them.
+def overlay(
+    picture: Tensor, classes: Tensor, confidence: Tensor, colours: dict[int, Colour]
+) -> np.ndarray[Any, Any]:
+    """The picture, without its colours, under those of its classes, with white lines between them.
 
     Args:
         picture: ``[3, H, W]`` in [0, 1].
         classes: ``[H, W]``.
-        colours: of classes; the picture shows through the others.
+        confidence: of each pixel's class, in [0, 1]: the surer, the stronger its colour.
+        colours: of classes; the others leave the picture grey.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -45,12 +48,17 @@ def overlay(picture: Tensor, classes: Tensor, colours: dict[int, Colour]) -> np.
     grey = picture.float().cpu().mean(0).clamp(0, 1).numpy()[..., None] * 255
     drawn = np.repeat(grey, 3, axis=2)
     labels = classes.cpu().numpy()
+    low, high = _OPACITY
+    opacity = low + (high - low) * confidence.float().cpu().numpy()
+    shown = np.zeros(labels.shape, dtype=bool)
     for index, colour in colours.items():
         inside = labels == index
-        drawn[inside] = (1 - _OPACITY) * drawn[inside] + _OPACITY * np.array(colour)
+        share = opacity[inside][:, None]
+        drawn[inside] = (1 - share) * drawn[inside] + share * np.array(colour)
+        shown |= inside
     edge = np.zeros(labels.shape, dtype=bool)
-    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    edge[1:] |= labels[1:] != labels[:-1]
+    edge[:, 1:] |= (labels[:, 1:] != labels[:, :-1]) & (shown[:, 1:] | shown[:, :-1])
+    edge[1:] |= (labels[1:] != labels[:-1]) & (shown[1:] | shown[:-1])
     drawn[edge] = 255
     result: np.ndarray[Any, Any] = drawn.round().astype(np.uint8)
     return result
