@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import subprocess
 import sys
 
+import distill_cases
 import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from distill_cases import DTYPES, OBJECTIVES, assert_same, assert_same_call, calls
 from hypothesis import given, settings
 
 from isp_distill import (
@@ -22,10 +25,6 @@ from isp_distill import (
 
 pytestmark = pytest.mark.skipif(extension.missing() is not None, reason=str(extension.missing()))
 SETS = extension.instruction_sets() if extension.missing() is None else []
-OBJECTIVES = ["forward_kl", "reverse_kl", "jsd(0.3)", "tvd", "dkd(1, 8)", "mse", "cwd"]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-# The gradient is rounded to its own dtype twice: as stored, and when the upstream factor scales it.
-ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2 * 2.0**-8, torch.float16: 2 * 2.0**-11}
 
 
 @pytest.fixture(params=SETS)
@@ -34,114 +33,24 @@ def instruction_set(request, monkeypatch):
     return request.param
 
 
-def both(call, student, teacher, *rows):
-    """(loss, agreement, gradient) by the kernels, and by the reference in float64."""
-    results = []
-    for backend, wide in (("cpu", False), ("reference", True)):
-        # A leaf with the student's own strides.
-        s = student.double() if wide else student.clone(memory_format=torch.preserve_format)
-        s = s.detach().requires_grad_()
-        with use_backend(backend):
-            loss, agreed = call(s, teacher.double() if wide else teacher, *rows)
-            upstream = torch.linspace(-1, 2, loss.numel(), dtype=loss.dtype).view_as(loss)
-            upstream = upstream if loss.dim() else torch.full_like(loss, 0.75)
-            (gradient,) = torch.autograd.grad(loss, s, upstream)
-        results.append((loss.detach().double(), int(agreed), gradient.double()))
-    return results
-
-
-def assert_same(results, dtype, objective, T, row_loss=1.0):
-    """Equal up to float32: a loss of T^2 KL carries T^2 times the error of a logarithm."""
-    (loss, agreed, gradient), (expected, expected_agreed, expected_gradient) = results
-    squared = 1.0 if objective in ("tvd", "mse") else T * T
-    beta = 9.0 if objective.startswith("dkd") else 1.0
-    atol = 1e-6 * beta * squared * row_loss + 1e-6
-    torch.testing.assert_close(loss, expected, rtol=3e-5, atol=atol)
-    assert agreed == expected_agreed
-    # Exponents up to 1e2 / T in float32 carry an error of 2^-24 of themselves.
-    scale = expected_gradient.abs().max().item()
-    unit = {"tvd": 1 / T, "mse": 1.0}.get(objective, T)
-    bound = 4e-5 * (scale + 0.1 * unit * row_loss) + ROUNDING[dtype] * scale
-    if dtype == torch.float16:
-        bound += 2.0**-24  # its smallest number
-    assert (gradient - expected_gradient).abs().max().item() <= bound
-
-
-@st.composite
-def calls(draw):
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
-    objective = draw(st.sampled_from(OBJECTIVES))
-    classes = draw(st.sampled_from([2, 3, 5, 16, 19, 33, 64, 150, 301]))
-    positions = draw(st.sampled_from([(), (5,), (3, 4), (1, 37), (16, 8), (2, 3, 4)]))
-    if objective == "cwd" and not positions:
-        positions = (6,)
-    batch = draw(st.integers(1, 4))
-    shape = (batch, classes, *positions)
-    spread = draw(st.sampled_from([0.3, 3.0, 12.0]))
-    s, t = (spread * torch.randn(shape, generator=generator) for _ in range(2))
-    kind = draw(st.sampled_from(["plain", "ruled out", "overwhelming", "equal"]))
-    if kind == "ruled out" and objective != "reverse_kl" and classes > 3:
-        t[:, classes // 2] = -math.inf
-        if objective == "cwd":
-            t[:, classes // 2] = 0
-            t.flatten(2)[:, :, 0] = -math.inf if math.prod(positions) > 1 else 0
-    elif kind == "overwhelming":
-        s[:, 0] += 40
-        t[:, -1] += 40
-    elif kind == "equal":
-        t = s.clone()
-    s, t = s.to(draw(st.sampled_from(DTYPES))), t.to(draw(st.sampled_from(DTYPES)))
-    s, t = strided(s, draw), strided(t, draw)
-    rows = (batch, *positions)
-    labels = mask = weight = None
-    if draw(st.booleans()):
-        labels = torch.randint(0, classes, rows, generator=generator)
-        if kind == "ruled out" and objective == "dkd(1, 8)":
-            labels[labels == classes // 2] = 0
-        labels[torch.rand(rows, generator=generator) < 0.2] = -100
-    if draw(st.booleans()):
-        mask = torch.rand(rows, generator=generator) < draw(st.sampled_from([0.0, 0.1, 0.7]))
-    if draw(st.booleans()):
-        weight = torch.rand(batch, generator=generator)
-    alpha = draw(st.sampled_from([1.0, 0.6, 0.0])) if labels is not None else 1.0
-    reduction = draw(st.sampled_from(["mean", "sum", "batchmean", "none"]))
-    if objective == "cwd" and alpha != 1 and reduction == "none":
-        reduction = "mean"
-    options = {
-        "objective": objective,
-        "temperature": draw(st.sampled_from([0.5, 1.0, 4.0, 30.0])),
-        "alpha": alpha,
-        "mask": mask,
-        "weight": weight,
-        "label_smoothing": draw(st.sampled_from([0.0, 0.1])),
-        "reduction": reduction,
-    }
-    return s, t, labels, options
-
-
-def strided(x, draw):
-    """The same values under other strides: classes last, every second element, a slice."""
-    how = draw(st.sampled_from(["contiguous", "classes last", "gaps", "slice"]))
-    if how == "classes last":
-        return x.movedim(1, -1).contiguous().movedim(-1, 1)
-    if how == "gaps":
-        return torch.stack([x, x], -1)[..., 0]
-    if how == "slice":
-        return torch.cat([x, x], 1)[:, : x.shape[1]]
-    return x
+both = functools.partial(distill_cases.both, "cpu")
 
 
 @settings(max_examples=120, deadline=None)
 @given(drawn=calls(), name=st.sampled_from(SETS or ["generic"]))
 def test_kernels_are_the_reference(drawn, name):
-    s, t, labels, options = drawn
+    s, t, rows, options = drawn
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ISP_DISTILL_CPU", name)
-        results = both(lambda *x: distill_loss(*x, return_agreement=True, **options), s, t, labels)
-    rows = s[:, 0].numel() if options["reduction"] in ("sum", "batchmean") else 1.0
-    if options["objective"] == "cwd":
-        rows = s.shape[0] * s.shape[1] if rows > 1 else 1.0
-    assert_same(results, s.dtype, options["objective"], options["temperature"], 2 * rows)
+        results = both(
+            lambda a, b, c, m, w: distill_loss(
+                a, b, c, mask=m, weight=w, return_agreement=True, **options
+            ),
+            s,
+            t,
+            *rows,
+        )
+    assert_same_call(results, s, t, options)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
