@@ -29,10 +29,10 @@ constexpr long kInterface = 1;
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__cuda() {
-  PyObject* module = PyModule_Create(&definition);
-  if (module != nullptr && PyModule_AddIntConstant(module, "interface", kInterface) != 0) {
-    Py_DECREF(module);
+  PyObject* self = PyModule_Create(&definition);
+  if (self != nullptr && PyModule_AddIntConstant(self, "interface", kInterface) != 0) {
+    Py_DECREF(self);
     return nullptr;
   }
-  return module;
+  return self;
 }
