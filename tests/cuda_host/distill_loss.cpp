@@ -60,7 +60,11 @@ py::tuple run(const py::dict& d, int objective, unsigned seed) {
 }
 
 // A block of the heap of exactly this size, so that the address sanitiser sees every access beyond it.
-uintptr_t allocate(size_t bytes) { return reinterpret_cast<uintptr_t>(aligned_alloc(16, bytes)); }
+uintptr_t allocate(size_t bytes) {
+  void* block = nullptr;
+  if (posix_memalign(&block, 16, bytes)) throw std::bad_alloc();
+  return reinterpret_cast<uintptr_t>(block);
+}
 void release(uintptr_t block) { free(reinterpret_cast<void*>(block)); }
 void copy(uintptr_t to, uintptr_t from, size_t bytes) {
   memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
