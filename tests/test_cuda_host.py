@@ -1,8 +1,8 @@
-"""Runs tests/cuda_host: the CUDA kernels' source on the CPU, in a process of its own under the address
-and undefined-behaviour sanitisers.
+"""Runs tests/cuda_host: the CUDA kernels' source on the CPU, under sanitisers of memory.
 
-Ninja builds the modules beside pytest's temporary folders. What this can show, and what it cannot, is
-said in csrc/cuda/host.h.
+Ninja builds the modules in pytest's temporary folders, and each file has a process of its own, in
+which the sanitisers of addresses and of undefined behaviour are loaded before Python. What this can
+show, and what it cannot, is said in csrc/cuda/host.h.
 """
 
 from __future__ import annotations
