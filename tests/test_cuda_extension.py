@@ -63,7 +63,7 @@ def test_without_a_gpu_it_says_why():
     table = doctor().split("\n\n")[1].splitlines()
     (line,) = [x for x in table if x.split()[:2] == ["distill_loss", "cuda"]]
     assert line.endswith(f"no: {reason}")
-    with use_backend("cuda"), pytest.raises(BackendError, match="not on cpu|not usable"):
+    with use_backend("cuda"), pytest.raises(BackendError, match="not on cpu"):
         distill_loss(torch.randn(2, 3), torch.randn(2, 3))
 
 
