@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from isp_distill.errors import UnsupportedRawError
-from isp_distill.raw import RawImage
+from isp_distill.raw import RawImage, read_raw
 
 
 def by_name(path):
@@ -52,6 +52,12 @@ def by_name(path):
         os.kill(os.getpid(), signal.SIGSEGV)
     sys.a_file_was_read = True
     return RawImage(np.full((4, 6), 7, np.uint16), "GBRG", (1.5, 2, 3, 4), 99.0, path=path)
+
+
+def slowly(path):
+    """Decode, but take long enough to be killed meanwhile."""
+    time.sleep(0.1)
+    return read_raw(path)
 
 
 def _reply_pipe():
