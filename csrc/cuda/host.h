@@ -34,6 +34,7 @@
 
 #define ISP_DEVICE inline
 #define ISP_KERNEL(blocks) static void
+#define ISP_CONSTANT const
 #define ISP_UNROLL
 #define ISP_ROLLED
 
@@ -59,6 +60,7 @@ struct Fibre {
   void* fake_stack = nullptr;
   State state = State::ready;
   std::vector<std::vector<Copy>> groups{1};  // the last one is not committed yet
+  unsigned products = 0;                     // matrix instructions so far
 };
 
 inline constexpr size_t kStack = 128 << 10;
@@ -72,7 +74,9 @@ struct Block {
   char* shared = nullptr;
   const std::function<void()>* body = nullptr;
   unsigned now = 0;
-  uint32_t exchange[32][32][6];  // [warp][lane]: what a matrix instruction takes from its lanes
+  // [warp][lane]: what a matrix instruction takes from its lanes. Two, in turn: a lane that leaves its
+  // fragments for the next instruction knows only that all have begun to read those of this one.
+  uint32_t exchange[2][32][32][6];
 };
 inline Block block;
 
@@ -127,16 +131,17 @@ inline bool release(unsigned begin, unsigned end, State state) {
   return true;
 }
 
+inline void prepare(Fibre& fibre) {
+  fibre.state = State::ready;
+  getcontext(&fibre.context);
+  fibre.context.uc_stack.ss_sp = fibre.stack.get();
+  fibre.context.uc_stack.ss_size = kStack;
+  fibre.context.uc_link = nullptr;
+  makecontext(&fibre.context, enter, 0);
+}
+
 inline void run_block(unsigned threads, std::mt19937& random) {
-  for (unsigned i = 0; i < threads; ++i) {
-    Fibre& fibre = block.fibres[i];
-    fibre.state = State::ready;
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = fibre.stack.get();
-    fibre.context.uc_stack.ss_size = kStack;
-    fibre.context.uc_link = nullptr;
-    makecontext(&fibre.context, enter, 0);
-  }
+  for (unsigned i = 0; i < threads; ++i) prepare(block.fibres[i]);
   std::vector<unsigned> order(threads);
   for (unsigned i = 0; i < threads; ++i) order[i] = i;
   for (;;) {

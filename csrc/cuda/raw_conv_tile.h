@@ -14,24 +14,32 @@ namespace isp_distill::cuda {
 // One of the operands' types: how four planes are packed, and what multiplies them.
 struct BFloat16 {
   static constexpr int kWords = 2, kBytes = 2;
+  static constexpr uint32_t kOne = 0x3f803f80;  // both halves of a word
   using Word4 = Two;
   static ISP_DEVICE Two pack(const float (&x)[4]) {
     return {{pack_bfloat16(x[0], x[1]), pack_bfloat16(x[2], x[3])}};
   }
   static ISP_DEVICE uint32_t pair(float low, float high) { return pack_bfloat16(low, high); }
   static ISP_DEVICE float value(const void* at) { return from_bfloat16(load_as<uint16_t>(at)); }
+  static ISP_DEVICE float element(const Four& all, int j) {
+    return float_of(j % 2 ? all.word[j / 2] & 0xffff0000u : all.word[j / 2] << 16);
+  }
   static ISP_DEVICE void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     multiply_bfloat16(d, a, b);
   }
 };
 struct Float16 {
   static constexpr int kWords = 2, kBytes = 2;
+  static constexpr uint32_t kOne = 0x3c003c00;
   using Word4 = Two;
   static ISP_DEVICE Two pack(const float (&x)[4]) {
     return {{pack_float16(x[0], x[1]), pack_float16(x[2], x[3])}};
   }
   static ISP_DEVICE uint32_t pair(float low, float high) { return pack_float16(low, high); }
   static ISP_DEVICE float value(const void* at) { return from_float16(load_as<uint16_t>(at)); }
+  static ISP_DEVICE float element(const Four& all, int j) {
+    return from_float16(static_cast<uint16_t>(all.word[j / 2] >> 16 * (j % 2)));
+  }
   static ISP_DEVICE void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     multiply_float16(d, a, b);
   }
@@ -40,11 +48,13 @@ struct Float16 {
 // into its leading 11 bits and the rest, and only the product of the two rests is left out.
 struct Float32 {
   static constexpr int kWords = 4, kBytes = 4;
+  static constexpr uint32_t kOne = 0x3f800000;
   using Word4 = Four;
   static ISP_DEVICE Four pack(const float (&x)[4]) {
     return {{bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])}};
   }
   static ISP_DEVICE float value(const void* at) { return load_as<float>(at); }
+  static ISP_DEVICE float element(const Four& all, int j) { return float_of(all.word[j]); }
   static ISP_DEVICE uint32_t leading(uint32_t x) { return x & 0xffffe000u; }
   static ISP_DEVICE uint32_t rest(uint32_t x) {
     return bits_of(float_of(x) - float_of(leading(x)));
@@ -144,51 +154,61 @@ ISP_DEVICE float curved(float x, Curve curve, float gamma) {
   return x;
 }
 
-// Converts the staged values. Positions outside the mosaic hold the padding.
-template <class Operand>
-ISP_DEVICE void convert_tile(const RawConvCall& c, const Layout& l, const Place& place) {
-  const char* raw = shared_memory() + l.raw;
-  uint32_t* packed = reinterpret_cast<uint32_t*>(shared_memory() + l.packed);
-  const int size = sensor_bytes(c.sensor);
-  const int skipped = static_cast<int>(int64_t(2) * place.column * size - first_byte(place, size));
-  const int pattern = static_cast<int>(c.pattern[place.sample]);
+// The planes of the period at a row and a column of a tile; `raw`: of the tile's first period.
+ISP_DEVICE void develop_period(const RawConvCall& c, const Layout& l, const Place& place,
+                               const char* raw, int row, int column, float (&plane)[4]) {
+  const int size = sensor_bytes(c.sensor), pattern = static_cast<int>(c.pattern[place.sample]);
   const float* black = c.black + 4 * place.sample;
   const float* scale = c.scale + 4 * place.sample;
+  const char* at = raw + 2 * row * l.raw_pitch + 2 * column * size;
+  // Plane k is site `pattern ^ k`: which row holds R and Gr, and whether columns change places.
+  const int first = (pattern >> 1) * l.raw_pitch, second = l.raw_pitch - first;
+  float top[2], bottom[2];
+  load_pair(c.sensor, at + first, top[0], top[1]);
+  load_pair(c.sensor, at + second, bottom[0], bottom[1]);
+  const bool swap = pattern & 1;
+  plane[0] = swap ? top[1] : top[0], plane[1] = swap ? top[0] : top[1];
+  plane[2] = swap ? bottom[1] : bottom[0], plane[3] = swap ? bottom[0] : bottom[1];
+  ISP_UNROLL for (int k = 0; k < 4; ++k) {
+    plane[k] = (plane[k] - black[k]) * scale[k];
+    if (c.clip) plane[k] = clamped(plane[k]);
+  }
+  if (c.mix) {
+    const float* mix = c.mix + 16 * place.sample;
+    float mixed[4];
+    ISP_UNROLL for (int k = 0; k < 4; ++k) {
+      mixed[k] = mix[4 * k] * plane[0] + mix[4 * k + 1] * plane[1] + mix[4 * k + 2] * plane[2] +
+                 mix[4 * k + 3] * plane[3];
+      if (c.clip) mixed[k] = clamped(mixed[k]);
+    }
+    ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = mixed[k];
+  }
   const float gamma = c.curve == Curve::gamma ? *c.gamma : 1.0f;
-  const int count = l.rows * l.columns;
-  for (int i = threadIdx.x; i < count; i += kThreads) {
+  ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = curved(plane[k], c.curve, gamma);
+}
+
+// Converts the staged values and hands them to `keep(row, column, planes)`. Beyond the mosaic they are
+// the padding; beyond what the output's pixels read, zero.
+template <class Keep>
+ISP_DEVICE void convert_tile(const RawConvCall& c, const Layout& l, const Place& place,
+                             const Keep& keep) {
+  const int size = sensor_bytes(c.sensor);
+  const char* raw = shared_memory() + l.raw +
+                    static_cast<int>(int64_t(2) * place.column * size - first_byte(place, size));
+  const int rows = (c.out_height - place.out_row - 1) * c.stride + c.kernel;
+  const int columns = (c.out_width - place.out_column - 1) * c.stride + c.kernel;
+  for (int i = threadIdx.x; i < l.rows * l.columns; i += kThreads) {
     const int row = i / l.columns, column = i % l.columns;
     const int y = place.row + row, x = place.column + column;
     float plane[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (y >= 0 && y < c.height && x >= 0 && x < c.width) {
-      const char* at = raw + 2 * row * l.raw_pitch + skipped + 2 * column * size;
-      // Plane k is site `pattern ^ k`: which row holds R and Gr, and whether columns change places.
-      const int first = (pattern >> 1) * l.raw_pitch, second = l.raw_pitch - first;
-      float top[2], bottom[2];
-      load_pair(c.sensor, at + first, top[0], top[1]);
-      load_pair(c.sensor, at + second, bottom[0], bottom[1]);
-      const bool swap = pattern & 1;
-      plane[0] = swap ? top[1] : top[0], plane[1] = swap ? top[0] : top[1];
-      plane[2] = swap ? bottom[1] : bottom[0], plane[3] = swap ? bottom[0] : bottom[1];
-      ISP_UNROLL for (int k = 0; k < 4; ++k) {
-        plane[k] = (plane[k] - black[k]) * scale[k];
-        if (c.clip) plane[k] = clamped(plane[k]);
+    if (row < rows && column < columns) {
+      if (y >= 0 && y < c.height && x >= 0 && x < c.width) {
+        develop_period(c, l, place, raw, row, column, plane);
+      } else if (c.padding_value) {
+        ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = c.padding_value[k];
       }
-      if (c.mix) {
-        const float* mix = c.mix + 16 * place.sample;
-        float mixed[4];
-        ISP_UNROLL for (int k = 0; k < 4; ++k) {
-          mixed[k] = mix[4 * k] * plane[0] + mix[4 * k + 1] * plane[1] +
-                     mix[4 * k + 2] * plane[2] + mix[4 * k + 3] * plane[3];
-          if (c.clip) mixed[k] = clamped(mixed[k]);
-        }
-        ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = mixed[k];
-      }
-      ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = curved(plane[k], c.curve, gamma);
-    } else if (c.padding_value) {
-      ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = c.padding_value[k];
     }
-    store_as(packed + (row * l.pitch + column) * Operand::kWords, Operand::pack(plane));
+    keep(row, column, plane);
   }
 }
 
