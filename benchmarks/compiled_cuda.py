@@ -84,9 +84,7 @@ def plan(
         command = ["g++", "-std=c++20", f"-I{CSRC}", "-x", "c++", "-", "-o", str(program)]
         subprocess.run(command, input=_PLAN, text=True, check=True)
         call = f"{kernel} {stride} {channels} {size} {int(backward)}\n"
-        run = subprocess.run(
-            [str(program)], input=call, capture_output=True, text=True, check=True
-        )
+        run = subprocess.run([str(program)], input=call, capture_output=True, text=True, check=True)
     fits, group, shared, parts = json.loads(run.stdout)
     assert fits, f"no tile of {call.strip()} fits"
     return group, shared, parts
