@@ -17,7 +17,13 @@ from isp_distill.doctor import doctor
 from isp_distill.errors import BackendError
 
 SPEC = find_spec("isp_distill._cuda")
-CUOBJDUMP = shutil.which("cuobjdump") or "/usr/local/cuda/bin/cuobjdump"
+TRITON = find_spec("triton")
+# The Triton wheel ships one; the CUDA toolkit's command may come without it.
+CUOBJDUMP = shutil.which("cuobjdump") or (
+    str(Path(str(TRITON.origin)).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+    if TRITON is not None
+    else ""
+)
 dumped = pytest.mark.skipif(
     SPEC is None or not Path(CUOBJDUMP).is_file(), reason="needs the CUDA library and cuobjdump"
 )
