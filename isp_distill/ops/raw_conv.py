@@ -203,7 +203,17 @@ def raw_conv(
     whites = per_sample(white, batch, (), "white", device, compute)
     gains = per_sample(1.0 if gain is None else gain, batch, (4,), "gain", device, compute)
     patterns = pattern_codes(pattern, batch, device)
-    name = _backend_for(device, kernel, batch, out_dtype, weight.dtype)
+    colour = (
+        any(isinstance(t, Tensor) and t.requires_grad for t in (gain, mix, gamma))
+        and torch.is_grad_enabled()
+    )
+    learnt = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (weight, bias)
+    )
+    name = _backend_for(
+        device, kernel, batch, out_dtype, weight.dtype, mosaic.dtype, stride, activation,
+        learnt, colour,
+    )  # fmt: skip
     if name != "reference":
         features: Tensor = operator(
             mosaic, weight, bias, blacks, whites, patterns, gains, padding_value, mix, gamma,
@@ -240,14 +250,23 @@ def _backend_for(
     batch: int,
     out_dtype: torch.dtype,
     weight: torch.dtype,
+    mosaic: torch.dtype,
+    stride: int,
+    activation: str,
+    learnt: bool,
+    colour: bool,
 ) -> str:
     """The backend that serves a call.
+
+    ``learnt``: the gradient of weight or bias will be asked for; ``colour``: of gain, mix or gamma.
 
     An exported program runs where this library is not: it is made of the reference's operators.
     """
     if torch.compiler.is_exporting():
         return "reference"
-    name: str = _choose(device, kernel, batch, out_dtype, weight)
+    name: str = _choose(
+        device, kernel, batch, out_dtype, weight, mosaic, stride, activation, learnt, colour
+    )
     return name
 
 
@@ -257,8 +276,23 @@ def _choose_now(
     batch: int,
     out_dtype: torch.dtype,
     weight: torch.dtype,
+    mosaic: torch.dtype,
+    stride: int,
+    activation: str,
+    learnt: bool,
+    colour: bool,
 ) -> str:
-    call = {"kernel": kernel, "batch": batch, "out_dtype": out_dtype, "weight": weight}
+    call = {
+        "kernel": kernel,
+        "batch": batch,
+        "out_dtype": out_dtype,
+        "weight": weight,
+        "mosaic": mosaic,
+        "stride": stride,
+        "activation": activation,
+        "learnt": learnt,
+        "colour": colour,
+    }
     return backend.choose("raw_conv", device, **call).backend
 
 
