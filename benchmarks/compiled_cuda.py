@@ -31,7 +31,7 @@ int main() {
   while (std::scanf("%d %d %d %d %d", &c.kernel, &c.stride, &c.channels, &bytes, &backward) == 5) {
     Layout l;
     const bool fits = backward ? plan_backward(c, bytes, l) : plan_forward(c, bytes, l);
-    const int parts = backward ? parts_of_block(c) : 0;
+    const int parts = fits && backward ? parts_of_block(c) : 0;
     std::printf("[%d, %d, %d, %d]\\n", fits, c.group, l.total, parts);
   }
 }
