@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -128,7 +129,8 @@ def write_shard(
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    # Threads too: two of them may decode one file for the same cache.
+    temporary = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
         save_file(dict(arrays), str(temporary), metadata={"isp_distill": json.dumps(metadata)})
         with open(temporary, "rb+") as file:
