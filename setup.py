@@ -23,8 +23,8 @@ compiler, ``ISP_DISTILL_BUILD_EXTENSION=0`` skips both libraries.
 
 The CUDA library: ``CUDA_HOME`` names the toolkit (else the nvcc on PATH),
 ``ISP_DISTILL_BUILD_CUDA=0`` skips it, ``ISP_DISTILL_CUDA_ARCHITECTURES`` chooses what it is
-compiled for (default "80;86;89;90;100", the last one as PTX too): each costs time. Any torch will do, one
-without CUDA too: it takes torch's headers for C, and the name of its library.
+compiled for (default "80;86;89;90;100", the last one as PTX too): each costs time. Any torch will
+do, one without CUDA too: it takes torch's headers for C, and the name of its library.
 """
 
 import os
