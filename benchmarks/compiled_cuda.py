@@ -31,7 +31,7 @@ int main() {
   while (std::scanf("%d %d %d %d %d", &c.kernel, &c.stride, &c.channels, &bytes, &backward) == 5) {
     Layout l;
     const bool fits = backward ? plan_backward(c, bytes, l) : plan_forward(c, bytes, l);
-    const int parts = backward ? parts_of_block(c) : 0;
+    const int parts = fits && backward ? parts_of_block(c) : 0;
     std::printf("[%d, %d, %d, %d]\\n", fits, c.group, l.total, parts);
   }
 }
@@ -84,9 +84,7 @@ def plan(
         command = ["g++", "-std=c++20", f"-I{CSRC}", "-x", "c++", "-", "-o", str(program)]
         subprocess.run(command, input=_PLAN, text=True, check=True)
         call = f"{kernel} {stride} {channels} {size} {int(backward)}\n"
-        run = subprocess.run(
-            [str(program)], input=call, capture_output=True, text=True, check=True
-        )
+        run = subprocess.run([str(program)], input=call, capture_output=True, text=True, check=True)
     fits, group, shared, parts = json.loads(run.stdout)
     assert fits, f"no tile of {call.strip()} fits"
     return group, shared, parts
