@@ -23,7 +23,6 @@ def built() -> bool:
     return find_spec(_NAME) is not None
 
 
-@functools.cache
 def missing() -> str | None:
     """Why the compiled CUDA kernels cannot be used, in one sentence; None where they can."""
     if not built():
@@ -43,6 +42,11 @@ def _unusable() -> str | None:
     major, minor = torch.cuda.get_device_capability()
     if major < 8:
         return f"the kernels need a GPU of sm_80 or later, and this one is sm_{major}{minor}"
+    return _load()
+
+
+@functools.cache
+def _load() -> str | None:
     try:
         library = importlib.import_module(_NAME)
     except ImportError as error:

@@ -17,7 +17,13 @@ from isp_distill.doctor import doctor
 from isp_distill.errors import BackendError
 
 SPEC = find_spec("isp_distill._cuda")
-CUOBJDUMP = shutil.which("cuobjdump") or "/usr/local/cuda/bin/cuobjdump"
+TRITON = find_spec("triton")
+# The Triton wheel ships one; the CUDA toolkit's command may come without it.
+CUOBJDUMP = shutil.which("cuobjdump") or (
+    str(Path(str(TRITON.origin)).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+    if TRITON is not None
+    else ""
+)
 dumped = pytest.mark.skipif(
     SPEC is None or not Path(CUOBJDUMP).is_file(), reason="needs the CUDA library and cuobjdump"
 )
@@ -70,11 +76,11 @@ def test_without_a_gpu_it_says_why():
 def test_why_a_built_library_cannot_be_used(monkeypatch):
     monkeypatch.setattr(cuda_extension, "built", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "without CUDA" in str(cuda_extension.missing.__wrapped__())
+    assert "without CUDA" in str(cuda_extension.missing())
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert "sm_75" in str(cuda_extension.missing.__wrapped__())
+    assert "sm_75" in str(cuda_extension.missing())
     monkeypatch.setattr(cuda_extension, "built", lambda: False)
-    assert "not built" in str(cuda_extension.missing.__wrapped__())
+    assert "not built" in str(cuda_extension.missing())
     assert backend.registered("distill_loss", "cuda") is not None
