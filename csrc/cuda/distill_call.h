@@ -57,19 +57,24 @@ inline int64_t blocks_of(const LossCall& call, Shape shape) {
   }
 }
 
-// Whether a block's neighbours can be moved in vectors: their number, addresses and steps allow it.
+// Whether a block's neighbours can be moved in vectors: their number, addresses and steps allow it. The
+// step along an axis of one is not looked at, it is never taken: views [N, C, 1, 1] have 1 there.
 inline bool aligned(const LossCall& call, Shape shape) {
   const bool dense = shape == Shape::few_dense || shape == Shape::dense;
   const int64_t unit = dense ? 4 : 8;
-  if (!dense && call.classes % unit) return false;
-  if (dense && call.size_b % unit) return false;
+  if ((dense ? call.size_b : call.classes) % unit) return false;
   for (const Logits* logits : {&call.student, &call.teacher, &call.gradient}) {
     if (logits->data == nullptr) continue;
     const int64_t bytes = dense ? 4 * (logits->dtype == Dtype::float32 ? 4 : 2) : 16;
     if (reinterpret_cast<uintptr_t>(logits->data) % bytes) return false;
     if ((dense ? logits->stride_b : logits->stride_class) != 1) return false;
-    if ((dense ? logits->stride_class : logits->stride_b) % unit) return false;
-    if (logits->stride_n % unit || logits->stride_a % unit) return false;
+    const auto steps = [unit](int64_t size, int64_t stride) {
+      return size == 1 || stride % unit == 0;
+    };
+    if (!steps(call.size_n, logits->stride_n) || !steps(call.size_a, logits->stride_a)) return false;
+    if (!(dense ? steps(call.classes, logits->stride_class) : steps(call.size_b, logits->stride_b))) {
+      return false;
+    }
   }
   return true;
 }

@@ -39,8 +39,10 @@ ISP_DEVICE Place place_of(const LossCall& call, int64_t row, bool there) {
   if (call.labels == nullptr) return place;
   const int64_t label = call.labels[row];
   if (label == call.ignore_index) return place;
-  place.label = static_cast<int>(label);
-  place.label_weight = static_cast<float>(call.factors[1]) * w;
+  // A label that is no class is not looked up; nothing here can raise, so the row's loss becomes NaN.
+  const bool exists = label >= 0 && label < call.classes;
+  place.label = exists ? static_cast<int>(label) : -1;
+  place.label_weight = exists ? static_cast<float>(call.factors[1]) * w : float_of(0x7fc00000u);
   return place;
 }
 

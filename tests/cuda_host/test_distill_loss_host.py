@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 
 from isp_distill import distill_loss, use_backend
 from isp_distill.ops.distill_cuda import refuses
+from isp_distill.ops.distill_options import checked_options
 
 both = functools.partial(distill_cases.both, "cuda")
 OBJECTIVES = ["forward_kl", "reverse_kl", "jsd(0.3)", "mse"]
@@ -63,8 +64,18 @@ def test_every_kernel(objective, shape, alpha):
 
 
 def test_zz_every_kernel_was_taken():
-    assert {shape for shape, _ in host.taken} == {0, 1, 2, 3, 4}
-    assert {vectors for _, vectors in host.taken} == {True, False}
+    """Each with vectors and, where their number or place forbids it, without."""
+    assert host.taken == {(shape, vectors) for shape in range(5) for vectors in (True, False)}
+
+
+@pytest.mark.parametrize("shape", [(3, 64), (2, 1024), (2, 5000), (1, 19, 44), (1, 150, 4, 10)])
+@pytest.mark.parametrize("grad", [False, True])
+def test_contiguous_logits_move_in_vectors(shape, grad):
+    host.taken.clear()
+    s, t = torch.randn(shape, requires_grad=grad), torch.randn(shape)
+    with use_backend("cuda"):
+        distill_loss(s, t)
+    assert {vectors for _, vectors in host.taken} == {True}
 
 
 @pytest.mark.parametrize("shape", [(5, 64), (2, 600), (1, 4200), (2, 19, 8), (2, 19, 9)])
@@ -93,6 +104,24 @@ def test_masked_logits_are_not_looked_at():
             assert loss.isfinite()
             assert bool(x.grad.isfinite().all())
             assert bool((x.grad[1:3] == 0).all())
+
+
+@pytest.mark.parametrize("shape", [(3, 64), (2, 600), (2, 5000), (2, 19, 8), (2, 40, 8)])
+def test_a_label_that_is_no_class_is_not_looked_up(shape):
+    """On a GPU nothing checks labels first: their rows become NaN, and no others."""
+    torch.manual_seed(5)
+    s, t = torch.randn(shape), torch.randn(shape)
+    for label in (-1, shape[1], 2**32, 2**40, -(2**62)):
+        labels = torch.ones(shape[0], *shape[2:], dtype=torch.int64)
+        labels[-1] = label
+        options = checked_options("forward_kl", 1.0, 0.5, -100, 0.1, "none")
+        gradient, factors = torch.empty_like(s), torch.tensor([0.5, 0.5], dtype=torch.float64)
+        rows = (labels, None, None)
+        loss, _ = host.HostKernels().logits(s, t, rows, factors, options, gradient, 1.0)
+        assert bool(loss[-1].isnan().all())
+        assert bool(gradient[-1].isnan().all())
+        assert bool(loss[:-1].isfinite().all())
+        assert bool(gradient[:-1].isfinite().all())
 
 
 def test_first_of_equal_logits_is_the_choice():
