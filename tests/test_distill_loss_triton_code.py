@@ -6,15 +6,13 @@ assumptions about alignment are the ones that a GPU would get.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
-from unittest import mock
 
 import pytest
 import torch
-from compiled_triton import ARCHITECTURES, Compiled, compile_for
+from compiled_triton import ARCHITECTURES, Compiled, compile_launch, recorded
 from isp_distill.kernels import distill_held, distill_streamed, distill_upsampled
 
 from isp_distill.ops.distill_options import checked_options
@@ -25,14 +23,6 @@ KERNELS = {
     "streamed_kernel": distill_streamed,
     "pixels_kernel": distill_upsampled,
     "cells_kernel": distill_upsampled,
-}
-TYPES = {
-    torch.float32: "fp32",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-    torch.float64: "fp64",
-    torch.int64: "i64",
-    torch.uint8: "u8",
 }
 # Logits and the kernel that takes them: ImageNet rows, rows of a language model's length, the
 # dense maps of Cityscapes and ADE20K, a dense map of more classes than are held.
@@ -45,18 +35,6 @@ SHAPES = {
     "upsampled": ((4, 150, 128, 128), "cells_kernel"),
 }
 OBJECTIVES = ["forward_kl", "reverse_kl", "jsd(0.3)", "tvd", "dkd(1, 8)", "mse"]
-
-
-class Recorder:
-    """Stands in for a kernel and keeps what it is launched with."""
-
-    def __init__(self, kernel, launches):
-        self.kernel, self.launches = kernel, launches
-
-    def __getitem__(self, grid):
-        return lambda *arguments, **keywords: self.launches.append(
-            (self.kernel, arguments, keywords)
-        )
 
 
 def launches_of(name, dtype, objective, alpha):
@@ -72,11 +50,7 @@ def launches_of(name, dtype, objective, alpha):
     rows = (None, None, None) if plain else rows
     factors = torch.empty(2, dtype=torch.float64, device="meta")
     options = checked_options(objective, 4.0, alpha, -100, 0.1, "mean")
-    launches = []
-    with contextlib.ExitStack() as stack:
-        for kernel, module in KERNELS.items():
-            recorder = Recorder(getattr(module, kernel), launches)
-            stack.enter_context(mock.patch.object(module, kernel, recorder))
+    with recorded(*((module, kernel) for kernel, module in KERNELS.items())) as launches:
         call = (rows, factors, options, torch.empty_like(student), 1.0)
         if name == "upsampled":
             TritonKernels().upsampled(student, student, size, False, *call)
@@ -86,25 +60,7 @@ def launches_of(name, dtype, objective, alpha):
 
 
 def compiled(launch, architecture) -> tuple[str, Compiled]:
-    """A kernel's code, specialised to its arguments as Triton's launcher does it."""
-    kernel, arguments, keywords = launch
-    options = {name: keywords[name] for name in ("num_warps", "maxnreg") if name in keywords}
-    constants = {name: value for name, value in keywords.items() if name not in options}
-    signature, divisible = {}, []
-    for name, value in zip(kernel.arg_names, arguments, strict=False):
-        if value is None or (isinstance(value, int) and value == 1):
-            constants[name] = value
-        elif isinstance(value, torch.Tensor):
-            signature[name] = "*" + TYPES[value.dtype]
-            divisible.append(name)
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            signature[name] = "i32" if abs(value) < 2**31 else "i64"
-            if value % 16 == 0:
-                divisible.append(name)
-    code = compile_for(kernel, architecture, signature, constants, tuple(divisible), **options)
-    return kernel.__name__, code
+    return launch.kernel.__name__, compile_launch(launch, architecture)
 
 
 def cases():
