@@ -59,6 +59,7 @@ struct Fibre {
   void* fake_stack = nullptr;
   State state = State::ready;
   std::vector<std::vector<Copy>> groups{1};  // the last one is not committed yet
+  unsigned products = 0;                     // matrix instructions so far
 };
 
 inline constexpr size_t kStack = 128 << 10;
@@ -72,7 +73,9 @@ struct Block {
   char* shared = nullptr;
   const std::function<void()>* body = nullptr;
   unsigned now = 0;
-  uint32_t exchange[32][32][6];  // [warp][lane]: what a matrix instruction takes from its lanes
+  // [warp][lane]: what a matrix instruction takes from its lanes. Two, in turn: a lane that leaves its
+  // fragments for the next instruction knows only that all have begun to read those of this one.
+  uint32_t exchange[2][32][32][6];
 };
 inline Block block;
 

@@ -71,7 +71,8 @@ template <int Depth, class A, class B>
 inline void multiply_twin(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], A of_a,
                           B of_b) {
   const unsigned lane = host::block.now % 32;
-  auto& lanes = host::block.exchange[host::block.now / 32];
+  const unsigned turn = host::block.fibres[host::block.now].products++ % 2;
+  auto& lanes = host::block.exchange[turn][host::block.now / 32];
   memcpy(lanes[lane], a, 16);
   memcpy(lanes[lane] + 4, b, 8);
   __syncwarp();
@@ -81,7 +82,6 @@ inline void multiply_twin(float (&d)[4], const uint32_t (&a)[4], const uint32_t 
     for (int k = 0; k < Depth; ++k) sum += of_a(lanes, row, k) * of_b(lanes, k, column);
     d[i] += sum;
   }
-  __syncwarp();
 }
 
 template <class ToFloat>

@@ -173,6 +173,7 @@ ISP_DEVICE void forward_block(const RawConvCall& c, const Layout& l) {
   const int first_channel = blockIdx.y * c.group, size = sensor_bytes(c.sensor);
   fill_offsets<Operand>(c, l, round_up(c.kernel * c.kernel, kPositions));
   fill_weights<Operand>(c, l, first_channel);
+  uint32_t* packed = reinterpret_cast<uint32_t*>(shared_memory() + l.packed);
   int64_t tile = blockIdx.x;
   if (tile < c.tiles) stage_tile(c, l, place_of(c, tile), size);
   commit_copies();
@@ -180,7 +181,9 @@ ISP_DEVICE void forward_block(const RawConvCall& c, const Layout& l) {
     const Place place = place_of(c, tile);
     wait_copies<0>();
     __syncthreads();
-    convert_tile<Operand>(c, l, place);
+    convert_tile(c, l, place, [&](int row, int column, const float(&plane)[4]) {
+      store_as(packed + (row * l.pitch + column) * Operand::kWords, Operand::pack(plane));
+    });
     __syncthreads();
     if (tile + gridDim.x < c.tiles) stage_tile(c, l, place_of(c, tile + gridDim.x), size);
     commit_copies();

@@ -144,51 +144,61 @@ ISP_DEVICE float curved(float x, Curve curve, float gamma) {
   return x;
 }
 
-// Converts the staged values. Positions outside the mosaic hold the padding.
-template <class Operand>
-ISP_DEVICE void convert_tile(const RawConvCall& c, const Layout& l, const Place& place) {
-  const char* raw = shared_memory() + l.raw;
-  uint32_t* packed = reinterpret_cast<uint32_t*>(shared_memory() + l.packed);
-  const int size = sensor_bytes(c.sensor);
-  const int skipped = static_cast<int>(int64_t(2) * place.column * size - first_byte(place, size));
-  const int pattern = static_cast<int>(c.pattern[place.sample]);
+// The planes of the period at a row and a column of a tile; `raw`: of the tile's first period.
+ISP_DEVICE void develop_period(const RawConvCall& c, const Layout& l, const Place& place,
+                               const char* raw, int row, int column, float (&plane)[4]) {
+  const int size = sensor_bytes(c.sensor), pattern = static_cast<int>(c.pattern[place.sample]);
   const float* black = c.black + 4 * place.sample;
   const float* scale = c.scale + 4 * place.sample;
+  const char* at = raw + 2 * row * l.raw_pitch + 2 * column * size;
+  // Plane k is site `pattern ^ k`: which row holds R and Gr, and whether columns change places.
+  const int first = (pattern >> 1) * l.raw_pitch, second = l.raw_pitch - first;
+  float top[2], bottom[2];
+  load_pair(c.sensor, at + first, top[0], top[1]);
+  load_pair(c.sensor, at + second, bottom[0], bottom[1]);
+  const bool swap = pattern & 1;
+  plane[0] = swap ? top[1] : top[0], plane[1] = swap ? top[0] : top[1];
+  plane[2] = swap ? bottom[1] : bottom[0], plane[3] = swap ? bottom[0] : bottom[1];
+  ISP_UNROLL for (int k = 0; k < 4; ++k) {
+    plane[k] = (plane[k] - black[k]) * scale[k];
+    if (c.clip) plane[k] = clamped(plane[k]);
+  }
+  if (c.mix) {
+    const float* mix = c.mix + 16 * place.sample;
+    float mixed[4];
+    ISP_UNROLL for (int k = 0; k < 4; ++k) {
+      mixed[k] = mix[4 * k] * plane[0] + mix[4 * k + 1] * plane[1] + mix[4 * k + 2] * plane[2] +
+                 mix[4 * k + 3] * plane[3];
+      if (c.clip) mixed[k] = clamped(mixed[k]);
+    }
+    ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = mixed[k];
+  }
   const float gamma = c.curve == Curve::gamma ? *c.gamma : 1.0f;
-  const int count = l.rows * l.columns;
-  for (int i = threadIdx.x; i < count; i += kThreads) {
+  ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = curved(plane[k], c.curve, gamma);
+}
+
+// Converts the staged values and hands them to `keep(row, column, planes)`. Beyond the mosaic they are
+// the padding; beyond what the output's pixels read, zero.
+template <class Keep>
+ISP_DEVICE void convert_tile(const RawConvCall& c, const Layout& l, const Place& place,
+                             const Keep& keep) {
+  const int size = sensor_bytes(c.sensor);
+  const char* raw = shared_memory() + l.raw +
+                    static_cast<int>(int64_t(2) * place.column * size - first_byte(place, size));
+  const int rows = (c.out_height - place.out_row - 1) * c.stride + c.kernel;
+  const int columns = (c.out_width - place.out_column - 1) * c.stride + c.kernel;
+  for (int i = threadIdx.x; i < l.rows * l.columns; i += kThreads) {
     const int row = i / l.columns, column = i % l.columns;
     const int y = place.row + row, x = place.column + column;
     float plane[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (y >= 0 && y < c.height && x >= 0 && x < c.width) {
-      const char* at = raw + 2 * row * l.raw_pitch + skipped + 2 * column * size;
-      // Plane k is site `pattern ^ k`: which row holds R and Gr, and whether columns change places.
-      const int first = (pattern >> 1) * l.raw_pitch, second = l.raw_pitch - first;
-      float top[2], bottom[2];
-      load_pair(c.sensor, at + first, top[0], top[1]);
-      load_pair(c.sensor, at + second, bottom[0], bottom[1]);
-      const bool swap = pattern & 1;
-      plane[0] = swap ? top[1] : top[0], plane[1] = swap ? top[0] : top[1];
-      plane[2] = swap ? bottom[1] : bottom[0], plane[3] = swap ? bottom[0] : bottom[1];
-      ISP_UNROLL for (int k = 0; k < 4; ++k) {
-        plane[k] = (plane[k] - black[k]) * scale[k];
-        if (c.clip) plane[k] = clamped(plane[k]);
+    if (row < rows && column < columns) {
+      if (y >= 0 && y < c.height && x >= 0 && x < c.width) {
+        develop_period(c, l, place, raw, row, column, plane);
+      } else if (c.padding_value) {
+        ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = c.padding_value[k];
       }
-      if (c.mix) {
-        const float* mix = c.mix + 16 * place.sample;
-        float mixed[4];
-        ISP_UNROLL for (int k = 0; k < 4; ++k) {
-          mixed[k] = mix[4 * k] * plane[0] + mix[4 * k + 1] * plane[1] +
-                     mix[4 * k + 2] * plane[2] + mix[4 * k + 3] * plane[3];
-          if (c.clip) mixed[k] = clamped(mixed[k]);
-        }
-        ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = mixed[k];
-      }
-      ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = curved(plane[k], c.curve, gamma);
-    } else if (c.padding_value) {
-      ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = c.padding_value[k];
     }
-    store_as(packed + (row * l.pitch + column) * Operand::kWords, Operand::pack(plane));
+    keep(row, column, plane);
   }
 }
 
