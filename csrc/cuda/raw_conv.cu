@@ -1,10 +1,11 @@
-// The operator isp_distill_cuda::raw_conv_forward: checks, the plan of the tiles, the launch.
+// The operators isp_distill_cuda::raw_conv_*: checks, the plan of the tiles, the launches.
 //
-// It neither waits for the GPU nor allocates, so that a CUDA graph can hold it.
+// They never wait for the GPU, and torch allocates what they need, so that a CUDA graph can hold them.
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
@@ -17,13 +18,17 @@
 
 namespace isp_distill::cuda {
 
-// raw_conv_forward.cu
+// raw_conv_forward.cu, raw_conv_backward.cu
 #define ISP_DECLARED(name) \
   __global__ void name(const __grid_constant__ RawConvCall, const __grid_constant__ Layout)
 ISP_DECLARED(raw_conv_forward_bfloat16);
 ISP_DECLARED(raw_conv_forward_float16);
 ISP_DECLARED(raw_conv_forward_float32);
+ISP_DECLARED(raw_conv_backward_bfloat16);
+ISP_DECLARED(raw_conv_backward_float16);
+ISP_DECLARED(raw_conv_backward_float32);
 #undef ISP_DECLARED
+__global__ void raw_conv_add_up(const float* sums, float* out, int places, int size);
 
 namespace {
 
@@ -92,7 +97,7 @@ struct Settings {
 RawConvCall call_of(const Tensor& mosaic, const Tensor& weight, const std::optional<Tensor>& bias,
                     const Tensor& black, const Tensor& scale, const Tensor& pattern,
                     const std::optional<Tensor>& padding_value, const std::optional<Tensor>& mix,
-                    const std::optional<Tensor>& gamma, const Settings& s, const Tensor& out) {
+                    const std::optional<Tensor>& gamma, const Settings& s) {
   require(mosaic.is_cuda() && mosaic.dim() == 3, "mosaic must be [N, H, W] on a GPU");
   require(mosaic.size(1) % 2 == 0 && mosaic.size(2) % 2 == 0, "the mosaic has an odd edge");
   require(mosaic.size(2) == 0 || mosaic.stride(2) == 1, "the mosaic's rows must be contiguous");
@@ -127,32 +132,50 @@ RawConvCall call_of(const Tensor& mosaic, const Tensor& weight, const std::optio
       data_of(pattern, mosaic, ScalarType::Long, {c.batch}, "pattern: int64 [N]"));
   c.clip = s.clip, c.channels_last = s.channels_last;
   c.curve = static_cast<Curve>(s.curve), c.activation = static_cast<Activation>(s.activation);
-  require(out.is_cuda() && out.get_device_index() == mosaic.get_device_index() && out.dim() == 4 &&
-              out.size(0) == c.batch && out.size(1) == c.channels && out.size(2) == c.out_height &&
-              out.size(3) == c.out_width && lies_as(out, c.channels_last),
-          "out must be [N, C, h, w], contiguous or channels_last as the call says");
-  c.out = out.data_ptr();
   return c;
+}
+
+// The output or its gradient, laid out as the call says.
+void* image_of(const Tensor& image, const RawConvCall& c, const Tensor& like, const char* what) {
+  require(image.is_cuda() && image.get_device_index() == like.get_device_index() &&
+              image.dim() == 4 && image.size(0) == c.batch && image.size(1) == c.channels &&
+              image.size(2) == c.out_height && image.size(3) == c.out_width &&
+              lies_as(image, c.channels_last),
+          what);
+  return image.data_ptr();
 }
 
 using Kernel = void (*)(RawConvCall, Layout);
 
-Kernel kernel_of(ScalarType type) {
-  require(type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half,
-          "out must be float32, bfloat16 or float16");
-  return type == ScalarType::Float      ? raw_conv_forward_float32
-         : type == ScalarType::BFloat16 ? raw_conv_forward_bfloat16
-                                        : raw_conv_forward_float16;
+Kernel kernel_of(ScalarType type, bool backward) {
+  switch (type) {
+    case ScalarType::Float: return backward ? raw_conv_backward_float32 : raw_conv_forward_float32;
+    case ScalarType::Half: return backward ? raw_conv_backward_float16 : raw_conv_forward_float16;
+    case ScalarType::BFloat16:
+      return backward ? raw_conv_backward_bfloat16 : raw_conv_forward_bfloat16;
+    default:
+      STD_TORCH_CHECK(false, "raw_conv on CUDA: the output must be float32, bfloat16 or float16");
+  }
 }
+
+int bytes_of(ScalarType type) { return type == ScalarType::Float ? 4 : 2; }
 
 // As many blocks as the GPU runs at once, shared among the groups of channels: each walks its tiles.
 unsigned persistent_blocks(Kernel kernel, int shared, int device, int64_t tiles, int groups) {
+  // The same for every call: two threads that each set what they need would take it from each other.
+  require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   int of_processor = 0, processors = 0;
   require(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&of_processor, kernel, kThreads, shared));
   require(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
   require(of_processor > 0, "the GPU has too little shared memory for a tile of this call");
   const int64_t wanted = std::max(int64_t{of_processor} * processors / groups, int64_t{1});
   return static_cast<unsigned>(std::min(wanted, tiles));
+}
+
+cudaStream_t stream_of(int device) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<cudaStream_t>(stream);
 }
 
 void raw_conv_forward(
@@ -162,9 +185,10 @@ void raw_conv_forward(
     int64_t bottom, bool clip, int64_t curve, int64_t activation, bool channels_last, Tensor out) {
   RawConvCall c = call_of(
       mosaic, weight, bias, black, scale, pattern, padding_value, mix, gamma,
-      {stride, left, right, top, bottom, clip, curve, activation, channels_last}, out);
-  const Kernel kernel = kernel_of(out.scalar_type());
-  const int bytes = out.scalar_type() == ScalarType::Float ? 4 : 2;
+      {stride, left, right, top, bottom, clip, curve, activation, channels_last});
+  c.out = image_of(out, c, mosaic, "out must be [N, C, h, w], laid out as the call says");
+  const Kernel kernel = kernel_of(out.scalar_type(), false);
+  const int bytes = bytes_of(out.scalar_type());
   if (out.numel() == 0) return;
   plan_tiles(c, bytes);
   Layout l;
@@ -174,26 +198,101 @@ void raw_conv_forward(
 
   const int device = mosaic.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  // The same for every call: two threads that each set what they need would take it from each other.
-  require(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
   const unsigned blocks = persistent_blocks(kernel, l.total, device, c.tiles, groups);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  kernel<<<dim3(blocks, groups), kThreads, l.total, static_cast<cudaStream_t>(stream)>>>(c, l);
+  kernel<<<dim3(blocks, groups), kThreads, l.total, stream_of(device)>>>(c, l);
   require(cudaGetLastError());
+}
+
+// A tensor's places added up into `out`, in their order.
+void add_up(const Tensor& sums, const Tensor& out, int places, cudaStream_t stream) {
+  const int size = static_cast<int>(out.numel());
+  raw_conv_add_up<<<(size + 31) / 32, kThreads, 4 * kThreads, stream>>>(
+      static_cast<const float*>(sums.data_ptr()), static_cast<float*>(out.data_ptr()), places, size);
+  require(cudaGetLastError());
+}
+
+// Both gradients are written.
+void raw_conv_backward(
+    Tensor mosaic, Tensor weight, std::optional<Tensor> bias, Tensor black, Tensor scale,
+    Tensor pattern, std::optional<Tensor> padding_value, std::optional<Tensor> mix,
+    std::optional<Tensor> gamma, int64_t stride, int64_t left, int64_t right, int64_t top,
+    int64_t bottom, bool clip, int64_t curve, int64_t activation, bool channels_last, Tensor grad,
+    std::optional<Tensor> out, Tensor of_weight, Tensor of_bias) {
+  RawConvCall c = call_of(
+      mosaic, weight, bias, black, scale, pattern, padding_value, mix, gamma,
+      {stride, left, right, top, bottom, clip, curve, activation, channels_last});
+  c.grad = image_of(grad, c, mosaic, "grad must be [N, C, h, w], laid out as the call says");
+  if (out) {
+    require(out->scalar_type() == grad.scalar_type(), "out and grad must have one type");
+    c.out = image_of(*out, c, mosaic, "out must be [N, C, h, w], laid out as the call says");
+  }
+  require(c.activation == Activation::none ||
+              (out && (c.activation == Activation::relu ||
+                       (c.activation == Activation::relu6 && grad.scalar_type() == ScalarType::Float))),
+          "the output does not tell this activation's derivative");
+  data_of(of_weight, mosaic, ScalarType::Float, {c.channels, 4, c.kernel, c.kernel},
+          "of_weight: float32 [C, 4, K, K]");
+  data_of(of_bias, mosaic, ScalarType::Float, {c.channels}, "of_bias: float32 [C]");
+  const Kernel kernel = kernel_of(grad.scalar_type(), true);
+  const int bytes = bytes_of(grad.scalar_type());
+  const int device = mosaic.get_device_index();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  if (grad.numel() == 0) {
+    torch::stable::zero_(of_weight), torch::stable::zero_(of_bias);
+    return;
+  }
+  plan_tiles(c, bytes);
+  Layout l;
+  require(plan_backward(c, bytes, l), "a tile of this kernel and stride does not fit shared memory");
+  const int groups = (c.channels + c.group - 1) / c.group;
+  require(groups <= 65535, "too many channels");
+  const unsigned blocks = persistent_blocks(kernel, l.total, device, c.tiles, groups);
+  const int64_t places = int64_t{blocks} * parts_of_block(c);
+  require(of_weight.numel() <= std::numeric_limits<int>::max() - 32, "too many weights");
+  Tensor weight_sums = torch::stable::new_empty(of_weight, {places, of_weight.numel()});
+  Tensor bias_sums = torch::stable::new_empty(of_bias, {places, of_bias.numel()});
+  c.weight_sums = static_cast<float*>(weight_sums.data_ptr());
+  c.bias_sums = static_cast<float*>(bias_sums.data_ptr());
+  const cudaStream_t stream = stream_of(device);
+  kernel<<<dim3(blocks, groups), kThreads, l.total, stream>>>(c, l);
+  require(cudaGetLastError());
+  add_up(weight_sums, of_weight, static_cast<int>(places), stream);
+  add_up(bias_sums, of_bias, static_cast<int>(places), stream);
+}
+
+// Whether a block's shared memory holds a tile of such a call.
+bool raw_conv_fits(int64_t kernel, int64_t stride, int64_t sensor, int64_t bytes, bool backward) {
+  require(sensor >= 0 && sensor <= static_cast<int64_t>(Sensor::float32), "unknown sensor type");
+  if (kernel < 1 || kernel > kLargestKernel || stride < 1 || stride > 64) return false;
+  RawConvCall c = {};
+  c.kernel = static_cast<int>(kernel), c.stride = static_cast<int>(stride);
+  c.sensor = static_cast<Sensor>(sensor), c.channels = 1;
+  Layout l;
+  return plan_forward(c, static_cast<int>(bytes), l) &&
+         (!backward || plan_backward(c, static_cast<int>(bytes), l));
 }
 
 }  // namespace
 }  // namespace isp_distill::cuda
 
+#define ISP_CALL                                                                                  \
+  "Tensor mosaic, Tensor weight, Tensor? bias, Tensor black, Tensor scale, Tensor pattern, "      \
+  "Tensor? padding_value, Tensor? mix, Tensor? gamma, int stride, int left, int right, int top, " \
+  "int bottom, bool clip, int curve, int activation, bool channels_last"
+
 STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cuda, library) {
+  library.def("raw_conv_forward(" ISP_CALL ", Tensor(a!) out) -> ()");
+  library.def("raw_conv_backward(" ISP_CALL
+              ", Tensor grad, Tensor? out, Tensor(a!) of_weight, Tensor(b!) of_bias) -> ()");
   library.def(
-      "raw_conv_forward(Tensor mosaic, Tensor weight, Tensor? bias, Tensor black, Tensor scale, "
-      "Tensor pattern, Tensor? padding_value, Tensor? mix, Tensor? gamma, int stride, int left, "
-      "int right, int top, int bottom, bool clip, int curve, int activation, bool channels_last, "
-      "Tensor(a!) out) -> ()");
+      "raw_conv_fits(int kernel, int stride, int sensor, int bytes, bool backward) -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(isp_distill_cuda, CUDA, library) {
   library.impl("raw_conv_forward", TORCH_BOX(&isp_distill::cuda::raw_conv_forward));
+  library.impl("raw_conv_backward", TORCH_BOX(&isp_distill::cuda::raw_conv_backward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(isp_distill_cuda, CompositeExplicitAutograd, library) {
+  library.impl("raw_conv_fits", TORCH_BOX(&isp_distill::cuda::raw_conv_fits));
 }

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isp_distill import backend
 from isp_distill.cfa import pattern_codes, per_sample
-from isp_distill.ops import raw_conv_cpu, raw_conv_triton, reference
+from isp_distill.ops import raw_conv_cpu, raw_conv_cuda, raw_conv_triton, reference
 from isp_distill.ops.raw_conv_operator import ACTIVATIONS, CURVES
 from isp_distill.ops.raw_conv_operator import raw_conv as operator
 
@@ -24,6 +24,7 @@ __all__ = [
     "checked_mosaic",
     "raw_conv",
     "raw_conv_cpu",
+    "raw_conv_cuda",
     "raw_conv_triton",
 ]
 
@@ -203,7 +204,10 @@ def raw_conv(
     whites = per_sample(white, batch, (), "white", device, compute)
     gains = per_sample(1.0 if gain is None else gain, batch, (4,), "gain", device, compute)
     patterns = pattern_codes(pattern, batch, device)
-    name = _backend_for(device, kernel, batch, out_dtype, weight.dtype)
+    name = _backend_for(
+        device, kernel, stride, batch, mosaic.dtype, out_dtype, weight.dtype, activation,
+        _asks_for_gradient(weight, bias, gains, mix, gamma), _asks_for_gradient(gains, mix, gamma),
+    )  # fmt: skip
     if name != "reference":
         features: Tensor = operator(
             mosaic, weight, bias, blacks, whites, patterns, gains, padding_value, mix, gamma,
@@ -234,12 +238,21 @@ def raw_conv(
     return result
 
 
+def _asks_for_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _backend_for(
     device: torch.device,
     kernel: int,
+    stride: int,
     batch: int,
+    mosaic: torch.dtype,
     out_dtype: torch.dtype,
     weight: torch.dtype,
+    activation: str,
+    gradient: bool,
+    colour_gradient: bool,
 ) -> str:
     """The backend that serves a call.
 
@@ -247,18 +260,36 @@ def _backend_for(
     """
     if torch.compiler.is_exporting():
         return "reference"
-    name: str = _choose(device, kernel, batch, out_dtype, weight)
+    name: str = _choose(
+        device, kernel, stride, batch, mosaic, out_dtype, weight, activation, gradient,
+        colour_gradient,
+    )  # fmt: skip
     return name
 
 
 def _choose_now(
     device: torch.device,
     kernel: int,
+    stride: int,
     batch: int,
+    mosaic: torch.dtype,
     out_dtype: torch.dtype,
     weight: torch.dtype,
+    activation: str,
+    gradient: bool,
+    colour_gradient: bool,
 ) -> str:
-    call = {"kernel": kernel, "batch": batch, "out_dtype": out_dtype, "weight": weight}
+    call = {
+        "kernel": kernel,
+        "stride": stride,
+        "batch": batch,
+        "mosaic": mosaic,
+        "out_dtype": out_dtype,
+        "weight": weight,
+        "activation": activation,
+        "gradient": gradient,
+        "colour_gradient": colour_gradient,
+    }
     return backend.choose("raw_conv", device, **call).backend
 
 
