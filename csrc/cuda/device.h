@@ -9,6 +9,7 @@
 #ifdef __CUDACC__
 #define ISP_DEVICE __device__ __forceinline__
 #define ISP_KERNEL(blocks) __global__ void __launch_bounds__(256, blocks)
+#define ISP_CONSTANT const __grid_constant__
 #define ISP_UNROLL _Pragma("unroll")
 #define ISP_ROLLED _Pragma("unroll 1")
 

@@ -34,6 +34,7 @@
 
 #define ISP_DEVICE inline
 #define ISP_KERNEL(blocks) static void
+#define ISP_CONSTANT const
 #define ISP_UNROLL
 #define ISP_ROLLED
 

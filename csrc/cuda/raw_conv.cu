@@ -238,7 +238,8 @@ void raw_conv_backward(
   const int device = mosaic.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   if (grad.numel() == 0) {
-    torch::stable::zero_(of_weight), torch::stable::zero_(of_bias);
+    torch::stable::zero_(of_weight);
+    torch::stable::zero_(of_bias);
     return;
   }
   plan_tiles(c, bytes);
@@ -260,18 +261,6 @@ void raw_conv_backward(
   add_up(bias_sums, of_bias, static_cast<int>(places), stream);
 }
 
-// Whether a block's shared memory holds a tile of such a call.
-bool raw_conv_fits(int64_t kernel, int64_t stride, int64_t sensor, int64_t bytes, bool backward) {
-  require(sensor >= 0 && sensor <= static_cast<int64_t>(Sensor::float32), "unknown sensor type");
-  if (kernel < 1 || kernel > kLargestKernel || stride < 1 || stride > 64) return false;
-  RawConvCall c = {};
-  c.kernel = static_cast<int>(kernel), c.stride = static_cast<int>(stride);
-  c.sensor = static_cast<Sensor>(sensor), c.channels = 1;
-  Layout l;
-  return plan_forward(c, static_cast<int>(bytes), l) &&
-         (!backward || plan_backward(c, static_cast<int>(bytes), l));
-}
-
 }  // namespace
 }  // namespace isp_distill::cuda
 
@@ -284,15 +273,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cuda, library) {
   library.def("raw_conv_forward(" ISP_CALL ", Tensor(a!) out) -> ()");
   library.def("raw_conv_backward(" ISP_CALL
               ", Tensor grad, Tensor? out, Tensor(a!) of_weight, Tensor(b!) of_bias) -> ()");
-  library.def(
-      "raw_conv_fits(int kernel, int stride, int sensor, int bytes, bool backward) -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(isp_distill_cuda, CUDA, library) {
   library.impl("raw_conv_forward", TORCH_BOX(&isp_distill::cuda::raw_conv_forward));
   library.impl("raw_conv_backward", TORCH_BOX(&isp_distill::cuda::raw_conv_backward));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(isp_distill_cuda, CompositeExplicitAutograd, library) {
-  library.impl("raw_conv_fits", TORCH_BOX(&isp_distill::cuda::raw_conv_fits));
 }

@@ -1,7 +1,7 @@
 // raw_conv, backward: the gradients of weight and bias, a matrix product summed over all pixels.
 //
 // dW[channel, position, plane] sums g[channel, pixel] * x[pixel, position, plane] over pixels, with g
-// the output's gradient times the activation's derivative. The bias is one more position whose input is
+// the output's gradient where the activation lets it through. The bias is one more position whose input is
 // 1. A block keeps the sums of a group of channels in registers while it walks through its tiles; each
 // part of a block then writes its sums to a place of its own, and a second kernel adds the places up in
 // their order: no atomics, the same bits every time.
@@ -19,33 +19,34 @@ namespace isp_distill::cuda {
 template <class Operand>
 inline constexpr int kPaired = 4 / Operand::kBytes;
 
-ISP_DEVICE float derivative(float out, Activation activation) {
-  if (activation == Activation::relu) return out > 0.0f ? 1.0f : 0.0f;
-  if (activation == Activation::relu6) return out > 0.0f && out < 6.0f ? 1.0f : 0.0f;
-  return 1.0f;
+// Whether the activation lets a gradient through; relu6 is told from float32 only.
+ISP_DEVICE bool passes(float out, Activation activation) {
+  return out > 0.0f && (activation == Activation::relu || out < 6.0f);
 }
 
-// Consecutive elements of the gradient, times the derivative; `count` of them are there.
+// `N` consecutive elements of an output, of which `count` are there; the others are 0.
 template <class Operand, int N>
-ISP_DEVICE void load_gradients(const RawConvCall& c, int64_t at, int count, float (&g)[N]) {
+ISP_DEVICE void load_values(const void* image, int64_t at, int count, bool aligned, float (&v)[N]) {
   static_assert(N * Operand::kBytes == 16);
-  alignas(16) char of_grad[16], of_out[16];
-  const char* grad = static_cast<const char*>(c.grad) + at * Operand::kBytes;
-  const char* out = static_cast<const char*>(c.out) + at * Operand::kBytes;
-  const bool derives = c.activation != Activation::none;
-  const bool together = c.out_aligned && count >= N;
-  if (together) {
-    store_as(of_grad, load_as<Four>(grad));
-    if (derives) store_as(of_out, load_as<Four>(out));
-  }
-  ISP_UNROLL for (int j = 0; j < N; ++j) {
-    const int b = j * Operand::kBytes;
-    g[j] = 0.0f;
-    if (j < count) {
-      g[j] = Operand::value(together ? of_grad + b : grad + b);
-      if (derives) g[j] *= derivative(Operand::value(together ? of_out + b : out + b), c.activation);
+  const char* from = static_cast<const char*>(image) + at * Operand::kBytes;
+  if (aligned && count >= N) {
+    const Four together = load_as<Four>(from);
+    ISP_UNROLL for (int j = 0; j < N; ++j) v[j] = Operand::element(together, j);
+  } else {
+    ISP_UNROLL for (int j = 0; j < N; ++j) {
+      v[j] = j < count ? Operand::value(from + j * Operand::kBytes) : 0.0f;
     }
   }
+}
+
+// The gradient of `N` consecutive elements before the activation (none, relu or relu6).
+template <class Operand, int N>
+ISP_DEVICE void load_gradients(const RawConvCall& c, int64_t at, int count, float (&g)[N]) {
+  load_values<Operand>(c.grad, at, count, c.out_aligned, g);
+  if (c.activation == Activation::none) return;
+  float out[N];
+  load_values<Operand>(c.out, at, count, c.out_aligned, out);
+  ISP_UNROLL for (int j = 0; j < N; ++j) g[j] = passes(out[j], c.activation) ? g[j] : 0.0f;
 }
 
 template <class Operand>
@@ -118,6 +119,124 @@ ISP_DEVICE void fill_input(const RawConvCall& c, const Layout& l, const Place& p
       }
     }
   });
+}
+
+// What a warp computes: sums of up to kSums blocks of 16 channels x 8 positions x 4 planes, over every
+// `parts`-th step of a tile. Where there are fewer blocks than warps, several warps share one.
+struct Share {
+  int first, apart, part, parts;
+};
+inline constexpr int kSums = 4;
+
+ISP_DEVICE Share share_of(int blocks) {
+  const int warp = threadIdx.x / 32;
+  const int apart = blocks > 4 ? 8 : blocks > 2 ? 4 : blocks;
+  return {warp % apart, apart, warp / apart, kWarps / apart};
+}
+
+// Adds a tile: 16 (of 16-bit operands) or 8 pixels a step.
+template <class Operand>
+ISP_DEVICE void add_tile(const RawConvCall& c, const Layout& l, const Share& share, int blocks,
+                         float (&sum)[kSums][4][4]) {
+  constexpr int kP = kPaired<Operand>, kLines = kTileRows / kP;
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int area = c.kernel * c.kernel, groups = position_groups(c.kernel);
+  const int pitch = gradient_pitch(Operand::kBytes);
+  const uint32_t* gradient = reinterpret_cast<const uint32_t*>(shared_memory() + l.gradient);
+  const char* packed = shared_memory() + l.packed;
+  const int* offsets = reinterpret_cast<const int*>(shared_memory() + l.offsets);
+  ISP_UNROLL for (int i = 0; i < kSums; ++i) {
+    const int block = share.first + i * share.apart;
+    if (block >= blocks) break;  // the same for the whole warp
+    const int channel = block / groups * 16, position = block % groups * 8 + g;
+    const char* input = packed + offsets[position];
+    const uint32_t* of_channel = gradient + (channel + g) * pitch + t;
+    const bool there = position < area;
+    const uint32_t one = position == area ? Operand::kOne : 0;
+    ISP_ROLLED for (int step = share.part; step < kLines * 4; step += share.parts) {
+      const int line = step / 4, column = step % 4 * 8;
+      const uint32_t* at = of_channel + line * kTileColumns + column;
+      const uint32_t a[4] = {at[0], at[8 * pitch], at[4], at[8 * pitch + 4]};
+      const char* from = input + (line * kP * c.stride * l.pitch + (column + t) * c.stride) * 16;
+      Four x0 = load_as<Four>(from), x1 = load_as<Four>(from + 4 * c.stride * 16);
+      ISP_UNROLL for (int k = 0; k < 4; ++k) {
+        const uint32_t b[2] = {there ? x0.word[k] : k == 0 ? one : 0,
+                               there ? x1.word[k] : k == 0 ? one : 0};
+        Operand::multiply(sum[i][k], a, b);
+      }
+    }
+  }
+}
+
+// Writes a warp's sums to its part's place.
+ISP_DEVICE void write_sums(const RawConvCall& c, const Share& share, int blocks, int first_channel,
+                           const float (&sum)[kSums][4][4]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int area = c.kernel * c.kernel, groups = position_groups(c.kernel);
+  const int64_t place = int64_t(blockIdx.x) * share.parts + share.part;
+  float* to_weight = c.weight_sums + place * c.channels * 4 * area;
+  float* to_bias = c.bias_sums + place * c.channels;
+  ISP_UNROLL for (int i = 0; i < kSums; ++i) {
+    const int block = share.first + i * share.apart;
+    if (block >= blocks) break;
+    ISP_UNROLL for (int j = 0; j < 4; ++j) {
+      const int channel = first_channel + block / groups * 16 + g + 8 * (j / 2);
+      const int position = block % groups * 8 + 2 * t + j % 2;
+      if (channel >= c.channels) continue;
+      if (position == area) to_bias[channel] = sum[i][0][j];
+      if (position >= area) continue;
+      ISP_UNROLL for (int k = 0; k < 4; ++k) {
+        to_weight[(channel * 4 + k) * area + position] = sum[i][k][j];
+      }
+    }
+  }
+}
+
+// Grid: persistent blocks, groups of channels.
+template <class Operand>
+ISP_DEVICE void backward_block(const RawConvCall& c, const Layout& l) {
+  const int first_channel = blockIdx.y * c.group, size = sensor_bytes(c.sensor);
+  const int area = c.kernel * c.kernel, groups = position_groups(c.kernel);
+  const int blocks = c.group / 16 * groups;
+  int* offsets = reinterpret_cast<int*>(shared_memory() + l.offsets);
+  for (int p = threadIdx.x; p < groups * 8; p += kThreads) {
+    offsets[p] = p < area ? (p / c.kernel * l.pitch + p % c.kernel) * 16 : 0;
+  }
+  const Share share = share_of(blocks);
+  float sum[kSums][4][4] = {};
+  int64_t tile = blockIdx.x;
+  if (tile < c.tiles) stage_tile(c, l, place_of(c, tile), size);
+  commit_copies();
+  for (; tile < c.tiles; tile += gridDim.x) {
+    const Place place = place_of(c, tile);
+    fill_gradient<Operand>(c, l, place, first_channel);
+    wait_copies<0>();
+    __syncthreads();
+    fill_input<Operand>(c, l, place);
+    __syncthreads();
+    if (tile + gridDim.x < c.tiles) stage_tile(c, l, place_of(c, tile + gridDim.x), size);
+    commit_copies();
+    add_tile<Operand>(c, l, share, blocks, sum);
+    __syncthreads();
+  }
+  wait_copies<0>();
+  write_sums(c, share, blocks, first_channel, sum);
+}
+
+// Adds `places` vectors of `size` sums up, in their order: 32 of them in a block, eight threads each.
+ISP_DEVICE void add_up_block(const float* sums, float* out, int places, int size) {
+  float* parts = reinterpret_cast<float*>(shared_memory());
+  const int at = blockIdx.x * 32 + threadIdx.x % 32, part = threadIdx.x / 32;
+  float total = 0.0f;
+  if (at < size) {
+    for (int i = part; i < places; i += 8) total += sums[int64_t(i) * size + at];
+  }
+  parts[threadIdx.x] = total;
+  __syncthreads();
+  if (part == 0 && at < size) {
+    for (int i = 1; i < 8; ++i) total += parts[32 * i + threadIdx.x];
+    out[at] = total;
+  }
 }
 
 }  // namespace isp_distill::cuda

@@ -54,7 +54,7 @@ struct Layout {
   int raw_pitch;      // bytes from one row of sensor values to the next
   int offsets;        // of the kernel's positions from a pixel's first period, in words
   int weights, staging;  // forward: the operand's weights, and an output tile for each warp
-  int gradient;          // backward: the output's gradient
+  int gradient, paired_rows;  // backward: the output's gradient; rows of words that hold two rows
   int raw, packed, total;
 };
 
@@ -95,6 +95,29 @@ inline Layout forward_layout(const RawConvCall& c, int words) {
   return l;
 }
 
+// Backward: positions come in groups of 8, the last of which has one more for the bias.
+ISP_BOTH inline constexpr int position_groups(int kernel) { return (kernel * kernel + 8) / 8; }
+
+// Words from one channel of the tile's gradient to the next: 4 more than a multiple of 32, so that the
+// eight channels and four pixels of a fragment lie in 32 banks. `bytes`: of an element.
+ISP_BOTH inline constexpr int gradient_pitch(int bytes) {
+  return kTileRows * kTileColumns * bytes / 4 + 4;
+}
+
+inline Layout backward_layout(const RawConvCall& c, int bytes) {
+  Layout l = tile_layout(c, 4);
+  l.paired_rows = (kTileRows - 2) * c.stride + c.kernel;
+  l.gradient = l.offsets + 4 * round_up(8 * position_groups(c.kernel), 4);
+  l.total = l.gradient + 4 * gradient_pitch(bytes) * c.group;
+  return l;
+}
+
+// Places for the sums of a block: as many as its warps share a product's steps in.
+inline int parts_of_block(const RawConvCall& c) {
+  const int blocks = c.group / 16 * position_groups(c.kernel);
+  return kWarps / (blocks > 4 ? 8 : blocks > 2 ? 4 : blocks);
+}
+
 // Fills in what follows from the rest of a call. `bytes`: of an element of the output.
 inline void plan_tiles(RawConvCall& c, int bytes) {
   c.tile_columns = (c.out_width + kTileColumns - 1) / kTileColumns;
@@ -122,6 +145,15 @@ inline bool plan_forward(RawConvCall& c, int words, Layout& l) {
   }
   l = forward_layout(c, words);
   return l.total <= kSharedBytes;
+}
+
+// The same for the backward pass: 64 channels where they fit, else 32.
+inline bool plan_backward(RawConvCall& c, int bytes, Layout& l) {
+  for (c.group = c.channels > 32 ? 64 : 32; c.group >= 32; c.group -= 32) {
+    l = backward_layout(c, bytes);
+    if (l.total <= kSharedBytes) return true;
+  }
+  return false;
 }
 
 }  // namespace isp_distill::cuda

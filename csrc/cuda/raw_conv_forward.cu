@@ -3,12 +3,6 @@
 
 namespace isp_distill::cuda {
 
-#ifdef __CUDACC__
-#define ISP_CONSTANT const __grid_constant__
-#else
-#define ISP_CONSTANT const
-#endif
-
 ISP_KERNEL(2) raw_conv_forward_bfloat16(ISP_CONSTANT RawConvCall c, ISP_CONSTANT Layout l) {
   forward_block<BFloat16>(c, l);
 }

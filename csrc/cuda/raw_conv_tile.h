@@ -14,24 +14,32 @@ namespace isp_distill::cuda {
 // One of the operands' types: how four planes are packed, and what multiplies them.
 struct BFloat16 {
   static constexpr int kWords = 2, kBytes = 2;
+  static constexpr uint32_t kOne = 0x3f803f80;  // both halves of a word
   using Word4 = Two;
   static ISP_DEVICE Two pack(const float (&x)[4]) {
     return {{pack_bfloat16(x[0], x[1]), pack_bfloat16(x[2], x[3])}};
   }
   static ISP_DEVICE uint32_t pair(float low, float high) { return pack_bfloat16(low, high); }
   static ISP_DEVICE float value(const void* at) { return from_bfloat16(load_as<uint16_t>(at)); }
+  static ISP_DEVICE float element(const Four& all, int j) {
+    return float_of(j % 2 ? all.word[j / 2] & 0xffff0000u : all.word[j / 2] << 16);
+  }
   static ISP_DEVICE void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     multiply_bfloat16(d, a, b);
   }
 };
 struct Float16 {
   static constexpr int kWords = 2, kBytes = 2;
+  static constexpr uint32_t kOne = 0x3c003c00;
   using Word4 = Two;
   static ISP_DEVICE Two pack(const float (&x)[4]) {
     return {{pack_float16(x[0], x[1]), pack_float16(x[2], x[3])}};
   }
   static ISP_DEVICE uint32_t pair(float low, float high) { return pack_float16(low, high); }
   static ISP_DEVICE float value(const void* at) { return from_float16(load_as<uint16_t>(at)); }
+  static ISP_DEVICE float element(const Four& all, int j) {
+    return from_float16(static_cast<uint16_t>(all.word[j / 2] >> 16 * (j % 2)));
+  }
   static ISP_DEVICE void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     multiply_float16(d, a, b);
   }
@@ -40,11 +48,13 @@ struct Float16 {
 // into its leading 11 bits and the rest, and only the product of the two rests is left out.
 struct Float32 {
   static constexpr int kWords = 4, kBytes = 4;
+  static constexpr uint32_t kOne = 0x3f800000;
   using Word4 = Four;
   static ISP_DEVICE Four pack(const float (&x)[4]) {
     return {{bits_of(x[0]), bits_of(x[1]), bits_of(x[2]), bits_of(x[3])}};
   }
   static ISP_DEVICE float value(const void* at) { return load_as<float>(at); }
+  static ISP_DEVICE float element(const Four& all, int j) { return float_of(all.word[j]); }
   static ISP_DEVICE uint32_t leading(uint32_t x) { return x & 0xffffe000u; }
   static ISP_DEVICE uint32_t rest(uint32_t x) {
     return bits_of(float_of(x) - float_of(leading(x)));

@@ -204,9 +204,16 @@ def raw_conv(
     whites = per_sample(white, batch, (), "white", device, compute)
     gains = per_sample(1.0 if gain is None else gain, batch, (4,), "gain", device, compute)
     patterns = pattern_codes(pattern, batch, device)
+    colour = (
+        any(isinstance(t, Tensor) and t.requires_grad for t in (gain, mix, gamma))
+        and torch.is_grad_enabled()
+    )
+    learnt = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (weight, bias)
+    )
     name = _backend_for(
-        device, kernel, stride, batch, mosaic.dtype, out_dtype, weight.dtype, activation,
-        _asks_for_gradient(weight, bias, gains, mix, gamma), _asks_for_gradient(gains, mix, gamma),
+        device, kernel, batch, out_dtype, weight.dtype, mosaic.dtype, stride, activation,
+        learnt, colour,
     )  # fmt: skip
     if name != "reference":
         features: Tensor = operator(
@@ -238,57 +245,54 @@ def raw_conv(
     return result
 
 
-def _asks_for_gradient(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
 def _backend_for(
     device: torch.device,
     kernel: int,
-    stride: int,
     batch: int,
-    mosaic: torch.dtype,
     out_dtype: torch.dtype,
     weight: torch.dtype,
+    mosaic: torch.dtype,
+    stride: int,
     activation: str,
-    gradient: bool,
-    colour_gradient: bool,
+    learnt: bool,
+    colour: bool,
 ) -> str:
     """The backend that serves a call.
+
+    ``learnt``: the gradient of weight or bias will be asked for; ``colour``: of gain, mix or gamma.
 
     An exported program runs where this library is not: it is made of the reference's operators.
     """
     if torch.compiler.is_exporting():
         return "reference"
     name: str = _choose(
-        device, kernel, stride, batch, mosaic, out_dtype, weight, activation, gradient,
-        colour_gradient,
-    )  # fmt: skip
+        device, kernel, batch, out_dtype, weight, mosaic, stride, activation, learnt, colour
+    )
     return name
 
 
 def _choose_now(
     device: torch.device,
     kernel: int,
-    stride: int,
     batch: int,
-    mosaic: torch.dtype,
     out_dtype: torch.dtype,
     weight: torch.dtype,
+    mosaic: torch.dtype,
+    stride: int,
     activation: str,
-    gradient: bool,
-    colour_gradient: bool,
+    learnt: bool,
+    colour: bool,
 ) -> str:
     call = {
         "kernel": kernel,
-        "stride": stride,
         "batch": batch,
-        "mosaic": mosaic,
         "out_dtype": out_dtype,
         "weight": weight,
+        "mosaic": mosaic,
+        "stride": stride,
         "activation": activation,
-        "gradient": gradient,
-        "colour_gradient": colour_gradient,
+        "learnt": learnt,
+        "colour": colour,
     }
     return backend.choose("raw_conv", device, **call).backend
 

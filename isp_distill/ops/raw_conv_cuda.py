@@ -22,7 +22,6 @@ from isp_distill.ops.raw_conv_operator import (
     Settings,
     Tensors,
     output_like,
-    output_tells,
 )
 
 #: Beyond it a tile of the input no longer fits a block's shared memory.
@@ -39,41 +38,60 @@ SENSORS = (
 )
 
 
+#: Bytes of shared memory that every GPU from sm_80 on gives a block, and what a tile's output has.
+SHARED_BYTES = 99 * 1024
+_ROWS, _COLUMNS = 8, 32
+
+
+def shared_bytes(kernel: int, stride: int, mosaic: torch.dtype, out: torch.dtype) -> int:
+    """What a block of the forward or the backward pass needs at least, whichever needs more.
+
+    As ``forward_layout`` and ``backward_layout`` of csrc/cuda/raw_conv_call.h have it, with the
+    fewest channels (32).
+    """
+    rows, columns = ((n - 1) * stride + kernel for n in (_ROWS, _COLUMNS))
+    raw = 2 * rows * _rounded(2 * columns * mosaic.itemsize + 15, 16)
+    area, size = kernel * kernel, out.itemsize
+    positions = _rounded(area, 4)
+    forward = _rounded(4 * size * rows * columns, 16) + _rounded(4 * positions, 16)
+    forward += 4 * size * positions * 32 + 8 * size * _COLUMNS * 24
+    groups = (area + 8) // 8
+    backward = 16 * rows * columns + 32 * groups + 4 * (_ROWS * _COLUMNS * size // 4 + 4) * 32
+    return raw + max(forward, backward)
+
+
+def _rounded(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
 def refuses(
     *,
     kernel: int,
+    stride: int,
+    mosaic: torch.dtype,
     out_dtype: torch.dtype,
     weight: torch.dtype,
-    activation: str = "none",
-    gradient: bool = False,
-    colour_gradient: bool = False,
+    activation: str,
+    learnt: bool,
+    colour: bool,
     **_: object,
 ) -> str | None:
     """Why the CUDA kernels cannot serve a call, or None."""
-    if torch.float64 in (weight, out_dtype):
+    if torch.float64 in (weight, out_dtype, mosaic):
         return "it computes in float32, and float64 was asked for"
+    if colour:
+        return "it has no gradient of gain, mix and gamma"
+    if learnt and (
+        activation in ("silu", "gelu") or (activation == "relu6" and out_dtype != torch.float32)
+    ):
+        return f"its backward pass cannot tell the derivative of {activation} from the output"
     if kernel > LARGEST_KERNEL:
         return f"its kernels go up to {LARGEST_KERNEL} x {LARGEST_KERNEL}"
-    if colour_gradient:
-        return "it has the gradients of weight and bias, and one of gain, mix or gamma is asked for"
-    if gradient and not output_tells(activation, out_dtype):
-        return f"it has no gradient of {activation} from {out_dtype} outputs"
-    return None
-
-
-def _does_not_fit(**call: Any) -> str | None:
-    """:func:`refuses`, and what only the compiled library knows."""
-    reason = refuses(**call)
-    if reason is not None:
-        return reason
-    if call["mosaic"] not in SENSORS:
-        return f"it takes no mosaics of {call['mosaic']}"
-    kernel, stride = call["kernel"], call["stride"]
-    sizes = (SENSORS.index(call["mosaic"]), call["out_dtype"].itemsize)
-    if not torch.ops.isp_distill_cuda.raw_conv_fits(kernel, stride, *sizes, call["gradient"]):
+    needed = shared_bytes(kernel, stride, mosaic, out_dtype)
+    if needed > SHARED_BYTES:
         return (
-            f"what a tile of a {kernel} x {kernel} kernel with stride {stride} reads does not fit "
-            "shared memory"
+            f"a tile at stride {stride} of {mosaic} takes {needed // 1024} KiB of shared memory, "
+            f"more than {SHARED_BYTES // 1024}"
         )
     return None
 
@@ -89,12 +107,12 @@ def laid_out(image: Tensor, settings: Settings) -> Tensor:
 
 
 def operands(tensors: Tensors) -> dict[str, Tensor | None]:
-    """The tensors as the kernels read them, by name: contiguous float32 but for the mosaic."""
-    mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
+    """The tensors by name, as the kernels read them: the numbers contiguous and float32."""
     black = tensors.black.detach().float().contiguous()
     scale = tensors.gain.detach().float() / (tensors.white.float()[:, None] - black)
+    mosaic = tensors.mosaic
     return {
-        "mosaic": mosaic,
+        "mosaic": mosaic if mosaic.stride(2) == 1 else mosaic.contiguous(),
         "weight": _flat(tensors.weight),
         "bias": _flat(tensors.bias),
         "black": black,
@@ -142,7 +160,7 @@ def described(
 
 
 def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
-    """What both operators begin with (csrc/cuda/raw_conv.cu)."""
+    """What both operators of csrc/cuda/raw_conv.cu begin with."""
     return (
         *operands(tensors).values(),
         settings.stride,
@@ -170,7 +188,7 @@ def backward(
         BackendError: if one of gain, mix or gamma is asked for, which :func:`refuses` rules out.
     """
     if needs.gain or needs.mix or needs.gamma:
-        raise BackendError("backend 'cuda' has the gradients of weight and bias of raw_conv only")
+        raise BackendError("backend 'cuda' of raw_conv has no gradient of gain, mix and gamma")
     of_weight = grad.new_empty(tensors.weight.shape, dtype=torch.float32)
     of_bias = grad.new_empty(len(tensors.weight), dtype=torch.float32)
     torch.ops.isp_distill_cuda.raw_conv_backward(
@@ -186,6 +204,6 @@ backend.register(
         Functions(forward, backward),
         devices=("cuda",),
         missing=cuda_extension.missing,
-        refuses=_does_not_fit,
+        refuses=refuses,
     )
 )

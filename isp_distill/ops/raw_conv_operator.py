@@ -67,7 +67,7 @@ class Functions:
         forward: ``(tensors, settings) -> out``, laid out as :func:`output_like` says.
         backward: ``(grad, out, tensors, settings, needs) -> (weight, bias, gain, mix, gamma)``,
             float32 or the tensor's own dtype, None where ``needs`` says no. ``grad`` has any
-            strides. ``out`` is given where it was saved (see :func:`output_tells`), else None.
+            strides. ``out`` is given where it was saved (see :func:`_saves_output`), else None.
     """
 
     forward: Callable[[Tensors, Settings], Tensor]
@@ -158,16 +158,14 @@ def _parameters(tensors: Tensors) -> tuple[Tensor | None, ...]:
     return tensors.weight, tensors.bias, tensors.gain, tensors.mix, tensors.gamma
 
 
-def output_tells(activation: str, out_dtype: torch.dtype) -> bool:
+def _saves_output(settings: Settings) -> bool:
     """Whether the output tells the activation's derivative; otherwise it is computed again.
 
     A result that was rounded to 16 bits can no longer tell whether relu6 cut it off.
     """
-    return activation in ("none", "relu") or (activation == "relu6" and out_dtype == torch.float32)
-
-
-def _saves_output(settings: Settings) -> bool:
-    return settings.activation != "none" and output_tells(settings.activation, settings.out_dtype)
+    return settings.activation == "relu" or (
+        settings.activation == "relu6" and settings.out_dtype == torch.float32
+    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,6 +1,11 @@
 // raw_conv's CUDA kernels as a Python module that runs them on the CPU; see csrc/cuda/host.h.
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "cuda/raw_conv_backward.cu"
 #include "cuda/raw_conv_forward.cu"
 
 namespace py = pybind11;
@@ -57,6 +62,44 @@ bool forward(const py::dict& d, unsigned blocks, unsigned seed) {
   return true;
 }
 
+bool backward(const py::dict& d, unsigned blocks, unsigned seed) {
+  RawConvCall c = call_of(d);
+  const int bytes = d["bytes"].cast<int>();
+  const bool bfloat = d["bfloat16"].cast<bool>();
+  Layout l;
+  if (!plan_backward(c, bytes, l)) return false;
+  const auto kernel = bytes == 4 ? raw_conv_backward_float32
+                      : bfloat   ? raw_conv_backward_bfloat16
+                                 : raw_conv_backward_float16;
+  blocks = static_cast<unsigned>(std::min<int64_t>(blocks, c.tiles));
+  const int places = static_cast<int>(blocks) * parts_of_block(c);
+  const int weights = c.channels * 4 * c.kernel * c.kernel;
+  // What nobody writes is NaN.
+  std::vector<float> weight_sums(size_t(places) * weights, NAN);
+  std::vector<float> bias_sums(size_t(places) * c.channels, NAN);
+  c.weight_sums = weight_sums.data(), c.bias_sums = bias_sums.data();
+  const unsigned groups = (c.channels + c.group - 1) / c.group;
+  host::run_grid(blocks, groups, kThreads, l.total, seed, [&] { kernel(c, l); });
+  const auto add_up = [&](const float* sums, float* out, int size) {
+    host::run_grid((size + 31) / 32, 1, kThreads, 4 * kThreads, seed,
+                   [&] { raw_conv_add_up(sums, out, places, size); });
+  };
+  add_up(c.weight_sums, pointer<float*>(d, "of_weight"), weights);
+  add_up(c.bias_sums, pointer<float*>(d, "of_bias"), c.channels);
+  return true;
+}
+
+// Bytes of shared memory that either pass needs with 32 channels.
+int shared_bytes(int kernel, int stride, int sensor, int bytes) {
+  RawConvCall c = {};
+  c.kernel = kernel, c.stride = stride, c.sensor = static_cast<Sensor>(sensor), c.group = 32;
+  return std::max(forward_layout(c, bytes).total, backward_layout(c, bytes).total);
+}
+
 }  // namespace
 
-PYBIND11_MODULE(raw_conv_host, m) { m.def("forward", &forward); }
+PYBIND11_MODULE(raw_conv_host, m) { 
+  m.def("forward", &forward);
+  m.def("backward", &backward);
+  m.def("shared_bytes", &shared_bytes);
+}

@@ -1,0 +1,116 @@
+"""raw_conv's CUDA kernels, run on the CPU under sanitisers, against the specification.
+
+test_cuda_host.py builds the module and runs this file in a process with the sanitisers loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import raw_conv_host
+import raw_conv_host_backend
+import torch
+from hypothesis import assume, given, settings
+from raw_conv_cases import Case, assert_close, cases
+
+from isp_distill import BackendError, raw_conv, use_backend
+from isp_distill.ops import raw_conv_cuda
+
+
+def passes(case: Case, backend: str, learn: bool):
+    """Output and the gradients of weight and bias."""
+    mosaic, p, arguments = case.inputs()
+    p = {n: t.requires_grad_(learn and n in ("weight", "bias")) for n, t in p.items()}
+    with use_backend(backend):
+        out = raw_conv(mosaic, **p, **arguments)
+    if not learn:
+        return (out,)
+    cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(7)).to(out.dtype)
+    wanted = [p[name] for name in ("weight", "bias") if name in p]
+    return (out.detach(), *torch.autograd.grad(out, wanted, cotangent))
+
+
+def check(case: Case, learn: bool = True):
+    found, expected = passes(case, "cuda", learn), passes(case, "reference", learn)
+    # float32 by three TensorFloat-32 products; 16-bit operands are rounded once, as is the output.
+    rounding = {torch.float32: 1e-5, torch.bfloat16: 1.5e-2, torch.float16: 2e-3}[case.out_dtype]
+    for name, a, b in zip(("output", "weight", "bias"), found, expected, strict=False):
+        assert a.dtype == b.dtype
+        assert a.stride() == b.stride()
+        assert_close(a, b, rounding, f"{name} of {case}")
+
+
+@given(cases(largest=17))
+@settings(max_examples=20)
+def test_equals_the_reference(case):
+    assume(case.dtype != torch.float64)
+    needed = raw_conv_cuda.shared_bytes(case.kernel, case.stride, case.dtype, case.out_dtype)
+    assume(needed <= raw_conv_cuda.SHARED_BYTES)
+    check(case, learn=False)
+    check(replace(case, activation="none"))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_several_tiles_of_a_block_and_whole_16_bytes(out_dtype, channels_last):
+    """Two tiles across, two down, two samples, for three blocks; aligned rows in and out."""
+    call = {"height": 40, "width": 160, "channels": 40, "out_dtype": out_dtype}
+    check(Case(**call, channels_last=channels_last, activation="relu"))
+
+
+def test_the_order_of_threads_and_of_blocks_changes_nothing(monkeypatch):
+    case = Case(out_dtype=torch.bfloat16, width=100, height=50)
+    results = []
+    for seed, blocks in ((1, 3), (2, 3), (3, 2)):
+        monkeypatch.setenv("ISP_HOST_SEED", str(seed))
+        monkeypatch.setattr(raw_conv_host_backend, "BLOCKS", blocks)
+        results.append(passes(case, "cuda", learn=True))
+    for first, second in zip(results[0], results[1], strict=True):
+        assert torch.equal(first, second)
+    assert torch.equal(results[0][0], results[2][0])
+
+
+def test_nothing_that_pads_the_kernel_counts():
+    """Infinity in the mosaic: a padded position would make NaN of it."""
+    mosaic = torch.rand(1, 16, 16)
+    mosaic[0, 5, 5] = float("inf")
+    weight = torch.rand(4, 4, 3, 3)
+    found = []
+    for backend in ("cuda", "reference"):
+        with use_backend(backend):
+            found.append(
+                raw_conv(mosaic, weight, black=0, white=1, clip=False, out_dtype=torch.bfloat16)
+            )
+    assert torch.equal(found[0].isinf(), found[1].isinf())
+    assert not found[0].isnan().any()
+
+
+def test_shared_memory_is_counted_alike():
+    for kernel in range(1, 8):
+        for stride in (1, 2, 3, 4):
+            for index, sensor in enumerate(raw_conv_cuda.SENSORS):
+                for out in (torch.bfloat16, torch.float32):
+                    expected = raw_conv_host.shared_bytes(kernel, stride, index, out.itemsize)
+                    assert raw_conv_cuda.shared_bytes(kernel, stride, sensor, out) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kernel": 8, "height": 40, "width": 40}, "up to 7 x 7"),
+        ({"dtype": torch.float32, "stride": 4, "kernel": 7}, "KiB of shared memory"),
+        ({"activation": "silu"}, "derivative of silu"),
+        ({"activation": "relu6", "out_dtype": torch.bfloat16}, "derivative of relu6"),
+    ],
+)
+def test_refusals(change, reason):
+    with pytest.raises(BackendError, match=reason):
+        passes(replace(Case(), **change), "cuda", learn=True)
+
+
+def test_colour_gradients_are_refused():
+    mosaic, parameters, arguments = Case().inputs()
+    parameters["gain"].requires_grad_()
+    with pytest.raises(BackendError, match="no gradient of gain"), use_backend("cuda"):
+        raw_conv(mosaic, **parameters, **arguments)
