@@ -24,7 +24,7 @@ struct LossCall {
 
 inline constexpr int kLossThreads = 256;
 // Classes of a row that a warp, a block hold in registers; classes of dense logits held by a block.
-inline constexpr int kWarpClasses = 512, kBlockClasses = 4096, kFewDense = 32, kMostDense = 192;
+inline constexpr int kWarpClasses = 512, kBlockClasses = 4096, kFewDense = 32, kMostDense = 160;
 // Pixels that a block takes of dense logits.
 inline constexpr int kPixels = 32;
 

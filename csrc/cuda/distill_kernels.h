@@ -14,34 +14,34 @@ namespace isp_distill::cuda {
 
 inline constexpr int kLossShared = 8 * 4 * kPixels * 4 + 8 * 16;
 
-// Where a thread's row is, whether it counts, and its weights.
-struct Place {
+// The first of a thread's rows; the others are its next neighbours along the last axis.
+struct Start {
   int64_t row, n, a, b;
+};
+ISP_DEVICE Start start_at(const LossCall& call, int64_t outer, int64_t b) {
+  return {outer * call.size_b + b, outer / call.size_a, outer % call.size_a, b};
+}
+ISP_DEVICE int64_t offset_of(const Logits& logits, const Start& start) {
+  return start.n * logits.stride_n + start.a * logits.stride_a + start.b * logits.stride_b;
+}
+
+// Whether a row is there and counts, its label (-1: none) and its weights.
+struct Place {
   bool there, inside;
   int label;
   float weight, label_weight;
 };
-
-ISP_DEVICE Place place_of(const LossCall& call, int64_t outer, int64_t b, bool there) {
-  Place place;
-  place.there = there;
-  place.n = outer / call.size_a, place.a = outer % call.size_a, place.b = there ? b : 0;
-  place.row = outer * call.size_b + place.b;
-  place.inside = there && (call.mask == nullptr || call.mask[place.row] != 0);
-  place.label = -1, place.weight = 0, place.label_weight = 0;
+ISP_DEVICE Place place_of(const LossCall& call, int64_t row, bool there) {
+  Place place = {there, there && (call.mask == nullptr || call.mask[row] != 0), -1, 0, 0};
   if (!place.inside) return place;
-  const float w = call.weight == nullptr ? 1.0f : call.weight[place.row / call.rows_per_sample];
+  const float w = call.weight == nullptr ? 1.0f : call.weight[row / call.rows_per_sample];
   place.weight = static_cast<float>(call.factors[0]) * w;
   if (call.labels == nullptr) return place;
-  const int64_t label = call.labels[place.row];
+  const int64_t label = call.labels[row];
   if (label == call.ignore_index) return place;
   place.label = static_cast<int>(label);
   place.label_weight = static_cast<float>(call.factors[1]) * w;
   return place;
-}
-
-ISP_DEVICE int64_t start_of(const Logits& logits, const Place& place) {
-  return place.n * logits.stride_n + place.a * logits.stride_a + place.b * logits.stride_b;
 }
 
 // Adds up what the block's warps (in lane 0) or, of dense logits, first lanes found.
@@ -63,7 +63,7 @@ template <Shape S>
 struct Tile {
   static constexpr bool kDense = S == Shape::dense || S == Shape::few_dense;
   static constexpr int P = kDense ? 4 : 1, N = kDense ? 4 : 8;
-  static constexpr int V = S == Shape::dense ? 6 : S == Shape::few_dense ? 1 : 2;
+  static constexpr int V = S == Shape::dense ? 5 : S == Shape::few_dense ? 1 : 2;
   static constexpr int kThreads = S == Shape::warp_rows ? 32 : kLossThreads;
   using Threads = Team<P, kDense ? 8 : 1, S != Shape::warp_rows>;
 
@@ -74,30 +74,24 @@ struct Tile {
     return aligned ? (v * kThreads + thread) * 8 + i : (v * 8 + i) * kThreads + thread;
   }
 
-  // The values of a vector that exist; false where none is to be moved as a vector.
-  template <class Move>
-  static ISP_DEVICE void each(const LossCall& call, const Place (&places)[P], int v, Move move) {
-    ISP_UNROLL for (int i = 0; i < N; ++i) {
-      const int index = class_of(v, i, false);
-      const bool there = kDense ? places[i % P].there : places[0].inside;
-      if (there && index < call.classes) move(i, index, places[kDense ? i % P : 0]);
-    }
-  }
-
-  static ISP_DEVICE void load(const LossCall& call, const Logits& logits,
+  static ISP_DEVICE void load(const LossCall& call, const Logits& logits, const Start& start,
                               const Place (&places)[P], float (&x)[V][N]) {
+    const int64_t base = offset_of(logits, start);
     ISP_UNROLL for (int v = 0; v < V; ++v) {
       ISP_UNROLL for (int i = 0; i < N; ++i) x[v][i] = minus_infinity();
       if (call.aligned) {
         const int index = class_of(v, 0, true);
         const bool there = kDense ? places[0].there : places[0].inside;
         if (there && index < call.classes) {
-          load_vector<N>(logits, start_of(logits, places[0]) + index * logits.stride_class, x[v]);
+          load_vector<N>(logits, base + index * logits.stride_class, x[v]);
         }
       } else {
-        each(call, places, v, [&](int i, int index, const Place& place) {
-          x[v][i] = load_one(logits, start_of(logits, place) + index * logits.stride_class);
-        });
+        ISP_UNROLL for (int i = 0; i < N; ++i) {
+          const int index = class_of(v, i, false), p = kDense ? i % P : 0;
+          const bool there = kDense ? places[p].there : places[p].inside;
+          if (!there || index >= call.classes) continue;
+          x[v][i] = load_one(logits, base + p * logits.stride_b + index * logits.stride_class);
+        }
       }
       // Pixels are read together, whether they count or not.
       ISP_UNROLL for (int i = 0; i < N; ++i) {
@@ -117,21 +111,23 @@ ISP_KERNEL(S == Shape::dense ? 1 : 2) held(const LossCall call) {
   const int lane = T::Threads::lane(), warp = T::Threads::warp();
 
   Place places[P];
+  Start start;
   if constexpr (T::kDense) {
     const int64_t across = (call.size_b + kPixels - 1) / kPixels;
     const int64_t b = blockIdx.x % across * kPixels + lane % 8 * P;
+    start = start_at(call, blockIdx.x / across, b);
     ISP_UNROLL for (int p = 0; p < P; ++p) {
-      places[p] = place_of(call, blockIdx.x / across, b + p, b + p < call.size_b);
+      places[p] = place_of(call, start.row + p, b + p < call.size_b);
     }
   } else {
     const int64_t number = S == Shape::warp_rows ? int64_t(blockIdx.x) * 8 + warp : blockIdx.x;
     const bool there = number < call.size_n * call.size_a * call.size_b;
-    const int64_t row = there ? number : 0;
-    places[0] = place_of(call, row / call.size_b, row % call.size_b, there);
+    start = start_at(call, there ? number / call.size_b : 0, there ? number % call.size_b : 0);
+    places[0] = place_of(call, start.row, there);
   }
   float s[V][N], t[V][N];
-  T::load(call, call.student, places, s);
-  T::load(call, call.teacher, places, t);
+  T::load(call, call.student, start, places, s);
+  T::load(call, call.teacher, start, places, t);
 
   Choice choices[2][P];
   ISP_UNROLL for (int p = 0; p < P; ++p) choices[0][p] = choices[1][p] = {minus_infinity(), 0x7fffffff};
@@ -199,7 +195,9 @@ ISP_KERNEL(S == Shape::dense ? 1 : 2) held(const LossCall call) {
     float value = settle<O>(rows[p], sums[p], compared[0][p], compared[1][p], places[p].weight, call);
     if (call.cross_entropy) value += settle_label(rows[p], sums[p], places[p].label_weight, call);
     if (!places[p].inside) value = 0;
-    if (writes && places[p].there && call.row_losses != nullptr) call.row_losses[places[p].row] = value;
+    if (writes && places[p].there && call.row_losses != nullptr) {
+      call.row_losses[start.row + p] = value;
+    }
     loss += value;
     agreed += places[p].inside && choices[0][p].index == choices[1][p].index;
   }
@@ -209,22 +207,19 @@ ISP_KERNEL(S == Shape::dense ? 1 : 2) held(const LossCall call) {
 
   if (call.gradient.data == nullptr) return;
   // Where the gradient takes the student's place each thread overwrites what it alone has read.
+  const int64_t base = offset_of(call.gradient, start);
   ISP_UNROLL for (int v = 0; v < V; ++v) {
     float g[N];
     ISP_UNROLL for (int i = 0; i < N; ++i) {
       const int p = T::kDense ? i % P : 0, index = T::class_of(v, i, call.aligned);
       g[i] = places[p].inside ? gradient_of<O>(rows[p], s[v][i], t[v][i], index, call) : 0.0f;
+      if (call.aligned || !places[p].there || index >= call.classes) continue;
+      const int64_t at = base + p * call.gradient.stride_b + index * call.gradient.stride_class;
+      store_one(call.gradient, at, g[i]);
     }
-    ISP_UNROLL for (int i = 0; i < N; ++i) {
-      const int index = T::class_of(v, i, call.aligned);
-      const Place& place = places[T::kDense ? i % P : 0];
-      const int64_t at = start_of(call.gradient, place) + index * call.gradient.stride_class;
-      if (index >= call.classes || !place.there) continue;
-      if (!call.aligned) {
-        store_one(call.gradient, at, g[i]);
-      } else if (i == 0) {
-        store_vector<N>(call.gradient, at, g);
-      }
+    const int index = T::class_of(v, 0, call.aligned);
+    if (call.aligned && places[0].there && index < call.classes) {
+      store_vector<N>(call.gradient, base + index * call.gradient.stride_class, g);
     }
   }
 }
@@ -243,8 +238,9 @@ template <Objective O>
 ISP_KERNEL(2) streamed(const LossCall call) {
   char* memory = shared_memory();
   const Team<1, 1, true> threads{reinterpret_cast<float*>(memory)};
-  const Place place = place_of(call, blockIdx.x / call.size_b, blockIdx.x % call.size_b, true);
-  const int64_t of_s = start_of(call.student, place), of_t = start_of(call.teacher, place);
+  const Start start = start_at(call, blockIdx.x / call.size_b, blockIdx.x % call.size_b);
+  const Place place = place_of(call, start.row, true);
+  const int64_t of_s = offset_of(call.student, start), of_t = offset_of(call.teacher, start);
   const int64_t first = call.aligned ? int64_t(threadIdx.x) * 8 : threadIdx.x;
   const int64_t turn = 8 * kLossThreads, apart = call.aligned ? 1 : kLossThreads;
   const int64_t classes = place.inside ? call.classes : 0;
@@ -309,13 +305,13 @@ ISP_KERNEL(2) streamed(const LossCall call) {
   float value = settle<O>(row, sums, compared[0][0], compared[1][0], place.weight, call);
   if (call.cross_entropy) value += settle_label(row, sums, place.label_weight, call);
   if (!place.inside) value = 0;
-  if (threadIdx.x == 0 && call.row_losses != nullptr) call.row_losses[place.row] = value;
+  if (threadIdx.x == 0 && call.row_losses != nullptr) call.row_losses[start.row] = value;
   // The barrier in here parts the reading of the label's logit from a gradient in its place.
   leave_part(call, memory + kLossShared - 128, 0, threadIdx.x == 0, value,
              place.inside && choices[0][0].index == choices[1][0].index, 1);
 
   if (call.gradient.data == nullptr) return;
-  const int64_t of_g = start_of(call.gradient, place);
+  const int64_t of_g = offset_of(call.gradient, start);
   for (int64_t index = first; index < call.classes; index += turn) {
     float s[8], t[8], g[8];
     if (place.inside) {

@@ -127,12 +127,12 @@ struct Team {
     }
     __syncthreads();
     ISP_UNROLL for (int n = 0; n < N; ++n) {
-      ISP_UNROLL for (int p = 0; p < P; ++p) {
-        float all = 0;
-        ISP_UNROLL for (int w = 0; w < kLossThreads / 32; ++w) {
-          all += shared[(w * 4 + n) * kSlots + slot + p];
-        }
-        x[n][p] = all;
+      ISP_UNROLL for (int p = 0; p < P; ++p) x[n][p] = 0;
+    }
+    // Rolled: the loads of all warps at once would take more registers than there are.
+    ISP_ROLLED for (int w = 0; w < kLossThreads / 32; ++w) {
+      ISP_UNROLL for (int n = 0; n < N; ++n) {
+        ISP_UNROLL for (int p = 0; p < P; ++p) x[n][p] += shared[(w * 4 + n) * kSlots + slot + p];
       }
     }
     __syncthreads();
@@ -162,9 +162,9 @@ struct Team {
       }
     }
     __syncthreads();
-    ISP_UNROLL for (int n = 0; n < 2; ++n) {
-      ISP_UNROLL for (int p = 0; p < P; ++p) {
-        ISP_UNROLL for (int w = 0; w < kLossThreads / 32; ++w) {
+    ISP_ROLLED for (int w = 0; w < kLossThreads / 32; ++w) {
+      ISP_UNROLL for (int n = 0; n < 2; ++n) {
+        ISP_UNROLL for (int p = 0; p < P; ++p) {
           const float* found = shared + (w * 4 + 2 * n) * kSlots + slot + p;
           x[n][p] = better(x[n][p], {found[0], static_cast<int>(bits_of(found[kSlots]))});
         }
