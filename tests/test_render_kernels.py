@@ -12,11 +12,19 @@ from __future__ import annotations
 import functools
 import math
 
-import hypothesis.strategies as st
 import pytest
+import render_cases
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
+from render_cases import (
+    CAMERA,
+    LAYOUTS,
+    OUT_DTYPES,
+    assert_within,
+    calls,
+    mosaics,
+)
 
 from isp_distill import ISP, extension, render, use_backend
 from isp_distill.errors import BackendError
@@ -26,21 +34,9 @@ from isp_distill.ops.render_operator import render as operator
 
 pytestmark = pytest.mark.skipif(extension.missing() is not None, reason=str(extension.missing()))
 SETS = extension.instruction_sets() if extension.missing() is None else []
-MOSAIC_DTYPES = [
-    torch.uint16, torch.uint8, torch.int16, torch.int32, torch.float16, torch.float32,
-]  # fmt: skip
-OUT_DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
 # Of the curves' tables, and of the arithmetic around them, as the module's docstring says.
 TABLE, STEEP, ARITHMETIC = 3e-5, 6e-4, 4e-6
-CAMERA = ISP(
-    black=(64.0, 60.0, 70.0, 66.0),
-    white=1023.0,
-    pattern="GRBG",
-    white_balance=(1.9, 1.0, 1.5),
-    ccm=((1.62, -0.48, -0.14), (-0.21, 1.49, -0.28), (0.02, -0.51, 1.49)),
-    exposure=0.8,
-)
+ULP = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
 @pytest.fixture(params=SETS)
@@ -49,79 +45,14 @@ def instruction_set(request, monkeypatch):
     return request.param
 
 
-def mosaics(batch=1, height=64, width=80, dtype=torch.uint16, seed=0, top=1100):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, top, (batch, height, width), generator=generator).to(dtype)
-
-
-def both(mosaic, isp, dtype=torch.float32, **call):
-    """The picture by the kernels, and by the reference in float64."""
-    with use_backend("cpu"):
-        picture = render(mosaic, isp, dtype=dtype, **call)
-    with use_backend("reference"):
-        expected = render(mosaic, isp, dtype=torch.float64, **call)
-    return picture, expected
+both = functools.partial(render_cases.both, "cpu")
 
 
 def assert_same(picture, expected, isp, std=1.0):
-    assert picture.shape == expected.shape
     tolerance = ARITHMETIC
     if isp.tone != "linear":
         tolerance += STEEP if isp.tone == "gamma" else TABLE
-    tolerance /= std
-    # Half a unit in the last place of the largest value in the picture.
-    ulp = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-    tolerance += ulp[picture.dtype] * expected.abs().max().item() if expected.numel() else 0.0
-    error = (picture.double() - expected).abs()
-    assert error.numel() == 0 or error.max().item() <= tolerance
-
-
-@st.composite
-def calls(draw):
-    seed = draw(st.integers(0, 2**20))
-    generator = torch.Generator().manual_seed(seed)
-    batch = draw(st.integers(1, 3))
-    # Vectors hold 4, 8 or 16 pairs of columns. For several tiles see test_large_pictures.
-    height = 2 * draw(st.sampled_from([1, 2, 3, 7, 20, 33]))
-    width = 2 * draw(st.sampled_from([1, 2, 3, 8, 9, 17, 33, 64, 70]))
-    dtype = draw(st.sampled_from(MOSAIC_DTYPES))
-    top = 255 if dtype == torch.uint8 else 1100
-    mosaic = mosaics(batch, height, width, dtype, seed, top)
-    if draw(st.booleans()):  # a window of a larger mosaic, at an odd address
-        wide = torch.zeros(batch, height + 2, width + 7, dtype=dtype)
-        wide[:, 1:-1, 3:-4] = mosaic
-        mosaic = wide[:, 1:-1, 3:-4]
-    demosaic = draw(st.sampled_from(DEMOSAICS))
-    isp = ISP(
-        black=0.06 * top * torch.rand(batch, 4, generator=generator),
-        white=top * (0.8 + 0.2 * torch.rand(batch, generator=generator)),
-        pattern=torch.randint(0, 4, (batch,), generator=generator),
-        white_balance=0.5 + 2 * torch.rand(batch, 3, generator=generator),
-        ccm=torch.eye(3) + 0.3 * torch.randn(batch, 3, 3, generator=generator),
-        exposure=0.5 + torch.rand(batch, generator=generator),
-        demosaic=demosaic,
-        tone=draw(st.sampled_from(TONES)),
-        orientation=draw(st.integers(1, 8)),
-    )
-    step = 2 if demosaic == "superpixel" else 1
-    crop = None
-    if draw(st.booleans()):
-        box = [step * draw(st.integers(0, side // step - 1)) for side in (height, width)]
-        for start, side in zip(tuple(box), (height, width), strict=True):
-            box.append(step * draw(st.integers(1, (side - start) // step)))
-        crop = tuple(box)
-    sides = st.sampled_from([1, 2, 3, 7, 16, 31, 50, 120])
-    size = draw(st.one_of(st.none(), st.integers(1, 9), st.tuples(sides, sides)))
-    call = {
-        "size": size,
-        "crop": crop,
-        "resize_in": draw(st.sampled_from(["display", "linear"])),
-        "dtype": draw(st.sampled_from(OUT_DTYPES)),
-        "memory_format": draw(st.sampled_from(LAYOUTS)),
-    }
-    if draw(st.booleans()):
-        call |= {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
-    return mosaic, isp, call
+    assert_within(picture, expected, tolerance / std, ULP)
 
 
 @settings(max_examples=120, deadline=None)
