@@ -26,8 +26,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import compiled_cuda
 from compiled_triton import Launch, compile_launch
-from gpu_cases import Case, cases, traffic
+from gpu_cases import Case, CudaKernel, cases, traffic
 from gpu_rates import GPUS, Gpu
 from machine_code import Compiled
 
@@ -73,58 +74,82 @@ def failures_of(
     return tuple(found)
 
 
-def row_of(case: Case, launch: Launch, gpu: Gpu, code: Compiled) -> Row:
-    """A launch's line of the table."""
-    name = launch.kernel.__name__
-    threads = 32 * launch.warps
-    loaded, stored = traffic(launch)
-    if name in case.operations:
-        work = {kind: count * case.units for kind, count in case.operations[name].items()}
-    else:  # one straight line
-        special = code.count(r"MUFU\b.*")
-        lanes = launch.programs * threads
-        work = {"issue": lanes * code.instructions.total(), "special": lanes * special}
-    seconds, limit = gpu.seconds(loaded + stored, work)
-    tile = [
-        str(launch.arguments[n])
-        for n in ("BLOCK_PIXELS", "BLOCK_ROWS", "PIXELS", "CELLS", "BLOCK")
-        if n in launch.arguments
-    ]
+def row_of(
+    case: Case,
+    gpu: Gpu,
+    code: Compiled,
+    kernel: CudaKernel,
+    backend: str,
+    label: str,
+    failures: tuple[str, ...],
+) -> Row:
+    """A kernel's line of the table."""
+    work = {kind: count * case.units for kind, count in kernel.operations.items()}
+    seconds, limit = gpu.seconds(kernel.loaded + kernel.stored, work)
     return Row(
-        backend="triton",
+        backend=backend,
         operation=case.operation,
         case=case.name,
         size=case.size,
-        kernel=name.removesuffix("_kernel") + (f" [{tile[0]}]" if tile else ""),
+        kernel=label,
         architecture=gpu.architecture,
-        threads=threads,
+        threads=kernel.threads,
         registers=code.registers,
         spills=code.spills,
-        shared=code.shared,
-        occupancy=gpu.occupancy(code.registers, code.shared, threads),
+        shared=kernel.shared,
+        occupancy=gpu.occupancy(code.registers, kernel.shared, kernel.threads),
         unit=case.unit,
-        loaded=loaded / case.units,
-        stored=stored / case.units,
+        loaded=kernel.loaded / case.units,
+        stored=kernel.stored / case.units,
         widest_load=code.widest_load,
         widest_store=code.widest_store,
         tensor_core=code.tensor_core,
         gpu=gpu.name,
         predicted_us=1e6 * seconds,
         limit=limit,
-        failures=failures_of(name, code, case.wide, case.tensor_core),
+        failures=failures,
     )
 
 
-def rows(architectures: Iterable[int], chosen: Iterable[Case]) -> Iterator[Row]:
+def triton_row(case: Case, launch: Launch, gpu: Gpu, code: Compiled) -> Row:
+    """The line of a Triton kernel's launch."""
+    name = launch.kernel.__name__
+    threads = 32 * launch.warps
+    lanes = launch.programs * threads / case.units
+    straight = {
+        "issue": lanes * code.instructions.total(),
+        "special": lanes * code.count(r"MUFU\b.*"),
+    }
+    operations = case.operations.get(name, straight)
+    tiles = ("BLOCK_PIXELS", "BLOCK_ROWS", "PIXELS", "CELLS", "BLOCK")
+    tile = next((f" [{launch.arguments[n]}]" for n in tiles if n in launch.arguments), "")
+    kernel = CudaKernel("", name, threads, code.shared, *traffic(launch), operations)
+    failures = failures_of(name, code, case.wide, case.tensor_core)
+    return row_of(case, gpu, code, kernel, "triton", name.removesuffix("_kernel") + tile, failures)
+
+
+def cuda_row(case: Case, kernel: CudaKernel, gpu: Gpu) -> Row:
+    """The line of a kernel of csrc/cuda, all of which load 16 bytes and multiply matrices."""
+    code = compiled_cuda.compiled(kernel.source, gpu.architecture)[kernel.name]
+    failures = failures_of(kernel.name, code, (kernel.name,), (kernel.name,))
+    return row_of(case, gpu, code, kernel, "cuda", kernel.name, failures)
+
+
+def rows(
+    architectures: Iterable[int], chosen: Iterable[Case], backends: Iterable[str]
+) -> Iterator[Row]:
     """Every line, one compilation after the other.
 
     Python 3.11's parser, which Triton calls, fails in two threads at once.
     """
     gpus = [gpu for gpu in GPUS if gpu.architecture in set(architectures)]
     for case in chosen:
-        for launch in case.launches():
+        for launch in case.launches() if "triton" in backends else ():
             for gpu in gpus:
-                yield row_of(case, launch, gpu, compile_launch(launch, gpu.architecture))
+                yield triton_row(case, launch, gpu, compile_launch(launch, gpu.architecture))
+        if case.cuda is not None and "cuda" in backends:
+            for gpu in gpus:
+                yield cuda_row(case, case.cuda, gpu)
 
 
 HEADER = (
@@ -153,6 +178,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--architectures", type=int, nargs="+", choices=known, default=known)
     operations = list(dict.fromkeys(case.operation for case in cases()))
     parser.add_argument("--operations", nargs="+", choices=operations, default=operations)
+    parser.add_argument(
+        "--backends", nargs="+", choices=("triton", "cuda"), default=("triton", "cuda")
+    )
     parser.add_argument("--case", help="only cases whose name contains this")
     parser.add_argument("--json", type=Path, help="where to write the rows")
     parser.add_argument("--markdown", type=Path, help="where to write the table")
@@ -163,8 +191,12 @@ def main(arguments: list[str] | None = None) -> int:
         if case.operation in options.operations and (options.case or "") in case.name
     ]
     found: list[Row] = []
+    backends = set(options.backends)
+    if "cuda" in backends and (reason := compiled_cuda.missing()):
+        backends.remove("cuda")
+        print(f"without the kernels of csrc/cuda: {reason}", file=sys.stderr)
     print(HEADER, flush=True)
-    for row in rows(options.architectures, chosen):
+    for row in rows(options.architectures, chosen, backends):
         found.append(row)
         print(markdown_line(row), flush=True)
     if options.json:

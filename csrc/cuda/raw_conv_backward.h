@@ -101,21 +101,29 @@ ISP_DEVICE void fill_gradient(const RawConvCall& c, const Layout& l, const Place
   }
 }
 
+// Where the words lie whose first row is `row` of the tile's input; -1 where no pair reads them.
+ISP_DEVICE int word_row(const RawConvCall& c, const Layout& l, int row) {
+  if (row < 0) return -1;
+  const int step = pair_step(c), pair = row / (2 * c.stride), rest = row % (2 * c.stride);
+  const int at = pair * step + rest;
+  return at < l.word_rows && (step == 2 * c.stride || rest < step) ? at : -1;
+}
+
 // The tile's input: [row][column][plane] words; a 16-bit one holds the row and that `stride` below.
 template <class Operand>
 ISP_DEVICE void fill_input(const RawConvCall& c, const Layout& l, const Place& place) {
   char* packed = shared_memory() + l.packed;
   convert_tile(c, l, place, [&](int row, int column, const float(&plane)[4]) {
-    char* to = packed + (row * l.pitch + column) * 16;
     if constexpr (kPaired<Operand> == 1) {
-      store_as(to, Operand::pack(plane));
+      store_as(packed + (row * l.pitch + column) * 16, Operand::pack(plane));
     } else {
+      // The low half of the word that begins in this row, the high half of the one `stride` above.
       const Two both = Operand::pack(plane);
-      char* above = to - c.stride * l.pitch * 16 + 2;
+      const int low = word_row(c, l, row), high = word_row(c, l, row - c.stride);
       ISP_UNROLL for (int k = 0; k < 4; ++k) {
         const uint16_t bits = static_cast<uint16_t>(both.word[k / 2] >> 16 * (k % 2));
-        if (row < l.paired_rows) store_as(to + 4 * k, bits);
-        if (row >= c.stride) store_as(above + 4 * k, bits);
+        if (low >= 0) store_as(packed + (low * l.pitch + column) * 16 + 4 * k, bits);
+        if (high >= 0) store_as(packed + (high * l.pitch + column) * 16 + 4 * k + 2, bits);
       }
     }
   });
@@ -157,8 +165,9 @@ ISP_DEVICE void add_tile(const RawConvCall& c, const Layout& l, const Share& sha
       const int line = step / 4, column = step % 4 * 8;
       const uint32_t* at = of_channel + line * kTileColumns + column;
       const uint32_t a[4] = {at[0], at[8 * pitch], at[4], at[8 * pitch + 4]};
-      const char* from = input + (line * kP * c.stride * l.pitch + (column + t) * c.stride) * 16;
-      Four x0 = load_as<Four>(from), x1 = load_as<Four>(from + 4 * c.stride * 16);
+      const int row = line * (kP == 1 ? c.stride : pair_step(c));
+      const char* from = input + (row * l.pitch + (column + t) * c.stride) * 16;
+      const Four x0 = load_as<Four>(from), x1 = load_as<Four>(from + 4 * c.stride * 16);
       ISP_UNROLL for (int k = 0; k < 4; ++k) {
         const uint32_t b[2] = {there ? x0.word[k] : k == 0 ? one : 0,
                                there ? x1.word[k] : k == 0 ? one : 0};

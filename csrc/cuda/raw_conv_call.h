@@ -54,7 +54,8 @@ struct Layout {
   int raw_pitch;      // bytes from one row of sensor values to the next
   int offsets;        // of the kernel's positions from a pixel's first period, in words
   int weights, staging;  // forward: the operand's weights, and an output tile for each warp
-  int gradient, paired_rows;  // backward: the output's gradient; rows of words that hold two rows
+  int gradient;          // backward: the output's gradient
+  int word_rows;         // of the packed tile; in the backward pass a word may hold two rows
   int raw, packed, total;
 };
 
@@ -73,15 +74,17 @@ ISP_BOTH inline constexpr int staged_bytes(int words) {
   return words * kTileColumns * (kStagedChannels + kGap);
 }
 
-inline Layout tile_layout(const RawConvCall& c, int words) {
+// `word_rows`: of the packed tile, or 0 for those of the input.
+inline Layout tile_layout(const RawConvCall& c, int words, int word_rows = 0) {
   Layout l = {};
   l.rows = (kTileRows - 1) * c.stride + c.kernel;
   l.columns = (kTileColumns - 1) * c.stride + c.kernel;
   l.pitch = l.columns;
+  l.word_rows = word_rows ? word_rows : l.rows;
   l.raw_pitch = round_up(2 * l.columns * sensor_bytes(c.sensor) + 15, 16);
   l.raw = 0;
   l.packed = l.raw + 2 * l.rows * l.raw_pitch;
-  l.offsets = round_up(l.packed + 4 * words * l.rows * l.pitch, 16);
+  l.offsets = round_up(l.packed + 4 * words * l.word_rows * l.pitch, 16);
   return l;
 }
 
@@ -104,9 +107,15 @@ ISP_BOTH inline constexpr int gradient_pitch(int bytes) {
   return kTileRows * kTileColumns * bytes / 4 + 4;
 }
 
+// Rows of words from one pair of output rows to the next: what pairs share is there once, and what no
+// pair reads is not there.
+ISP_BOTH inline int pair_step(const RawConvCall& c) {
+  return c.kernel < 2 * c.stride ? c.kernel : 2 * c.stride;
+}
+
 inline Layout backward_layout(const RawConvCall& c, int bytes) {
-  Layout l = tile_layout(c, 4);
-  l.paired_rows = (kTileRows - 2) * c.stride + c.kernel;
+  const int pairs = kTileRows / 2;
+  Layout l = tile_layout(c, 4, bytes == 4 ? 0 : (pairs - 1) * pair_step(c) + c.kernel);
   l.gradient = l.offsets + 4 * round_up(8 * position_groups(c.kernel), 4);
   l.total = l.gradient + 4 * gradient_pitch(bytes) * c.group;
   return l;

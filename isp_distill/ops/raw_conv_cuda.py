@@ -56,7 +56,8 @@ def shared_bytes(kernel: int, stride: int, mosaic: torch.dtype, out: torch.dtype
     forward = _rounded(4 * size * rows * columns, 16) + _rounded(4 * positions, 16)
     forward += 4 * size * positions * 32 + 8 * size * _COLUMNS * 24
     groups = (area + 8) // 8
-    backward = 16 * rows * columns + 32 * groups + 4 * (_ROWS * _COLUMNS * size // 4 + 4) * 32
+    words = rows if size == 4 else (_ROWS // 2 - 1) * min(kernel, 2 * stride) + kernel
+    backward = 16 * words * columns + 32 * groups + 4 * (_ROWS * _COLUMNS * size // 4 + 4) * 32
     return raw + max(forward, backward)
 
 
