@@ -1,6 +1,8 @@
 # make demo   a student trained on RAW files made from real photographs, beside three baselines
+# make demo-segmentation   the same with a class for every pixel
 # make test   formatting, types and tests
 # make bench  the microbenchmarks
+# make bench-gpu   on a machine with a GPU: every backend checked and timed, into bench-gpu/
 #
 # Each target makes its own virtual environment first. PYTHON chooses the interpreter (3.10+).
 
@@ -12,10 +14,13 @@ PACKAGING := pyproject.toml setup.py
 CSRC := $(shell find csrc -type f)
 SOURCES := $(CSRC) $(shell find isp_distill kernels -name '*.py')
 
-.PHONY: demo test bench clean
+.PHONY: demo demo-segmentation test bench bench-gpu clean
 
 demo: .venv-demo/installed
 	$(DEMO) demo/run.py
+
+demo-segmentation: .venv-demo/installed
+	$(DEMO) demo/segmentation.py
 
 test: .venv/installed
 	$(TEST) -m ruff check .
@@ -25,6 +30,9 @@ test: .venv/installed
 
 bench: .venv/installed
 	$(TEST) -m pytest -q benchmarks --benchmark-only
+
+bench-gpu: .venv/installed
+	$(TEST) benchmarks/bench_gpu.py --out bench-gpu
 
 # torch comes first: the extension is compiled against the headers of the torch that it will meet.
 .venv-demo/installed: $(PACKAGING) $(SOURCES)

@@ -42,7 +42,7 @@ class Floor:
     """What the machine can do.
 
     Attributes:
-        operations: float32 operations a second (a multiply-add is two).
+        operations: operations a second in the product's dtype (a multiply-add is two).
         bandwidth: bytes read plus bytes written a second.
     """
 
@@ -54,10 +54,15 @@ class Floor:
         return max(operations / self.operations, traffic / self.bandwidth)
 
 
-def rate_cases(size: int = 2048, megabytes: int = 256) -> dict[str, Callable[[], object]]:
+def rate_cases(
+    size: int = 2048,
+    megabytes: int = 256,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Callable[[], object]]:
     """The two measurements, for :func:`interleaved` to time beside what they are held against."""
-    a, b, product = (torch.rand(size, size) for _ in range(3))
-    source = torch.rand(megabytes * 250_000)
+    a, b, product = (torch.rand(size, size, device=device).to(dtype) for _ in range(3))
+    source = torch.rand(megabytes * 250_000, device=device)
     target = torch.empty_like(source)
     return {
         "matrix product": lambda: torch.mm(a, b, out=product),

@@ -7,6 +7,7 @@ for each. LibRaw reads every file back, and what it reads must be what was writt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ TILE = 512
 SENSORS = ((12, 128), (14, 512))
 # The picture's shorter side in tiles, and the places of the tiles (0 is top or left, 1 the other
 # end). In a square picture that is one tile high, places along one side coincide.
-_TILES = (
+TILES = (
     (1.0, 0.5, 0.5),
     (1.25, 0.0, 0.0),
     (1.25, 1.0, 0.7),
@@ -36,12 +37,19 @@ _TILES = (
 )
 
 
-def make_raw(photographs: list[Photograph], out: Path) -> tuple[Path, Path]:
+def make_raw(
+    photographs: list[Photograph],
+    out: Path,
+    side: int = TILE,
+    tiles: Sequence[tuple[float, float, float]] = TILES,
+) -> tuple[Path, Path]:
     """Write the DNG files of all photographs and check each by reading it back.
 
     Args:
         photographs: see :func:`photographs.gather`.
         out: gets the folders ``train`` and ``held-out``.
+        side: of the mosaics, sensor pixels.
+        tiles: of each photograph: its shorter side in tiles, and the tile's place down and right.
 
     Returns:
         These two folders.
@@ -57,24 +65,24 @@ def make_raw(photographs: list[Photograph], out: Path) -> tuple[Path, Path]:
     for number, photograph in enumerate(photographs):
         with Image.open(photograph.path) as image:
             picture = image.convert("RGB")
-        for index, (scale, down, right) in enumerate(_TILES):
+        for index, (scale, down, right) in enumerate(tiles):
             # Shifted by the photograph's number, so that no pattern always gets the same tile.
             which = (index + number) % 8
             bits, black = SENSORS[which // 4]
             pattern = PATTERNS[which % 4]
             path = folders[photograph.held_out] / f"{photograph.name}-{index}-{pattern}-{bits}.dng"
-            tile = _tile(picture, round(TILE * scale), down, right)
+            tile = _tile(picture, side, scale, down, right)
             _write(path, tile, pattern, bits, black, seed=8 * number + index)
     return folders
 
 
-def _tile(picture: Image.Image, shorter: int, down: float, right: float) -> np.ndarray:
-    """uint8 RGB ``[TILE, TILE, 3]`` of the picture scaled so that its shorter side is given."""
-    factor = shorter / min(picture.size)
-    width, height = (max(TILE, round(side * factor)) for side in picture.size)
+def _tile(picture: Image.Image, side: int, scale: float, down: float, right: float) -> np.ndarray:
+    """uint8 RGB ``[side, side, 3]`` of the picture with its shorter side at ``scale`` tiles."""
+    factor = side * scale / min(picture.size)
+    width, height = (max(side, round(length * factor)) for length in picture.size)
     resized = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
-    top, left = round(down * (height - TILE)), round(right * (width - TILE))
-    return resized[top : top + TILE, left : left + TILE]
+    top, left = round(down * (height - side)), round(right * (width - side))
+    return resized[top : top + side, left : left + side]
 
 
 def _write(path: Path, tile: np.ndarray, pattern: str, bits: int, black: int, seed: int) -> None:

@@ -7,6 +7,7 @@ from isp_distill.dng import write_dng
 from isp_distill.doctor import doctor
 from isp_distill.errors import BackendError, CorruptRawError, RawError, UnsupportedRawError
 from isp_distill.evaluation import Report, evaluate
+from isp_distill.export import camera_inputs, export
 from isp_distill.exposure import ShortExposure
 from isp_distill.folder import RawFolder
 from isp_distill.isp import ISP, NoiseModel
@@ -20,10 +21,13 @@ from isp_distill.ops.output_memory import release_memory
 from isp_distill.ops.raw_conv import raw_conv
 from isp_distill.ops.render import render
 from isp_distill.ops.unprocess import expose, unprocess
+from isp_distill.pack import PackReport, pack
+from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage, read_raw
 from isp_distill.stem import RawModel, RawStem, rawify
 from isp_distill.teacher import Teacher
 from isp_distill.training import TrainResult, train
+from isp_distill.verify import VerifyReport, verify
 
 __version__ = "0.1.0"
 
@@ -35,6 +39,8 @@ __all__ = [
     "ISPAugmentation",
     "ImageFolder",
     "NoiseModel",
+    "PackReport",
+    "PackedRaw",
     "RawError",
     "RawFolder",
     "RawImage",
@@ -45,11 +51,15 @@ __all__ = [
     "Teacher",
     "TrainResult",
     "UnsupportedRawError",
+    "VerifyReport",
+    "camera_inputs",
     "distill_loss",
     "doctor",
     "evaluate",
+    "export",
     "expose",
     "linear_distill_loss",
+    "pack",
     "raw_conv",
     "rawify",
     "read_raw",
@@ -59,5 +69,6 @@ __all__ = [
     "unprocess",
     "upsampled_distill_loss",
     "use_backend",
+    "verify",
     "write_dng",
 ]

@@ -42,13 +42,16 @@ class ISPAugmentation:
             if name != "exposure_stops" and low <= 0:
                 raise ValueError(f"{name} is a factor and must be positive, got {low}")
 
-    def draw(self, isp: ISP, batch: int, seed: int) -> ISP:
+    def draw(
+        self, isp: ISP, batch: int, seed: int, device: torch.device | str | None = None
+    ) -> ISP:
         """The same ISP with exposure and white balance of its own for each sample.
 
         Args:
             isp: for all samples or per sample, on any device.
             batch: how many samples, N.
             seed: of the draw; the same on every device.
+            device: of the result; where the ISP's tensors are, if None.
 
         Returns:
             ``exposure`` as ``[N]`` and ``white_balance`` as ``[N, 3]`` tensors; all else unchanged.
@@ -61,8 +64,11 @@ class ISPAugmentation:
         )  # fmt: skip
         low, high = torch.tensor(lows), torch.tensor(highs)
         exposure, red, blue = torch.exp2(low + share * (high - low)).float().unbind(1)
-        device = isp.exposure.device if isinstance(isp.exposure, Tensor) else torch.device("cpu")
-        balance = per_sample(isp.white_balance, batch, (3,), "white_balance", device)
-        factors = torch.stack([red, torch.ones_like(red), blue], 1).to(device)
-        own = per_sample(isp.exposure, batch, (), "exposure", device)
-        return isp.replace(exposure=own * exposure.to(device), white_balance=balance * factors)
+        held = [v for v in (isp.exposure, isp.white_balance) if isinstance(v, Tensor)]
+        where = held[0].device if device is None and held else torch.device(device or "cpu")
+        balance = per_sample(isp.white_balance, batch, (3,), "white_balance", where)
+        # One small copy of memory that may be paged: the processor does not wait for it.
+        drawn = torch.stack([exposure, red, torch.ones_like(red), blue], 1)
+        drawn = drawn.to(where, non_blocking=True)
+        own = per_sample(isp.exposure, batch, (), "exposure", where)
+        return isp.replace(exposure=own * drawn[:, 0], white_balance=balance * drawn[:, 1:])

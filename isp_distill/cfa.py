@@ -10,6 +10,7 @@ library that turns a mosaic into colours, in Python, C++ or Triton, is that one 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def pattern_codes(
         ):
             raise ValueError(f"pattern codes must be in 0..3, got {codes.tolist()}")
     else:
-        codes = torch.tensor([pattern_code(p) for p in pattern], dtype=torch.int64, device=device)
+        codes = on_device([pattern_code(p) for p in pattern], device, torch.int64)
     if codes.numel() == 1 and batch != 1:
         codes = codes.expand(batch)
     if codes.numel() != batch:
@@ -102,11 +103,32 @@ def per_sample(
     Raises:
         ValueError: if the shape fits neither.
     """
-    tensor = torch.as_tensor(value, device=device).to(dtype)
+    tensor = on_device(value, device, dtype)
     if tensor.dim() == 0 or tuple(tensor.shape) in (shape, (1, *shape), (batch, *shape)):
         return tensor.expand(batch, *shape)
     wanted = f"{list(shape)} or {[batch, *shape]}" if shape else f"[{batch}]"
     raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number, {wanted}")
+
+
+def on_device(
+    value: float | Sequence[Any] | Tensor, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """A setting as a tensor on a device, without a copy that the processor would wait for.
+
+    Numbers are written by the device itself, so a captured graph holds them, too.
+
+    Args:
+        value: a number, (nested) sequences of numbers, an array, or a tensor.
+        device: where the result lives.
+        dtype: its type.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype, non_blocking=True)
+    if isinstance(value, (int, float)):
+        return torch.full((), value, device=device, dtype=dtype)
+    if device.type == "cpu" or not isinstance(value, (list, tuple)):
+        return torch.as_tensor(value).to(device=device, dtype=dtype, non_blocking=True)
+    return torch.stack([on_device(v, device, dtype) for v in value])
 
 
 def check_levels(

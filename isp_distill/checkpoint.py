@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+# A killed run's process may take a moment to be gone.
+_LOCK_TIMEOUT_S = 10.0
+
+
+@contextlib.contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Make the folder and hold its lock, so that no two runs mix their files; clear leftovers.
+
+    The lock goes with the process that holds it, however that ends.
+
+    Raises:
+        RuntimeError: if another run holds it.
+    """
+    from filelock import FileLock, Timeout  # torch depends on it
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=_LOCK_TIMEOUT_S):
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)
+            yield
+    except Timeout:
+        raise RuntimeError(
+            f"{folder}: another run is writing there: wait for it, end it, or train into another "
+            "folder"
+        ) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

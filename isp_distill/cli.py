@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from isp_distill import __version__
 from isp_distill.errors import BackendError, RawError
 
+if TYPE_CHECKING:
+    from isp_distill.teacher import Teacher
+
 
 def _train(a: argparse.Namespace) -> None:
+    from isp_distill.packed import PackedRaw
     from isp_distill.training import train
 
     result = train(
         "rawify",
         a.teacher,
-        a.data,
+        PackedRaw(a.data, use_stored_teacher=False) if a.live_teacher else a.data,
         out=a.out,
         steps=a.steps,
         batch_size=a.batch_size,
@@ -31,29 +37,40 @@ def _train(a: argparse.Namespace) -> None:
         trainable=a.trainable,
         exposure=a.exposure,
         crop=a.crop,
+        crop_area=None if a.crop_area is None else tuple(a.crop_area),
+        vertical_flip=a.vertical_flip,
         resume=not a.restart,
         profile=a.profile,
         device=a.device,
         workers=a.workers,
         seed=a.seed,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # of several processes, torchrun's first one speaks
     for name, report in (("before", result.before), ("after", result.after)):
         if report is not None:
             print(f"{name}: {report}")
     print(f"report, checkpoint and pictures: {result.out}")
 
 
-def _evaluate(a: argparse.Namespace) -> None:
+def _trained(teacher: Teacher, checkpoint: str | None) -> torch.nn.Module:
+    """The student that ``isp-distill train`` made; the untrained one without a checkpoint."""
     from isp_distill.checkpoint import load_checkpoint
+    from isp_distill.training_setup import student_module
+
+    student = student_module("rawify", teacher)
+    if checkpoint:
+        state = load_checkpoint(Path(checkpoint))
+        student.load_state_dict(state.get("average") or state["student"])
+    return student
+
+
+def _evaluate(a: argparse.Namespace) -> None:
     from isp_distill.evaluation import evaluate
     from isp_distill.teacher import as_teacher
-    from isp_distill.training import _student_module
 
     teacher = as_teacher(a.teacher)
-    student = _student_module("rawify", teacher)
-    if a.checkpoint:
-        state = load_checkpoint(Path(a.checkpoint))
-        student.load_state_dict(state.get("average") or state["student"])
+    student = _trained(teacher, a.checkpoint)
     print(
         evaluate(
             student,
@@ -66,6 +83,59 @@ def _evaluate(a: argparse.Namespace) -> None:
             device=a.device,
             workers=a.workers,
             seed=a.seed,
+        )
+    )
+
+
+def _pack(a: argparse.Namespace) -> None:
+    from isp_distill.pack import pack
+
+    report = pack(
+        a.folder,
+        a.out,
+        labels="folder" if a.labels else None,
+        binning=a.binning,
+        compression=a.compression,
+        workers=a.workers,
+        prune=a.prune,
+        teacher=a.teacher,
+        views=a.views,
+        crop=a.crop,
+        crop_area=None if a.crop_area is None else tuple(a.crop_area),
+        vertical_flip=a.vertical_flip,
+        top=a.top,
+        seed=a.seed,
+        batch_size=a.batch_size,
+        device=a.device,
+    )
+    print(report)
+
+
+def _verify(a: argparse.Namespace) -> None:
+    from isp_distill.verify import verify
+
+    report = verify(a.packed, drop=a.drop)
+    print(report)
+    if not report.sound:
+        raise SystemExit(1)
+
+
+def _export(a: argparse.Namespace) -> None:
+    from isp_distill.export import export
+    from isp_distill.isp import ISP
+    from isp_distill.raw import read_raw
+    from isp_distill.teacher import as_teacher
+
+    teacher = as_teacher(a.teacher)
+    raw = None if a.camera is None else read_raw(a.camera)
+    print(
+        export(
+            _trained(teacher, a.checkpoint),
+            a.out,
+            isp=None if raw is None else ISP.from_raw(raw),
+            crop=2 * teacher.size if a.crop is None else a.crop,
+            size=a.size,
+            batch=a.batch,
         )
     )
 
@@ -163,7 +233,7 @@ def parser() -> argparse.ArgumentParser:
         return one
 
     def shared(one: argparse.ArgumentParser) -> None:
-        one.add_argument("data", help="folder of RAW files, or of pictures")
+        one.add_argument("data", help="folder of RAW files, of pictures, or a packed one")
         one.add_argument("--teacher", required=True, help="name of a pretrained timm model")
         one.add_argument("--batch-size", type=int, default=16)
         one.add_argument(
@@ -184,6 +254,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--lr", type=float, default=3e-5)
     one.add_argument("--stem-lr", type=float, default=2e-2)
     one.add_argument("--trainable", choices=("all", "stem"), default="all")
+    one.add_argument(
+        "--crop-area", type=float, nargs=2, metavar=("LEAST", "LARGEST"),
+        help="random resized crops: share of the picture in a view, e.g. 0.25 1",
+    )  # fmt: skip
+    one.add_argument("--vertical-flip", action="store_true", help="upside down, half of the views")
+    one.add_argument(
+        "--live-teacher", action="store_true", help="packed data: do not use its stored logits"
+    )
     one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
     one.add_argument("--profile", action="store_true", help="print where the time of a step went")
 
@@ -191,6 +269,48 @@ def parser() -> argparse.ArgumentParser:
     shared(one)
     one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
     one.add_argument("--views", type=int, default=1, help="crops a file, 1 to 5")
+
+    one = command("pack", _pack, "decode a folder of RAW files once, for training without waiting")
+    one.add_argument("folder")
+    one.add_argument("out")
+    one.add_argument("--labels", action="store_true", help="the first folder is a file's class")
+    one.add_argument("--binning", type=int, default=1, help="average so many sites of one colour")
+    one.add_argument("--compression", choices=("none", "zstd"), default="none")
+    one.add_argument("--workers", type=int, help="decoding processes; default: one a core")
+    one.add_argument("--prune", action="store_true", help="drop what is no longer in FOLDER")
+    one.add_argument("--teacher", help="store the logits of this pretrained timm model as well")
+    one.add_argument("--views", type=int, default=8, help="stored views a file")
+    one.add_argument("--crop", type=int, help="their side; default: twice the teacher's")
+    one.add_argument(
+        "--crop-area", type=float, nargs=2, metavar=("LEAST", "LARGEST"),
+        help="random resized crops, as in train",
+    )  # fmt: skip
+    one.add_argument("--vertical-flip", action="store_true", help="as in train")
+    one.add_argument("--top", type=int, default=0, help="store so many classes a view; 0: all")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--batch-size", type=int, default=16)
+    one.add_argument("--device", help="default: cuda if there is one")
+
+    one = command("verify", _verify, "compare a packed folder with its checksums")
+    one.add_argument("packed")
+    one.add_argument("--drop", action="store_true", help="forget what is damaged: pack it again")
+
+    one = command("export", _export, "write a student as ONNX or as a torch.export program")
+    one.add_argument("out", help="ends in .onnx or .pt2")
+    one.add_argument("--teacher", required=True, help="name of a pretrained timm model")
+    one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
+    one.add_argument(
+        "--camera", metavar="RAW", help="build in this file's camera; without: it is an input"
+    )
+    one.add_argument(
+        "--crop", type=int, help="side of the mosaics it was trained with; default: twice the "
+        "teacher's"
+    )  # fmt: skip
+    one.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="of the mosaics that come in, if larger than the crop: the middle is binned and used",
+    )  # fmt: skip
+    one.add_argument("--batch", type=int, help="a fixed batch size; default: any")
 
     one = command("render", _render, "turn a RAW file into a PNG")
     one.add_argument("raw")

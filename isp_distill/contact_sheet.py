@@ -10,15 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from isp_distill.data import RawBatch, ViewLoader
+from isp_distill.dense import class_maps
 from isp_distill.exposure import ShortExposure
 from isp_distill.isp import ISP
 from isp_distill.ops import reference
+from isp_distill.overlay import as_image, class_name, draw_legend, overlay, palette
 from isp_distill.teacher import Teacher, logits_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _TILE, _TEXT, _GAP = 224, 78, 10
+#: Of dense logits: classes that are drawn in a colour, and the height of their list.
+_CLASSES = 6
+_LEGEND = 14 * (_CLASSES + 1) + 8
 
 
 @torch.no_grad()
@@ -36,7 +41,8 @@ def contact_sheet(
     """Draw the first view of up to ``samples`` files, spread over all of them, into a PNG.
 
     Every sample shows the mosaic as the sensor saw it (each site in its own colour, brightened by a
-    square root), the teacher's picture, and what each model makes of them.
+    square root), the teacher's picture, and what each model makes of them: the three best classes,
+    or, of dense logits, each model's map of classes over the picture.
 
     Returns:
         The path, or None where Pillow is not installed (the only thing that draws).
@@ -54,11 +60,18 @@ def contact_sheet(
             mosaic, isp = exposure.apply(mosaic, isp, seed=index)
         picture = teacher.picture(batch)
         target, predicted = teacher.logits(picture), logits_of(student(mosaic, isp))
+        images = [
+            _thumbnail(coloured_mosaic(RawBatch(mosaic, isp))[0]),
+            _thumbnail(picture[0]),
+        ]
+        both = (("student", predicted), ("teacher", target))
+        if target.dim() == 4:
+            tiles.append(_dense_tile(images, picture[0], both, teacher.classes))
+            continue
         tile = Image.new("RGB", (2 * _TILE, _TILE + _TEXT), "white")
-        tile.paste(_thumbnail(coloured_mosaic(RawBatch(mosaic, isp))[0]), (0, 0))
-        tile.paste(_thumbnail(picture[0]), (_TILE, 0))
         draw = ImageDraw.Draw(tile)
-        for column, (name, logits) in enumerate((("student", predicted), ("teacher", target))):
+        for column, (name, logits) in enumerate(both):
+            tile.paste(images[column], (column * _TILE, 0))
             lines = [name, *top_three(logits[0], teacher.classes)]
             draw.multiline_text((column * _TILE + 4, _TILE + 4), "\n".join(lines), fill="black")
         tiles.append(tile)
@@ -66,13 +79,38 @@ def contact_sheet(
     if not tiles:
         return None
     rows = -(-len(tiles) // columns)
-    width, height = 2 * _TILE + _GAP, _TILE + _TEXT + _GAP
+    width, height = tiles[0].width + _GAP, tiles[0].height + _GAP
     sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), "white")
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
         sheet.paste(tile, (_GAP + column * width, _GAP + row * height))
     sheet.save(path)
     return Path(path)
+
+
+def _dense_tile(
+    images: list[Image.Image],
+    picture: Tensor,
+    both: tuple[tuple[str, Tensor], tuple[str, Tensor]],
+    names: object,
+) -> Image.Image:
+    """Mosaic and picture, and below each the map of the model that saw it, with its classes."""
+    from PIL import Image, ImageDraw
+
+    height, width = picture.shape[1:]
+    maps = [class_maps(logits, (height, width)) for _, logits in both]
+    colours = palette([classes for classes, _ in maps], _CLASSES)
+    tile = Image.new("RGB", (2 * _TILE, 2 * _TILE + _LEGEND), "white")
+    draw = ImageDraw.Draw(tile)
+    agree = float((maps[0][0] == maps[1][0]).float().mean())
+    for column, (image, (name, _), found) in enumerate(zip(images, both, maps, strict=True)):
+        left, (classes, confidence) = column * _TILE, (x[0] for x in found)
+        tile.paste(image, (left, 0))
+        drawn = overlay(picture, classes, confidence, colours)
+        tile.paste(as_image(drawn, _TILE), (left, _TILE))
+        title = f"{name}: {agree:.0%} of the pixels agree" if column == 0 else name
+        draw_legend(draw, (left + 4, 2 * _TILE + 4), title, classes, colours, names)
+    return tile
 
 
 def coloured_mosaic(batch: RawBatch) -> Tensor:
@@ -98,10 +136,7 @@ def top_three(logits: Tensor, classes: object) -> list[str]:
     best = flat.softmax(0).mean(1).topk(min(3, len(flat)))
     lines = []
     for share, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        name = f"class {index}"
-        if isinstance(classes, (list, tuple)) and index < len(classes):
-            name = str(classes[index])[:28]
-        lines.append(f"{share:4.0%} {name}")
+        lines.append(f"{share:4.0%} {class_name(index, classes)}")
     return lines
 
 

@@ -33,10 +33,17 @@ from .raw import MAX_PIXELS, RawImage, read_raw
 _START_TIMEOUT_S = 120.0
 _MAX_HEADER_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
+# SIGKILL comes from outside, from the kernel when memory is short or from a person, and says little
+# about the file: so many workers are tried before it is blamed.
+_KILLED_TRIES = 4
 
 
 class _WorkerDiedError(Exception):
     """The worker ended, or was stopped, before it had replied in full."""
+
+
+class _KilledError(RuntimeError):
+    """A worker was killed from outside before it was ready."""
 
 
 class _Worker:
@@ -96,8 +103,10 @@ class _Worker:
                 self._receive()
         except _WorkerDiedError:
             words = os.pread(self._errors.fileno(), 1 << 16, 0).decode("utf-8", "replace").strip()
-            raise RuntimeError(
-                f"a decode worker could not start, {self.stop()}: {words or 'it said nothing'}"
+            ending = self.stop()
+            kind = _KilledError if self.killed else RuntimeError
+            raise kind(
+                f"a decode worker could not start, {ending}: {words or 'it said nothing'}"
             ) from None
 
     def ask(self, path: str, timeout_s: float) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -162,6 +171,11 @@ class _Worker:
     def expired(self) -> bool:
         """Whether it was stopped at a deadline."""
         return self._stopped_after is not None
+
+    @property
+    def killed(self) -> bool:
+        """Whether it ended by a SIGKILL that did not come from here; known once stopped."""
+        return self._stopped_after is None and self.process.returncode == -signal.SIGKILL
 
     @property
     def alive(self) -> bool:
@@ -269,9 +283,9 @@ class DecodePool:
     def read(self, path: str | os.PathLike[str]) -> RawImage:
         """Decode one file in a worker; blocks until it is done, and never longer than it may.
 
-        A worker that dies on a file may have been harmed by the file before (or killed by the
-        system for lack of memory), so unless it was fresh the file gets a second, fresh one before
-        it is called corrupt.
+        A worker that dies on a file may have been harmed by the file before, so unless it was fresh
+        the file gets a second, fresh one before it is called corrupt; and a few more where it was
+        killed from outside: by the system for lack of memory, or by a person.
 
         Args:
             path: the file.
@@ -291,6 +305,7 @@ class DecodePool:
         absolute = os.path.abspath(name)
         with self._slots:
             worker = self._take()
+            tries = 0
             while True:
                 fresh = worker.files == 0
                 try:
@@ -300,7 +315,9 @@ class DecodePool:
                     ending = self._discard(worker)
                     if self._closed:
                         raise RuntimeError("the decode pool was closed") from None
-                    if fresh or worker.expired:
+                    tries += 1
+                    spare = worker.killed and tries < _KILLED_TRIES
+                    if worker.expired or (fresh and not spare):
                         raise CorruptRawError(name, ending) from None
                     worker = self._start()
                 except BaseException:
@@ -324,6 +341,16 @@ class DecodePool:
             self._discard(worker)
 
     def _start(self) -> _Worker:
+        """A new worker that is ready; another one where it was killed while it started."""
+        for _ in range(_KILLED_TRIES - 1):
+            worker = None
+            with contextlib.suppress(_KilledError):
+                worker = self._start_one()
+            if worker is not None:
+                return worker
+        return self._start_one()
+
+    def _start_one(self) -> _Worker:
         worker = _Worker(self._decoder, self.memory_limit_bytes)
         with self._lock:
             self._all.add(worker)

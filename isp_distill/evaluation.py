@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from isp_distill.data import Source, View, ViewLoader, open_source
+from isp_distill.dense import full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
+from isp_distill.ops.distill_loss import distill_loss
+from isp_distill.processes import Processes
 from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
 
 
@@ -43,8 +46,9 @@ class Report:
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
+        dense = self.mean_iou is not None
         parts = [
-            f"top-1 agreement {self.agreement_top1:.3f}",
+            f"{'pixel' if dense else 'top-1'} agreement {self.agreement_top1:.3f}",
             f"top-5 {self.agreement_top5:.3f}",
             f"KL {self.kl:.3f}",
         ]
@@ -55,13 +59,6 @@ class Report:
         return f"{', '.join(parts)} over {self.samples} views"
 
 
-def match_size(student: Tensor, teacher: Tensor) -> Tensor:
-    """Dense student logits at the teacher's resolution (bilinear); others unchanged."""
-    if student.dim() == 4 and student.shape[2:] != teacher.shape[2:]:
-        return F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
-    return student
-
-
 class _Tally:
     def __init__(self) -> None:
         self.views = self.rows = self.labelled = 0
@@ -70,25 +67,29 @@ class _Tally:
 
     def add(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> None:
         classes = student.shape[1]
-        s = student.float().movedim(1, -1).reshape(-1, classes)
-        t = teacher.float().movedim(1, -1).reshape(-1, classes)
-        best_s, best_t = s.argmax(-1), t.argmax(-1)
-        self.views += len(student)
-        self.rows += len(s)
+        best_s, best_t = student.max(1).indices, teacher.max(1).indices
+        self.rows += best_s.numel()
         self.top1 += float((best_s == best_t).sum())
-        best5 = s.topk(min(5, classes), -1).indices
-        self.top5 += float((best5 == best_t[:, None]).any(-1).sum())
-        self.kl += float(
-            F.kl_div(s.log_softmax(-1), t.log_softmax(-1), reduction="sum", log_target=True)
-        )
+        # Among the five best is what fewer than five surpass: no class need be sorted.
+        surpass = (student > student.gather(1, best_t[:, None])).sum(1, dtype=torch.int32)
+        self.top5 += float((surpass < 5).sum())
+        self.kl += float(distill_loss(student, teacher, reduction="sum"))  # type: ignore[arg-type]
         if labels is not None and student.dim() == 2:
             known = labels >= 0
             self.labelled += int(known.sum())
             self.right += float((best_s == labels)[known].sum())
             self.teacher_right += float((best_t == labels)[known].sum())
         if student.dim() > 2:
-            pairs = torch.bincount(best_t * classes + best_s, minlength=classes * classes).cpu()
+            pairs = (best_t * classes + best_s).reshape(-1)
+            pairs = torch.bincount(pairs, minlength=classes * classes).cpu()
             self.overlap = pairs if self.overlap is None else self.overlap + pairs
+
+    def merge(self, other: _Tally) -> None:
+        """Count in what another process counted."""
+        for name in ("views", "rows", "labelled", "top1", "top5", "kl", "right", "teacher_right"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        if other.overlap is not None:
+            self.overlap = other.overlap + (0 if self.overlap is None else self.overlap)
 
     def report(self, skipped: dict[str, str]) -> Report:
         if self.views == 0:
@@ -120,11 +121,13 @@ def evaluate(
     crop: int | None = None,
     binning: int | None = None,
     batch_size: int = 16,
+    dense_size: int | Sequence[int] | None = None,
     exposure: ShortExposure | float | None = None,
     device: torch.device | str | None = None,
     workers: int = 2,
     seed: int = 0,
     progress: bool = True,
+    processes: Processes | None = None,
 ) -> Report:
     """Compare a student on the mosaics with its teacher on the rendered pictures.
 
@@ -137,11 +140,14 @@ def evaluate(
         crop: side of the mosaics, even; twice the teacher's size if None.
         binning: see :class:`isp_distill.data.View`.
         batch_size: views a batch.
+        dense_size: of dense logits, the resolution at which pixels are compared: one side or
+            (height, width); the teacher's own if None. Bilinear, band by band.
         exposure: the student sees a short exposure: a factor, or :class:`ShortExposure`.
         device: where to compute; the student's if None.
         workers: threads that read.
         seed: of the noise, and of the made-up cameras where the data are pictures.
         progress: show a progress bar.
+        processes: of a run of several: each takes a share of the data, all get the whole report.
 
     Returns:
         The :class:`Report`.
@@ -161,9 +167,10 @@ def evaluate(
     modes = [(m, m.training) for m in {module, chosen.model}]
     for m, _ in modes:
         m.to(where).eval()
-    total = -(-len(source) * views // batch_size)
+    group = processes or Processes(where)
+    total = -(-len(source) * views // (batch_size * group.count))
     try:
-        batches = loader.fixed(views)
+        batches = loader.fixed(views, rank=group.rank, count=group.count)
         for step, batch in enumerate(
             tqdm(batches, total=total, desc="evaluate", disable=not progress, leave=False)
         ):
@@ -171,17 +178,27 @@ def evaluate(
             target = chosen.logits(chosen.picture(batch))
             mosaic, isp = batch.mosaic, batch.isp
             if short is not None:
-                mosaic, isp = short.apply(mosaic, isp, seed=seed + step)
-            predicted = match_size(logits_of(pupil(mosaic, isp)), target)
+                drawn = seed + step * group.count + group.rank
+                mosaic, isp = short.apply(mosaic, isp, seed=drawn)
+            predicted = logits_of(pupil(mosaic, isp))
             if predicted.shape[1] != target.shape[1]:
                 raise ValueError(
                     f"the student predicts {predicted.shape[1]} classes, "
                     f"the teacher {target.shape[1]}"
                 )
-            tally.add(predicted, target, batch.labels)
+            tally.views += len(mosaic)
+            if target.dim() == predicted.dim() == 4:
+                for s, t in upsampled_bands([predicted, target], full_size(dense_size, target)):
+                    tally.add(s, t, None)
+            else:
+                tally.add(predicted, target, batch.labels)
     finally:
         for m, training in modes:
             m.train(training)
     if loader.skipped and progress:
         tqdm.write(loader.report())
-    return tally.report(loader.skipped)
+    whole, skipped = _Tally(), dict[str, str]()
+    for one, found in group.gather((tally, loader.skipped)):
+        whole.merge(one)
+        skipped.update(found)
+    return whole.report(skipped)

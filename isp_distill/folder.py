@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from torch.utils.data import Dataset
 
+from .decoded_cache import DecodedCache
 from .decoding import DecodePool
 from .errors import CorruptRawError, RawError
 from .raw import RawImage
@@ -48,6 +50,9 @@ class RawFolder(Dataset[RawImage]):
         timeout_s: seconds for one file.
         cache_bytes: keep up to this many bytes of decoded mosaics in memory, the least recently
             used dropped first; 0 keeps none.
+        cache: a folder to keep decoded mosaics in, 2 bytes a pixel: each file is decoded once,
+            and later views read only the rows that they show. Any number of processes and runs
+            may share it; a RAW file that changed is decoded anew.
         extensions: suffixes to look for, in any case.
 
     Attributes:
@@ -56,6 +61,8 @@ class RawFolder(Dataset[RawImage]):
         classes: the class names, sorted; empty unless ``labels="folder"``.
         on_error: "skip" or "raise".
         skipped: reason by path, of the files that could not be used.
+        decoded: files that were decoded so far, and the seconds that took: what :func:`pack`, or
+            a cache, saves in every epoch.
 
     Raises:
         FileNotFoundError: the folder is missing, or holds no file with these extensions.
@@ -72,6 +79,7 @@ class RawFolder(Dataset[RawImage]):
         workers: int = 2,
         timeout_s: float = 60.0,
         cache_bytes: int = 0,
+        cache: str | os.PathLike[str] | None = None,
         extensions: Sequence[str] = RAW_EXTENSIONS,
     ) -> None:
         if on_error not in ("skip", "raise"):
@@ -92,8 +100,15 @@ class RawFolder(Dataset[RawImage]):
         self._pool = DecodePool(workers, timeout_s)
         self._cache: OrderedDict[int, RawImage] = OrderedDict()
         self._cached_bytes = 0
+        self._kept = None if cache is None else DecodedCache(cache, upright)
+        self.decoded: tuple[int, float] = (0, 0.0)
         self._lock = threading.Lock()
         self._pid = os.getpid()
+
+    @property
+    def keeps_decoded(self) -> bool:
+        """Whether decoded files are kept, in memory or in a folder."""
+        return self.cache_bytes > 0 or self._kept is not None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -117,19 +132,30 @@ class RawFolder(Dataset[RawImage]):
                 self._cache.move_to_end(index)
                 return self._cache[index]
         try:
-            try:
-                raw = self._pool.read(path)
-            except OSError as error:
-                raise CorruptRawError(name, f"cannot be opened: {error.strerror}") from error
+            kept = None if self._kept is None else self._kept.get(path)
+            raw = self._decode(path) if kept is None else kept
         except RawError as error:
             if self.on_error == "skip":
                 with self._lock:
                     self.skipped[name] = error.reason
                     self._errors[name] = type(error)
             raise
+        self._remember(index, raw)
+        return raw
+
+    def _decode(self, path: Path) -> RawImage:
+        """Decode a file, turn it upright, and keep it in the cache's folder."""
+        began = time.perf_counter()
+        try:
+            raw = self._pool.read(path)
+        except OSError as error:
+            raise CorruptRawError(str(path), f"cannot be opened: {error.strerror}") from error
         if self.upright:
             raw = turn_upright(raw)
-        self._remember(index, raw)
+        with self._lock:
+            self.decoded = self.decoded[0] + 1, self.decoded[1] + time.perf_counter() - began
+        if self._kept is not None:
+            self._kept.put(path, raw)
         return raw
 
     def _remember(self, index: int, raw: RawImage) -> None:

@@ -160,7 +160,9 @@ class ISP:
         where = torch.device(device)
         balance = per_sample(self.white_balance, batch, (3,), "white_balance", where)
         exposure = per_sample(self.exposure, batch, (), "exposure", where)
-        return balance[:, [0, 1, 1, 2]] * exposure[:, None]
+        # Not by a list of places, which would be copied to the device first.
+        red, green, blue = balance.unbind(1)
+        return torch.stack([red, green, green, blue], 1) * exposure[:, None]
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-from isp_distill.ops.distill_loss import Result, distill_loss
+from isp_distill.dense import full_size
+from isp_distill.ops.distill_loss import Result, distill_loss, upsampled_distill_loss
 from isp_distill.ops.distill_options import checked_options
 
 
 class DistillLoss(nn.Module):
     """:func:`isp_distill.distill_loss` with its options kept; they are checked at once.
+
+    Dense logits of two resolutions, or with ``size``, go through
+    :func:`isp_distill.upsampled_distill_loss`: nothing of the full size is ever allocated.
 
     Args:
         objective: see :func:`isp_distill.distill_loss`, as for all else.
@@ -20,6 +26,8 @@ class DistillLoss(nn.Module):
         reduction: see there.
         return_agreement: see there.
         inplace_grad: see there.
+        size: of dense logits, the resolution at which the loss is taken: one side or (height,
+            width); the teacher's own if None.
 
     Raises:
         ValueError: for an unknown name, or a number out of range.
@@ -36,6 +44,7 @@ class DistillLoss(nn.Module):
         reduction: str = "mean",
         return_agreement: bool = False,
         inplace_grad: bool = False,
+        size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         checked_options(objective, temperature, alpha, ignore_index, label_smoothing, reduction)
@@ -47,6 +56,7 @@ class DistillLoss(nn.Module):
         self.reduction = reduction
         self.return_agreement = return_agreement
         self.inplace_grad = inplace_grad
+        self.size = size
 
     def forward(
         self,
@@ -57,6 +67,24 @@ class DistillLoss(nn.Module):
         weight: Tensor | None = None,
     ) -> Result:
         """The loss of logits ``[N, C, ...]``, labels and mask ``[N, ...]``, weight ``[N]``."""
+        if student.dim() == teacher.dim() == 4:
+            size = full_size(self.size, teacher)
+            if not size == student.shape[2:] == teacher.shape[2:]:
+                return upsampled_distill_loss(
+                    student,
+                    teacher,
+                    size,
+                    labels,
+                    objective=self.objective,
+                    temperature=self.temperature,
+                    alpha=self.alpha,
+                    mask=mask,
+                    weight=weight,
+                    ignore_index=self.ignore_index,
+                    label_smoothing=self.label_smoothing,
+                    reduction=self.reduction,
+                    return_agreement=self.return_agreement,
+                )
         return distill_loss(
             student,
             teacher,
@@ -73,9 +101,18 @@ class DistillLoss(nn.Module):
             inplace_grad=self.inplace_grad,
         )
 
+    def positions(self, teacher: Tensor) -> int:
+        """How many predictions the loss compares: samples, or pixels at its resolution."""
+        if teacher.dim() != 4:
+            return teacher.numel() // teacher.shape[1]
+        height, width = full_size(self.size, teacher)
+        return teacher.shape[0] * height * width
+
     def extra_repr(self) -> str:
         """The options that matter to a reader of a printed model."""
         text = f"objective={self.objective!r}, temperature={self.temperature}, alpha={self.alpha}"
         if self.alpha != 1:
             text += f", label_smoothing={self.label_smoothing}, ignore_index={self.ignore_index}"
+        if self.size is not None:
+            text += f", size={self.size}"
         return f"{text}, reduction={self.reduction!r}"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isp_distill.augmentation import ISPAugmentation
+from isp_distill.cfa import on_device
 from isp_distill.data import RawBatch
 from isp_distill.isp import ISP
 from isp_distill.ops import reference
@@ -97,13 +98,15 @@ class Teacher:
         changes = {"demosaic": self.demosaic, "tone": self.tone}
         isp = batch.isp.replace(**{k: v for k, v in changes.items() if v is not None})
         if augmentation is not None:
-            isp = augmentation.draw(isp, len(batch.mosaic), seed)
+            isp = augmentation.draw(isp, len(batch.mosaic), seed, batch.mosaic.device)
         return render(batch.mosaic, isp, size=(self.size, self.size), resize_in=self.resize_in)
 
     def logits(self, picture: Tensor) -> Tensor:
         """The teacher's logits for pictures in [0, 1]."""
-        mean = torch.as_tensor(self.mean, dtype=torch.float32, device=picture.device).reshape(-1)
-        std = torch.as_tensor(self.std, dtype=torch.float32, device=picture.device).reshape(-1)
+        mean, std = (
+            on_device(value, picture.device, torch.float32).reshape(-1)
+            for value in (self.mean, self.std)
+        )
         return logits_of(self.model((picture - mean[:, None, None]) / std[:, None, None]))
 
 

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
-import math
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.checkpoint import Metrics, load_checkpoint, save_checkpoint, write_atomically
+from isp_distill.checkpoint import Metrics, only_run, write_atomically
 from isp_distill.contact_sheet import contact_sheet
-from isp_distill.data import Source, View, ViewLoader, open_source
-from isp_distill.evaluation import Report, evaluate, match_size
+from isp_distill.data import (
+    PREFETCH_BYTES,
+    RawBatch,
+    Source,
+    View,
+    ViewLoader,
+    open_source,
+    skipped_report,
+)
+from isp_distill.device_input import on_device
+from isp_distill.evaluation import Report, evaluate
 from isp_distill.exposure import ShortExposure
 from isp_distill.isp import NoiseModel
 from isp_distill.losses import DistillLoss
+from isp_distill.processes import joined
+from isp_distill.sources import packing_note
 from isp_distill.stages import Stages
-from isp_distill.stem import RawStem, rawify
-from isp_distill.teacher import Teacher, as_student, as_teacher, logits_of
+from isp_distill.stored_teacher import StoredTeacher
+from isp_distill.teacher import Teacher, as_teacher
+from isp_distill.training_loop import Forward, LoopSettings, has_unused_parameters, run_steps
+from isp_distill.training_setup import Average, parameter_groups, set_training, student_module
+from isp_distill.training_state import DECIDES_THE_WEIGHTS, Run, recorded_options
 
 TRAINABLE = ("all", "stem")
 
@@ -66,9 +82,13 @@ def train(
     validation_views: int = 1,
     crop: int | None = None,
     binning: int | None = None,
+    crop_area: tuple[float, float] | None = None,
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    vertical_flip: bool = False,
     objective: str = "forward_kl",
     temperature: float = 2.0,
     alpha: float = 1.0,
+    dense_size: int | Sequence[int] | None = None,
     lr: float = 3e-5,
     stem_lr: float = 2e-2,
     weight_decay: float = 0.01,
@@ -87,7 +107,9 @@ def train(
     compile: bool = False,
     device: torch.device | str | None = None,
     workers: int = 2,
+    prefetch_bytes: int = PREFETCH_BYTES,
     checkpoint_every: int = 100,
+    metrics_every: int | None = None,
     resume: bool = True,
     tensorboard: bool = True,
     progress: bool = True,
@@ -98,6 +120,12 @@ def train(
 
     Each step renders the batch's mosaics for the teacher on the device, lets the student see the
     mosaics themselves, and moves the student's predictions towards the teacher's.
+
+    Under ``torchrun`` every process takes ``batch_size`` views of each step's ``N * batch_size``,
+    gradients and metrics are averaged, and rank 0 writes: the result is that of one process with
+    N times the batch, up to rounding (noise, dropout and augmentation are drawn per process). A
+    process that dies ends the others; with ``--max-restarts`` torchrun starts them anew and the
+    run goes on from its last checkpoint.
 
     Args:
         student: "rawify" (the teacher's own architecture and weights on a RawStem that knows each
@@ -115,10 +143,18 @@ def train(
         validation_views: crops a file there, 1 to 5.
         crop: side of the mosaics, even; twice the teacher's size if None.
         binning: sites of one colour averaged per side; None: as many as leave the crop.
+        crop_area: random resized crops, of whole CFA periods: least and largest share of the
+            mosaic's area in a view, e.g. (0.25, 1), resized to ``crop``; None: views of one size.
+        crop_ratio: with ``crop_area``: least and largest width over height.
+        vertical_flip: turn half of the views upside down too; left and right always change places
+            in half of them. The pattern follows, and teacher and student see the same view.
         objective: see :func:`isp_distill.distill_loss`; so ``temperature`` and ``alpha`` (below 1
             it mixes in the labels' cross entropy).
         temperature: see ``objective``.
         alpha: see ``objective``.
+        dense_size: of dense logits, the resolution at which they are compared, in the loss and in
+            the reports: one side or (height, width); the teacher's own if None. Both logits are
+            upsampled in the loss's kernel, see :func:`isp_distill.upsampled_distill_loss`.
         lr: learning rate of the weights, cosine to zero after the warm-up.
         stem_lr: of the stem's few camera numbers (gain, mix, gamma).
         weight_decay: AdamW's, on weights of two or more axes.
@@ -139,7 +175,10 @@ def train(
         compile: run the student through ``torch.compile``.
         device: "cuda" if there is one, else "cpu", if None.
         workers: threads that read.
+        prefetch_bytes: batches made ahead of the training, so many bytes of them.
         checkpoint_every: steps between checkpoints; there is always one at the end.
+        metrics_every: steps between readings of loss and agreement, since a GPU's queue runs dry
+            while they are read (every step is written all the same); None: 1 on the CPU, else 10.
         resume: go on from the checkpoint in ``out``; False starts anew.
         tensorboard: write TensorBoard's files where it is installed.
         progress: show a progress bar.
@@ -148,278 +187,184 @@ def train(
         seed: of everything random.
 
     Raises:
-        ValueError: for a setting out of range, or a checkpoint of a run with other settings.
+        ValueError: for a setting out of range, a checkpoint of a run with other settings, or
+            packed data whose stored logits are another teacher's or of other views.
         FileNotFoundError: for a folder without files that can be read.
         RuntimeError: if the loss is not finite, or no file can be used.
     """
-    if steps < 1 or accumulate < 1 or checkpoint_every < 1:
+    if min(steps, accumulate, checkpoint_every) < 1:
         raise ValueError("steps, accumulate and checkpoint_every must be at least 1")
+    if metrics_every is not None and metrics_every < 1:
+        raise ValueError(f"metrics_every must be at least 1, got {metrics_every}")
     if trainable not in TRAINABLE:
         raise ValueError(f"unknown trainable {trainable!r}: expected {' or '.join(TRAINABLE)}")
     if not 0 <= ema < 1:
         raise ValueError(f"ema must be in [0, 1), got {ema}")
-    options = {
-        k: v if isinstance(v, (int, float, str, type(None))) else repr(v)
-        for k, v in locals().items()
-        if k in _DECIDES_THE_WEIGHTS
-    }
-    torch.manual_seed(seed)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    chosen = as_teacher(teacher)
-    pupil = _student_module(student, chosen).to(where)
-    if channels_last:
-        pupil = pupil.to(memory_format=torch.channels_last)
-    chosen.model.to(where).eval().requires_grad_(False)
-    groups = _parameter_groups(pupil, trainable, lr, stem_lr, weight_decay)
-    optimizer = torch.optim.AdamW(groups)
-    average = _Average(pupil, ema) if ema else None
-    view = View(2 * chosen.size if crop is None else crop, binning)
-    source = open_source(data)
-    loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers, noise=noise)
-    checked = None if validation is None else open_source(validation)
-    short = ShortExposure.of(exposure)
-    loss_of = DistillLoss(objective, temperature=temperature, alpha=alpha, return_agreement=True)
+    given = {name: value for name, value in locals().items() if name in DECIDES_THE_WEIGHTS}
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def measure(model: nn.Module) -> Report | None:
-        if checked is None:
-            return None
-        return evaluate(
-            model,
-            chosen,
-            checked,
-            views=validation_views,
-            crop=view.crop,
-            binning=binning,
-            batch_size=batch_size,
-            exposure=short,
-            device=where,
-            workers=workers,
+    with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(joined(device))
+        options = recorded_options(given, processes.count)
+        where = processes.device
+        torch.manual_seed(seed)
+        chosen = as_teacher(teacher)
+        pupil = student_module(student, chosen).to(where)
+        if channels_last:
+            pupil = pupil.to(memory_format=torch.channels_last)
+        chosen.model.to(where).eval().requires_grad_(False)
+        groups = parameter_groups(pupil, trainable, lr, stem_lr, weight_decay)
+        optimizer = torch.optim.AdamW(groups)
+        average = Average(pupil, ema) if ema else None
+        view = View(
+            2 * chosen.size if crop is None else crop,
+            binning,
+            area=crop_area,
+            ratio=crop_ratio,
+            flip=vertical_flip,
+        )
+        source = open_source(data)
+        checked = None if validation is None else open_source(validation)
+        stored = StoredTeacher.matching(source, chosen, view, augmentation)
+        options["stored_teacher"] = None if stored is None else stored.name
+        loader = ViewLoader(
+            source,
+            view,
+            batch_size,
             seed=seed,
-            progress=progress,
+            workers=workers,
+            prefetch_bytes=prefetch_bytes,
+            noise=noise,
+            stored=stored,
+            pin=where.type == "cuda",
         )
+        short = ShortExposure.of(exposure)
+        loss = DistillLoss(
+            objective,
+            temperature=temperature,
+            alpha=alpha,
+            return_agreement=True,
+            size=dense_size,
+        )
+        if processes.first:
+            stack.enter_context(only_run(folder))
+        if processes.rank:
+            # Dropout differs between processes; what was built before is the same in all of them.
+            torch.manual_seed((seed << 16) + processes.rank)
 
-    saved = folder / "checkpoint.pt"
-    first, before = 0, None
-    if resume and saved.exists():
-        state = load_checkpoint(saved)
-        _check_options(saved, state["options"], options)
-        pupil.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
+        def measure(model: nn.Module) -> Report | None:
+            if checked is None:
+                return None
+            return evaluate(
+                model,
+                chosen,
+                checked,
+                views=validation_views,
+                crop=view.crop,
+                binning=binning,
+                batch_size=batch_size,
+                dense_size=dense_size,
+                exposure=short,
+                device=where,
+                workers=workers,
+                seed=seed,
+                progress=progress and processes.first,
+                processes=processes,
+            )
+
+        run = Run(pupil, optimizer, average, options, processes, folder / "checkpoint.pt")
+        if not (resume and run.load()):
+            with torch.random.fork_rng([where] if where.type == "cuda" else []):
+                run.before = measure(pupil)
+        first = run.step
+        stages = Stages(where, profile)
+        autocast = where.type == "cuda" if amp is None else amp
+        made = loader.training(
+            first * accumulate, steps * accumulate, processes.rank, processes.count
+        )
+        stack.callback(made.close)
+        batches = on_device(_noted(made, source, workers, progress and processes.first), where)
+        forward = Forward(
+            pupil,
+            chosen,
+            loss,
+            short=short,
+            augmentation=augmentation,
+            autocast=autocast,
+            stages=stages,
+        )
+        replica = pupil
+        if processes.count > 1 and first < steps:
+            one = next(batches)
+            batches = itertools.chain([one], batches)
+            unused = has_unused_parameters(pupil, forward, one, processes)
+            replica = processes.replicated(pupil, buffers=not freeze_batch_norm, unused=unused)
+        if compile:
+            pupil.compile()
+        set_training(pupil, dropout, freeze_batch_norm)
+        forward.student = replica
+        stages.seconds.clear()
+        metrics = None
+        if processes.first:
+            metrics = stack.enter_context(contextlib.closing(Metrics(folder, first, tensorboard)))
+        began = time.perf_counter()
+        run_steps(
+            batches,
+            forward,
+            replica,
+            pupil,
+            optimizer,
+            average,
+            LoopSettings(
+                steps=steps,
+                lr=lr,
+                stem_lr=stem_lr,
+                accumulate=accumulate,
+                warmup=warmup,
+                clip_norm=clip_norm,
+                checkpoint_every=checkpoint_every,
+                metrics_every=metrics_every or (10 if where.type == "cuda" else 1),
+                seed=seed,
+            ),
+            processes,
+            first=first,
+            metrics=metrics,
+            save=run.save,
+            progress=progress and processes.first,
+        )
+        seconds = time.perf_counter() - began
         if average is not None:
-            average.load(state["average"])
-        torch.set_rng_state(state["random"])
-        if where.type == "cuda":
-            torch.cuda.set_rng_state_all(state["random_cuda"])
-        first = state["step"]
-        before = None if state["before"] is None else Report(**state["before"])
-    else:
-        random = torch.get_rng_state()
-        before = measure(pupil)
-        torch.set_rng_state(random)
-
-    def save(step: int) -> None:
-        save_checkpoint(
-            saved,
-            {
-                "step": step,
-                "options": options,
-                "student": pupil.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": None if average is None else average.weights,
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state_all() if where.type == "cuda" else [],
-                "before": None if before is None else dataclasses.asdict(before),
-            },
+            average.write(pupil)
+        pupil.eval()
+        after = measure(pupil)
+        skipped: dict[str, str] = {}
+        for found in processes.gather({**loader.skipped, **getattr(source, "skipped", {})}):
+            skipped.update(found)
+        result = TrainResult(
+            pupil, run.before, after, steps, seconds, skipped, folder, stages.seconds
         )
-
-    stages = Stages(where, profile)
-    forward = torch.compile(pupil) if compile else pupil
-    autocast = where.type == "cuda" if amp is None else amp
-    pupil.train(dropout)
-    for module in pupil.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(not freeze_batch_norm)
-    metrics = Metrics(folder, first, tensorboard)
-    batches = loader.training(first * accumulate, steps * accumulate)
-    bar = tqdm(total=steps, initial=first, desc="train", disable=not progress)
-    began = time.perf_counter()
-    try:
-        for step in range(first, steps):
-            since = time.perf_counter()
-            factor = _schedule(step, steps, warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
-            total, agreed, seen, rows = torch.zeros((), device=where), 0, 0, 0
-            for micro in range(accumulate):
-                with stages("wait for input"):
-                    batch = next(batches)
-                    if where.type == "cuda":
-                        batch = batch.pin_memory()
-                    batch = batch.to(where)
-                mosaic, isp = batch.mosaic, batch.isp
-                drawn = (seed << 32) + step * accumulate + micro
-                if short is not None:
-                    with stages("short exposure"):
-                        mosaic, isp = short.apply(mosaic, isp, seed=drawn)
-                with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
-                    with torch.no_grad():
-                        with stages("teacher's picture"):
-                            picture = chosen.picture(batch, augmentation, drawn)
-                        with stages("teacher"):
-                            target = chosen.logits(picture)
-                    with stages("student"):
-                        predicted = match_size(logits_of(forward(mosaic, isp)), target)
-                    with stages("loss"):
-                        loss, agreement = loss_of(predicted, target, batch.labels)
-                with stages("backward"):
-                    (loss / accumulate).backward()
-                total += loss.detach() / accumulate
-                agreed += agreement
-                seen, rows = seen + len(mosaic), rows + target.numel() // target.shape[1]
-            if clip_norm:
-                nn.utils.clip_grad_norm_(
-                    [p for g in groups for p in g["params"]], clip_norm, error_if_nonfinite=False
-                )
-            value = float(total)
-            if not math.isfinite(value):
-                raise RuntimeError(
-                    f"the loss is {value} at step {step}: lower lr or stem_lr, or raise the "
-                    f"temperature; the last checkpoint in {folder} is sound"
-                )
-            with stages("optimiser"):
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if average is not None:
-                    average.update(pupil)
-            speed = seen / (time.perf_counter() - since)
-            share = float(agreed) / rows
-            numbers = {"loss": value, "agreement": share, "images_per_second": speed}
-            metrics.write(step + 1, {**numbers, "lr": lr * factor, "stem_lr": stem_lr * factor})
-            bar.set_postfix(loss=f"{value:.3f}", agree=f"{share:.2f}", img_s=f"{speed:.1f}")
-            bar.update()
-            if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
-                save(step + 1)
-    finally:
-        bar.close()
-        metrics.close()
-        batches.close()
-    if profile and steps > first:
-        tqdm.write(stages.table(steps - first))
-    seconds = time.perf_counter() - began
-    if average is not None:
-        average.write(pupil)
-    pupil.eval()
-    after = measure(pupil)
-    skipped = {**loader.skipped, **getattr(source, "skipped", {})}
-    if progress and skipped:
-        tqdm.write(loader.report())
-    shown = ViewLoader(source if checked is None else checked, view, 1, seed=seed, workers=1)
-    contact_sheet(folder / "contact_sheet.png", pupil, chosen, shown, where, exposure=short)
-    result = TrainResult(pupil, before, after, steps, seconds, skipped, folder, stages.seconds)
-    write_atomically(
-        folder / "report.json", json.dumps(_report(result, options), indent=1).encode()
-    )
+        if processes.first:
+            if profile and steps > first:
+                tqdm.write(stages.table(steps - first))
+            if progress and skipped:
+                tqdm.write(skipped_report(skipped))
+            shown = ViewLoader(
+                source if checked is None else checked, view, 1, seed=seed, workers=1
+            )
+            contact_sheet(folder / "contact_sheet.png", pupil, chosen, shown, where, exposure=short)
+            written = json.dumps(_report(result, options), indent=1).encode()
+            write_atomically(folder / "report.json", written)
     return result
 
 
-# Settings that a resumed run must share with the one that it goes on from.
-_DECIDES_THE_WEIGHTS = frozenset(
-    {
-        *("steps", "batch_size", "crop", "binning", "objective", "temperature", "alpha", "lr"),
-        *("stem_lr", "weight_decay", "warmup", "clip_norm", "ema", "accumulate", "trainable"),
-        *("freeze_batch_norm", "dropout", "exposure", "noise", "augmentation", "amp", "seed"),
-    }
-)
-
-
-def _check_options(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [f"{k} was {saved.get(k)!r}, is {v!r}" for k, v in now.items() if saved.get(k) != v]
-    if changed:
-        raise ValueError(
-            f"{path} belongs to a run with other settings ({'; '.join(changed)}): "
-            "train into another folder, or with resume=False"
-        )
-
-
-def _student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
-    if isinstance(student, str):
-        if student != "rawify":
-            raise ValueError(f'student {student!r}: the only name is "rawify"; or pass a module')
-        student = rawify(
-            teacher.model,
-            mean=teacher.mean,
-            std=teacher.std,
-            curve="gamma",
-            white_balance=True,
-            colour_matrix=True,
-        )
-    pupil = as_student(student)
-    if not isinstance(pupil, nn.Module):
-        raise TypeError(f"a student to train must be an nn.Module, not {type(student).__name__}")
-    return pupil
-
-
-def _parameter_groups(
-    student: nn.Module, trainable: str, lr: float, stem_lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    stems = [m for m in student.modules() if isinstance(m, RawStem)]
-    if trainable == "stem":
-        if not stems:
-            raise ValueError('trainable="stem" needs a student with a RawStem')
-        student.requires_grad_(False)
-        for stem in stems:
-            stem.weight.requires_grad_(True)
-            if stem.bias is not None:
-                stem.bias.requires_grad_(True)
-            if stem.learn_camera:
-                stem.gain.requires_grad_(True)
-                stem.mix.requires_grad_(True)
-                stem.gamma.requires_grad_(stem.curve == "gamma")
-    camera = [p for stem in stems for p in stem.camera_parameters()]
-    known = {id(p) for p in camera}
-    rest = [p for p in student.parameters() if p.requires_grad and id(p) not in known]
-    groups = [
-        {"params": camera, "lr": stem_lr, "weight_decay": 0.0},
-        {"params": [p for p in rest if p.dim() > 1], "lr": lr, "weight_decay": weight_decay},
-        {"params": [p for p in rest if p.dim() <= 1], "lr": lr, "weight_decay": 0.0},
-    ]
-    groups = [{**g, "peak_lr": g["lr"]} for g in groups if g["params"]]
-    if not groups:
-        raise ValueError("the student has no trainable parameter")
-    return groups
-
-
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    rising = max(1, round(steps * warmup))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-
-
-class _Average:
-    """An exponential moving average of a module's floating-point state."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        for name, value in module.state_dict().items():
-            kept = self.weights[name]
-            if kept.dtype.is_floating_point:
-                kept.lerp_(value, 1 - self.decay)
-            else:
-                kept.copy_(value)
-
-    def load(self, weights: dict[str, Tensor]) -> None:
-        for name, value in self.weights.items():
-            value.copy_(weights[name])
-
-    def write(self, module: nn.Module) -> None:
-        module.load_state_dict(self.weights)
+def _noted(
+    batches: Iterator[RawBatch], source: Source, workers: int, wanted: bool
+) -> Iterator[RawBatch]:
+    """The batches; what packing would save is said once, when it is known."""
+    for batch in batches:
+        if wanted and (note := packing_note(source, workers)) is not None:
+            tqdm.write(note)
+            wanted = False
+        yield batch
 
 
 def _report(result: TrainResult, options: dict[str, Any]) -> dict[str, Any]:

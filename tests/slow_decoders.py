@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from isp_distill.errors import UnsupportedRawError
-from isp_distill.raw import RawImage
+from isp_distill.raw import RawImage, read_raw
 
 
 def by_name(path):
@@ -29,6 +29,10 @@ def by_name(path):
         ctypes.string_at(0)
     if what == "abort":
         os.abort()
+    if what == "killed":
+        with open(Path(path).with_suffix(".txt"), "a") as file:
+            file.write("tried\n")
+        os.kill(os.getpid(), signal.SIGKILL)
     if what == "exit":
         os._exit(3)
     if what == "allocate":
@@ -52,6 +56,12 @@ def by_name(path):
         os.kill(os.getpid(), signal.SIGSEGV)
     sys.a_file_was_read = True
     return RawImage(np.full((4, 6), 7, np.uint16), "GBRG", (1.5, 2, 3, 4), 99.0, path=path)
+
+
+def slowly(path):
+    """Decode, but take long enough to be killed meanwhile."""
+    time.sleep(0.1)
+    return read_raw(path)
 
 
 def _reply_pipe():

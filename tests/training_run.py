@@ -1,13 +1,15 @@
-"""A tiny, complete training run; as a program, the thing that the resume test kills."""
+"""A tiny, complete training run; as a program, the thing that the resume tests kill."""
 
+import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from isp_distill import RawImage, Teacher, train
+from isp_distill import RawFolder, RawImage, Teacher, train, write_dng
 
 
 def raw_image(index, side=48):
@@ -44,7 +46,36 @@ def teacher(classes=7, dense=False):
     return Teacher(model, size=16)
 
 
-def run(out, steps=24, **settings):
+class SlowList(list):
+    """A dataset that takes its time, so that a run lasts long enough to be killed in its steps."""
+
+    pause = 0.0
+
+    def __getitem__(self, index):
+        time.sleep(self.pause)
+        return super().__getitem__(index)
+
+
+def files(folder, count=10):
+    """The images as DNG files, decoded in other processes, anew for every view."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for index in range(count):
+            raw = raw_image(index)
+            write_dng(
+                folder / f"{index:02}.dng",
+                raw.mosaic,
+                pattern=raw.pattern,
+                black=raw.black,
+                white=raw.white,
+                white_balance=raw.white_balance,
+                ccm=raw.ccm,
+                bits=14,
+            )
+    return RawFolder(folder)
+
+
+def run(out, steps=24, data=None, student="rawify", **settings):
     # Dropout on: the random state has to survive the kill as well.
     options = {
         "out": out,
@@ -59,10 +90,19 @@ def run(out, steps=24, **settings):
         "exposure": 0.5,
         "tensorboard": False,
     }
-    data = [raw_image(i) for i in range(10)]
-    return train("rawify", teacher(), data, **{**options, **settings})
+    data = [raw_image(i) for i in range(10)] if data is None else data
+    return train(student, teacher(), data, **{**options, **settings})
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), steps=int(sys.argv[2]))
+    rank = os.environ.get("RANK", "0")
+    if "RUN_PIDS" in os.environ:
+        Path(os.environ["RUN_PIDS"], f"rank-{rank}").write_text(str(os.getpid()))
+    out = Path(sys.argv[1])
+    if "--files" in sys.argv:
+        data = files(out.parent / "raw")
+    else:
+        data = SlowList(raw_image(i) for i in range(10))
+        data.pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    run(out, steps=int(sys.argv[2]), data=data)

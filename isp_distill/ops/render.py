@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend
-from isp_distill.cfa import check_levels
+from isp_distill.cfa import check_levels, on_device
 from isp_distill.isp import ISP
 from isp_distill.ops import reference, render_cpu, render_triton
 from isp_distill.ops.raw_conv import checked_mosaic
@@ -171,9 +171,7 @@ _choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-
 def _channels(
     value: float | Sequence[float] | Tensor | None, default: float, name: str, device: torch.device
 ) -> Tensor:
-    tensor = torch.as_tensor(
-        default if value is None else value, dtype=torch.float32, device=device
-    )
+    tensor = on_device(default if value is None else value, device, torch.float32)
     if tensor.numel() not in (1, 3):
         raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number or [3]")
     if name == "std" and tensor.device.type == "cpu" and not bool((tensor > 0).all()):

@@ -1,0 +1,253 @@
+"""What the removed ISP saves: mosaic to prediction, beside mosaic to picture to prediction.
+
+    python benchmarks/bench_export.py                   # the table
+    pytest benchmarks/bench_export.py --benchmark-only  # the same calls under pytest-benchmark
+
+One network (timm's efficientnet_lite0, random weights: time does not depend on them) in two forms,
+both run by onnxruntime on the CPU, one picture at a time. As the RAW student it takes the mosaic,
+exported by isp_distill with one camera built in. As the RGB model it takes a picture of 224 pixels,
+which an ISP makes of the same mosaic: black level, demosaicing, white balance, highlight clip,
+colour matrix, gamma, resize. Mean and standard deviation are in the graphs. The ISPs:
+
+- OpenCV 16-bit: demosaiced and resized in 16 bits, all else at 224 pixels; the fastest chain that a
+  careful user writes.
+- OpenCV float: demosaiced, then everything in float32 at the sensor's size, resized at the end.
+- LibRaw: rawpy's postprocess at full or at half size (bilinear, 8 bits), then OpenCV's resize. It
+  has no way to process a part, so it always makes the whole picture.
+- render: this library's fused ISP, the same steps and pixels as the teacher sees in training.
+
+Two sensors: one that bins to 448 x 448 itself, and 12 MP, of which both sides use the square in the
+middle: the student's graph bins it, the ISPs resize it. Decoding a file is in neither.
+All take turns, and the least time of each counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from floor import interleaved
+
+from isp_distill import ISP, export, rawify, render, write_dng
+
+SIZES = {"448 x 448": (448, 448), "12 MP": (3000, 4000)}
+CROP, PICTURE = 448, 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BLACK, WHITE, BALANCE = 512.0, 16383.0, (1.9, 1.0, 1.5)
+CCM = ((1.62, -0.48, -0.14), (-0.21, 1.49, -0.28), (0.02, -0.51, 1.49))
+CAMERA = ISP(black=BLACK, white=WHITE, white_balance=BALANCE, ccm=CCM)
+
+Way = Callable[[], object]
+Array = np.ndarray[Any, Any]
+
+
+class Normalised(nn.Module):
+    """An RGB model that takes pictures in [0, 1]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(STD)[:, None, None])
+
+    def forward(self, picture: torch.Tensor) -> Any:
+        """What the model makes of it."""
+        return self.model((picture - self.mean) / self.std)
+
+
+class Workload:
+    """One sensor's mosaic, the two graphs, and every way from one to the other."""
+
+    def __init__(self, sensor: str, folder: Path, threads: int) -> None:
+        import cv2
+        import onnxruntime
+        import timm
+
+        cv2.setNumThreads(threads)
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        height, width = SIZES[sensor]
+        scene = torch.rand(1, 1, 28, 28)
+        scene = nn.functional.interpolate(scene, (height, width), mode="bicubic")[0, 0].clamp(0, 1)
+        values = BLACK + scene * (WHITE - BLACK) * 0.8 + 50 * torch.rand(height, width)
+        self.mosaic: Array = values.numpy().astype(np.uint16)
+        side = min(height, width) // CROP * CROP
+        top, left = (height - side) // 4 * 2, (width - side) // 4 * 2
+        self.box = (top, left, side, side)
+        self.middle = self.mosaic[top : top + side, left : left + side]
+
+        model = timm.create_model("efficientnet_lite0").eval()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+
+        def session(path: Path) -> Any:
+            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+        student = rawify(model, mean=MEAN, std=STD, curve="gamma", colour_matrix=True)
+        raw = export(student, folder / "raw.onnx", isp=CAMERA, crop=CROP, size=(height, width))
+        self.raw_session = session(raw)
+        picture = torch.rand(1, 3, PICTURE, PICTURE)
+        with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+            torch.onnx.export(Normalised(model), (picture,), folder / "rgb.onnx", dynamo=True,
+                              input_names=["picture"], verbose=False)  # fmt: skip
+        self.rgb_session = session(folder / "rgb.onnx")
+        self.ready: Array = picture.numpy()
+        self.dng = write_dng(
+            folder / "sensor.dng", self.mosaic, black=BLACK, white=WHITE,
+            white_balance=BALANCE, ccm=CCM,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ predictions
+
+    def raw_model(self) -> object:
+        """Mosaic in, prediction out."""
+        return self.raw_session.run(None, {"mosaic": self.mosaic[None]})
+
+    def rgb_model(self, picture: Array | None = None) -> object:
+        """Picture in, prediction out."""
+        return self.rgb_session.run(None, {"picture": self.ready if picture is None else picture})
+
+    # ------------------------------------------------------------------ pictures
+
+    def opencv_16_bit(self) -> Array:
+        """16 bits until the picture is small."""
+        import cv2
+
+        rgb = cv2.cvtColor(self.middle, cv2.COLOR_BayerRG2BGR)  # OpenCV's name for RGGB to RGB
+        rgb = cv2.resize(rgb, (PICTURE, PICTURE), interpolation=cv2.INTER_AREA)
+        return _planes(_colours(rgb.astype(np.float32)))
+
+    def opencv_float(self) -> Array:
+        """Everything at the sensor's size in float32, then the resize."""
+        import cv2
+
+        rgb = cv2.cvtColor(self.middle, cv2.COLOR_BayerRG2BGR).astype(np.float32)
+        picture = cv2.resize(_colours(rgb), (PICTURE, PICTURE), interpolation=cv2.INTER_AREA)
+        return _planes(picture)
+
+    def render(self) -> Array:
+        """This library's ISP."""
+        mosaic = torch.from_numpy(self.mosaic)[None]
+        return render(mosaic, CAMERA, size=(PICTURE, PICTURE), crop=self.box).numpy()
+
+    def libraw(self, half: bool) -> Callable[[], Array]:
+        """LibRaw's whole picture of the decoded file, cut and resized."""
+        import cv2
+        import rawpy
+
+        raw = rawpy.imread(str(self.dng))
+        _ = raw.raw_image.sum()  # decoded now
+        top, left, side, _ = (edge // (1 + half) for edge in self.box)
+
+        def picture() -> Array:
+            rgb = raw.postprocess(
+                demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR, half_size=half,
+                use_camera_wb=True, no_auto_bright=True, user_flip=0, gamma=(2.4, 12.92),
+            )  # fmt: skip
+            rgb = rgb[top : top + side, left : left + side]
+            rgb = cv2.resize(rgb, (PICTURE, PICTURE), interpolation=cv2.INTER_AREA)
+            return _planes(rgb.astype(np.float32) / 255)
+
+        return picture
+
+    def isps(self) -> dict[str, Callable[[], Array]]:
+        """Every ISP, by name."""
+        return {
+            "OpenCV 16-bit": self.opencv_16_bit,
+            "OpenCV float": self.opencv_float,
+            "LibRaw half size": self.libraw(True),
+            "LibRaw": self.libraw(False),
+            "render (ours)": self.render,
+        }
+
+
+def _colours(rgb: Array) -> Array:
+    """Demosaiced sensor values to display values, ``[H, W, 3]`` float32."""
+    import cv2
+
+    gain = np.array(BALANCE) / (WHITE - BLACK)
+    scale = np.concatenate([np.diag(gain), -BLACK * gain[:, None]], 1)
+    balanced = np.clip(cv2.transform(rgb, scale), 0, 1)
+    return cv2.pow(np.clip(cv2.transform(balanced, np.array(CCM)), 0, 1), 1 / 2.2)
+
+
+def _planes(picture: Array) -> Array:
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))[None]
+
+
+def measure(sensor: str, folder: Path, threads: int, rounds: int) -> dict[str, float]:
+    """Seconds of both models alone, of each ISP, and of each ISP with the RGB model after it."""
+    work = Workload(sensor, folder, threads)
+    isps = work.isps()
+    ways: dict[str, Way] = {"RAW model": work.raw_model, "RGB model": work.rgb_model}
+    for name, isp in isps.items():
+        ways[f"ISP {name}"] = isp
+        ways[f"whole {name}"] = lambda isp=isp: work.rgb_model(isp())  # type: ignore[misc]
+    slow = {name: way for name, way in ways.items() if "LibRaw" in name}
+    fast = {name: way for name, way in ways.items() if "LibRaw" not in name}
+    return {**interleaved(fast, rounds), **interleaved(slow, max(2, rounds // 10))}
+
+
+def agreement(sensor: str, folder: Path) -> dict[str, float]:
+    """Mean distance of each ISP's picture from render's, to see that they do the same work."""
+    work = Workload(sensor, folder, 1)
+    ours = work.render()
+    return {name: float(np.abs(isp() - ours).mean()) for name, isp in work.isps().items()}
+
+
+@pytest.mark.parametrize("sensor", SIZES)
+@pytest.mark.parametrize("way", ["RAW model", "OpenCV 16-bit", "render (ours)"])
+def test_mosaic_to_prediction(benchmark: Any, tmp_path: Path, sensor: str, way: str) -> None:
+    benchmark.group = f"mosaic to prediction, {sensor}"
+    work = Workload(sensor, tmp_path, os.cpu_count() or 1)
+    isp = work.isps().get(way)
+    run: Way = work.raw_model if isp is None else lambda: work.rgb_model(isp())
+    benchmark.pedantic(run, rounds=10, warmup_rounds=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sensors", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    import onnxruntime
+
+    print(f"{arguments.threads} threads, onnxruntime {onnxruntime.__version__}\n")
+    print("| mosaic | ISP | ISP ms | RGB model ms | ISP and RGB model ms | RAW model ms | ratio |")
+    print("|---|---|--:|--:|--:|--:|--:|")
+    for sensor in arguments.sensors:
+        with tempfile.TemporaryDirectory() as folder:
+            far = agreement(sensor, Path(folder))
+            ms = {
+                name: 1e3 * seconds
+                for name, seconds in measure(
+                    sensor, Path(folder), arguments.threads, arguments.rounds
+                ).items()
+            }
+        for name in far:
+            whole = ms[f"whole {name}"]
+            print(
+                f"| {sensor} | {name} | {ms[f'ISP {name}']:.2f} | {ms['RGB model']:.2f} "
+                f"| {whole:.2f} | {ms['RAW model']:.2f} | {whole / ms['RAW model']:.1f} |",
+                flush=True,
+            )
+        print(f"mean distance of the pictures from render's: {far}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Binning: what a sensor does that averages neighbours of one colour."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+_BAND_ROWS = 64
+
+
+def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any]:
+    """Average ``factor`` x ``factor`` sites of one colour into one: ``[H, W]`` uint16 to smaller.
+
+    What a sensor's binning mode does; the pattern stays. Periods that do not fill a block are cut.
+    """
+    if factor == 1:
+        return mosaic
+    rows, columns = mosaic.shape[0] // (2 * factor), mosaic.shape[1] // (2 * factor)
+    binned: np.ndarray[Any, Any] = np.empty((2 * rows, 2 * columns), np.uint16)
+    # Bands that fit the cache. Rows are added first, as whole vectors: ten times as fast as a mean
+    # over both axes. Sums are exact, so the order makes no difference.
+    step = max(1, _BAND_ROWS // (2 * factor))
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        band = mosaic[2 * factor * first : 2 * factor * last, : 2 * factor * columns]
+        band = band.reshape(last - first, factor, 2, 2 * factor * columns)
+        tall = band.sum(axis=1, dtype=np.uint32).reshape(2 * (last - first), columns, factor, 2)
+        total = tall[:, :, 0].copy()
+        for number in range(1, factor):
+            total += tall[:, :, number]
+        mean = total.astype(np.float32) / np.float32(factor * factor)
+        binned[2 * first : 2 * last] = np.rint(mean).reshape(-1, 2 * columns)
+    return binned

@@ -1,0 +1,91 @@
+"""Decoded mosaics kept in a folder, so that a RAW file is decoded once and not in every epoch.
+
+One file for each RAW file, mapped into memory when it is read: a view costs the rows that it shows.
+For a whole data set, :func:`isp_distill.pack` is the better way: fewer files, with checksums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+
+from .errors import CorruptRawError
+from .raw import RawImage
+
+
+class DecodedCache:
+    """A folder of decoded mosaics; safe for several threads and processes at once.
+
+    What a RAW file's size or time of change no longer matches is not used. A file appears whole or
+    not at all; a damaged one counts as missing. Nothing is ever deleted but by the user.
+
+    Args:
+        folder: where; made if missing.
+        upright: whether what is kept was turned upright.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], upright: bool) -> None:
+        self.folder, self.upright = Path(folder), upright
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._full = False
+
+    def _place(self, path: Path) -> tuple[str, dict[str, object]]:
+        from . import shards
+
+        try:
+            stamp = shards.stamp_of(path)
+        except OSError as error:
+            raise CorruptRawError(str(path), f"cannot be opened: {error.strerror}") from error
+        name = f"{os.path.abspath(path)}\n{self.upright}"
+        digest = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
+        return f"{digest}.safetensors", dict(stamp)
+
+    def get(self, path: Path) -> RawImage | None:
+        """The decoded file, its mosaic a view of the cached one; None where it is not there.
+
+        Raises:
+            CorruptRawError: the RAW file itself is missing.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        from . import shards
+        from .packed import image_fields
+
+        name, stamp = self._place(path)
+        kept = self.folder / name
+        try:
+            with safe_open(str(kept), framework="np") as file:
+                about = json.loads((file.metadata() or {})["isp_distill"])
+            if about["stamp"] != stamp:
+                return None
+            mosaic = shards.Shard(kept, kept.stat().st_size).array("mosaic")
+            return RawImage(mosaic=mosaic, path=str(path), **image_fields(about["fields"]))
+        except (OSError, SafetensorError, shards.DamagedShardError):
+            return None
+        except (ValueError, TypeError, KeyError):  # what it says about itself is not what was put
+            return None
+
+    def put(self, path: Path, raw: RawImage) -> None:
+        """Keep a decoded file. Where there is no room, warn once and keep no more."""
+        from . import shards
+
+        if self._full:
+            return
+        name, stamp = self._place(path)
+        fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
+        del fields["mosaic"], fields["path"]
+        about = {"stamp": stamp, "fields": fields}
+        try:
+            shards.write_shard(self.folder, name, {"mosaic": raw.mosaic}, about)
+        except OSError as error:
+            self._full = True
+            warnings.warn(
+                f"{self.folder}: no more decoded files are kept there: {error}", stacklevel=2
+            )

@@ -1,0 +1,149 @@
+"""The processes of one training run: this one alone, or those that ``torchrun`` started.
+
+``torchrun --nproc-per-node N -m isp_distill train ...`` starts N processes that each run the same
+program. Every one takes its share of each batch; torch's DistributedDataParallel averages their
+gradients. Numbers that are written are reduced over all of them and written by rank 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import distributed_c10d
+from torch.nn.parallel import DistributedDataParallel
+
+# Gloo has been seen to wait for ever for a connection that its peer was late to take, with both
+# alive: then the processes end after this long, and torchrun starts them anew.
+_MEETING = timedelta(minutes=2)
+# How long a process waits for the others once they have met: one may be writing a checkpoint.
+_COLLECTIVE = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who takes part in the run.
+
+    Attributes:
+        device: where this process computes.
+        rank: this process's number, 0 .. count - 1; rank 0 writes the files.
+        count: how many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def replicated(self, module: nn.Module, *, buffers: bool, unused: bool) -> nn.Module:
+        """The module with gradients averaged over all processes.
+
+        Args:
+            module: with the same weights in all of them.
+            buffers: take over rank 0's buffers before each forward pass.
+            unused: some parameters take no part in the loss; DistributedDataParallel would wait
+                for their gradients, and looks for them if it is told.
+        """
+        if self.count == 1:
+            return module
+        # Inputs are on the device already, so no device_ids: nothing is scattered.
+        return DistributedDataParallel(
+            module,
+            broadcast_buffers=buffers,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=unused,
+        )
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank, in every process."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, in every process; tensors arrive on the CPU.
+
+        Plain data only (tensors, numbers, strings, containers): it travels as a checkpoint does.
+        """
+        if self.count == 1:
+            return value
+        content = None
+        if self.first:
+            buffer = io.BytesIO()
+            torch.save(value, buffer)
+            content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+        # NCCL sends device memory only.
+        where = self.device if dist.get_backend() == "nccl" else torch.device("cpu")
+        size = torch.tensor([0 if content is None else content.numel()], device=where)
+        dist.broadcast(size, 0)
+        if content is None:
+            content = torch.empty(int(size), dtype=torch.uint8)
+        content = content.to(where)
+        dist.broadcast(content, 0)
+        if self.first:
+            return value
+        received = io.BytesIO(content.cpu().numpy().tobytes())
+        return torch.load(received, map_location="cpu", weights_only=True)
+
+
+@contextlib.contextmanager
+def joined(device: torch.device | str | None) -> Iterator[Processes]:
+    """Join the other processes of the run; leave them at the end.
+
+    A process group that the caller has initialised is used, and left as it is. Otherwise one is
+    made where ``torchrun`` has set RANK and WORLD_SIZE: gloo on the CPU; on GPUs NCCL, one GPU a
+    process.
+
+    Args:
+        device: "cuda" if there is one, else "cpu", if None. Without an index, each of several
+            processes takes the GPU of its local rank.
+
+    Raises:
+        RuntimeError: if there are more processes on this machine than GPUs.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+    ours = not (dist.is_available() and dist.is_initialized())
+    if ours and not launched:
+        yield Processes(where)
+        return
+    if str(where) == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise RuntimeError(
+                f"process {local} of this machine finds only {torch.cuda.device_count()} GPUs: "
+                "start torchrun with --nproc-per-node at most that, or pass --device cpu"
+            )
+        where = torch.device("cuda", local)
+        torch.cuda.set_device(where)
+    if ours:
+        backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_MEETING)
+        # Older versions of torch have it by another name.
+        set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
+        set_timeout(_COLLECTIVE)
+    try:
+        yield Processes(where, dist.get_rank(), dist.get_world_size())
+    finally:
+        if ours:
+            dist.destroy_process_group()

@@ -1,0 +1,124 @@
+"""What views are cut from: folders of RAW files, folders of pictures, datasets of either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from isp_distill.errors import RawError
+from isp_distill.folder import RAW_EXTENSIONS, RawFolder
+from isp_distill.packed import PackedRaw, is_packed
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+class Source(Protocol):
+    """What a view can be cut from: a sequence of RAW images or of RGB pictures."""
+
+    def __len__(self) -> int:
+        """The number of files."""
+        ...
+
+    def __getitem__(self, index: int) -> Any:
+        """A RawImage, a uint8 RGB array ``[H, W, 3]``, or either of these with an int label."""
+        ...
+
+
+class ImageFolder:
+    """A folder of ordinary pictures; ``folder[i]`` is uint8 RGB ``[H, W, 3]``, upright.
+
+    Args:
+        root: searched recursively for JPEG, PNG, WebP, BMP and TIFF.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or holds no picture.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.paths = _files(self.root, IMAGE_EXTENSIONS)
+        if not self.paths:
+            raise FileNotFoundError(
+                f"{self.root}: no pictures in it (looked for {', '.join(IMAGE_EXTENSIONS)})"
+            )
+        self.skipped: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray[Any, Any]:
+        try:
+            from PIL import Image, ImageOps
+        except ImportError as error:
+            raise ImportError(
+                "reading pictures needs Pillow: pip install isp-distill[images]"
+            ) from error
+        path = self.paths[index]
+        if str(path) in self.skipped:
+            raise RawError(path, self.skipped[str(path)])
+        try:
+            with Image.open(path) as image:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            self.skipped[str(path)] = f"cannot be read as a picture: {error}"
+            raise RawError(path, self.skipped[str(path)]) from error
+
+    def report(self) -> str:
+        """The pictures that were skipped, with reasons; empty if none."""
+        lines = [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
+        return "\n".join([f"{len(lines)} pictures were skipped:", *lines]) if lines else ""
+
+
+def _files(root: Path, extensions: Sequence[str]) -> list[Path]:
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: there is no such folder")
+    return sorted(p for p in root.rglob("*") if p.suffix.lower() in extensions and p.is_file())
+
+
+# So many decoded files show what decoding costs.
+_MEASURED = 16
+
+
+def packing_note(source: Source, workers: int) -> str | None:
+    """What packing a folder of RAW files would save, once enough of them were decoded.
+
+    Args:
+        source: any; only a RawFolder that keeps nothing decoded has something to save.
+        workers: files decoded at a time.
+    """
+    if not isinstance(source, RawFolder) or source.keeps_decoded:
+        return None
+    files, seconds = source.decoded
+    if files < _MEASURED:
+        return None
+    each = seconds / files
+    return (
+        f"decoding takes {1e3 * each:.0f} ms a RAW file ({files} measured), so {len(source)} files "
+        f"cost {each * len(source) / workers:.1f} s of every epoch with {workers} workers; packed "
+        f"they cost it once: isp-distill pack {source.root} OUT, then train on OUT (or keep them "
+        "with RawFolder(..., cache=FOLDER))"
+    )
+
+
+def open_source(data: str | Path | Source) -> Source:
+    """A packed folder, one of RAW files, one of ordinary pictures, or a dataset as it is.
+
+    Raises:
+        FileNotFoundError: for a folder without either.
+        TypeError: for something that is neither a path nor a dataset.
+    """
+    if isinstance(data, (str, Path)):
+        root = Path(data)
+        if is_packed(root):
+            return cast(Source, PackedRaw(root))
+        if root.is_dir() and not _files(root, RAW_EXTENSIONS) and _files(root, IMAGE_EXTENSIONS):
+            return ImageFolder(root)
+        return cast(Source, RawFolder(root))
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        if len(data) == 0:
+            raise ValueError("the dataset is empty")
+        return data
+    raise TypeError(f"data must be a folder or a dataset with a length, not {type(data).__name__}")
