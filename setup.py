@@ -1,7 +1,7 @@
 """Builds ``isp_distill/_C.abi3.so``, the CPU kernels: one library for every torch from 2.10 on.
 
-Where nvcc is found it builds ``isp_distill/_cuda.abi3.so`` as well, from ``csrc/cuda``: a library of
-its own, since one that needs libtorch_cuda cannot be loaded where torch has none.
+Where nvcc is found it builds ``isp_distill/_cuda.abi3.so`` as well, from ``csrc/cuda``: a library
+of its own, since one that needs libtorch_cuda cannot be loaded where torch has none.
 
 It is compiled against torch's headers only (the LibTorch stable ABI and Python's limited API);
 torch is never imported here. Where there is no compiler, no headers, or a compilation fails, the
@@ -21,9 +21,9 @@ How a source file is compiled follows from its name:
 Environment: ``ISP_DISTILL_TORCH`` names the torch package whose headers are used, ``CXX`` the
 compiler, ``ISP_DISTILL_BUILD_EXTENSION=0`` skips both libraries.
 
-The CUDA library: ``CUDA_HOME`` names the toolkit (else the nvcc on PATH), ``ISP_DISTILL_BUILD_CUDA=0``
-skips it, ``ISP_DISTILL_CUDA_ARCHITECTURES`` chooses what it is compiled for (default
-"80;86;89;90;100", the last one as PTX too; each costs time). Any torch will do to compile it, one
+The CUDA library: ``CUDA_HOME`` names the toolkit (else the nvcc on PATH),
+``ISP_DISTILL_BUILD_CUDA=0`` skips it, ``ISP_DISTILL_CUDA_ARCHITECTURES`` chooses what it is
+compiled for (default "80;86;89;90;100", the last one as PTX too): each costs time. Any torch will do, one
 without CUDA too: it takes torch's headers for C, and the name of its library.
 """
 
@@ -130,7 +130,9 @@ def give_up(reason, device="CPU"):
     """Say in one line that the installation has no compiled kernels, or fail where it must."""
     if REQUIRED:
         raise SystemExit(f"isp-distill: ISP_DISTILL_REQUIRE_EXTENSION=1, but {reason}")
-    print(f"isp-distill: installing without the compiled {device} kernels: {reason}", file=sys.stderr)
+    print(
+        f"isp-distill: installing without the compiled {device} kernels: {reason}", file=sys.stderr
+    )
 
 
 class BuildKernels(build_ext):

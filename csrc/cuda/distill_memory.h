@@ -79,13 +79,12 @@ ISP_DEVICE uint32_t exchanged(uint32_t word, int bits) {
 }
 #else
 inline uint32_t exchanged(uint32_t word, int bits) {
-  auto& lanes = host::block.exchange[host::block.now / 32];
-  const unsigned lane = host::block.now % 32;
+  const unsigned now = host::block.now, lane = now % 32;
+  // Two places in turn, as for the matrix instructions of host_twins.h.
+  auto& lanes = host::block.exchange[host::block.fibres[now].products++ % 2][now / 32];
   lanes[lane][0] = word;
   __syncwarp();
-  const uint32_t other = lanes[lane ^ bits][0];
-  __syncwarp();
-  return other;
+  return lanes[lane ^ static_cast<unsigned>(bits)][0];
 }
 #endif
 

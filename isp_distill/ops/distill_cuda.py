@@ -95,10 +95,7 @@ def four_axes(
     try:
         flat = [x.view(shape) for x in tensors]
     except RuntimeError:
-        if student.dim() == 4:
-            flat = tensors
-        else:
-            flat = [x.reshape(shape) for x in tensors]
+        flat = tensors if student.dim() == 4 else [x.reshape(shape) for x in tensors]
     if gradient is None:
         return flat[0], flat[1], None
     together = flat[0].stride(1) == flat[1].stride(1) == 1
