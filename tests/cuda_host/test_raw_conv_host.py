@@ -1,6 +1,6 @@
 """raw_conv's CUDA kernels, run on the CPU under sanitisers, against the specification.
 
-tests/test_cuda_host.py builds the module and runs this file in a process with the sanitisers loaded.
+tests/test_cuda_host.py builds the module and runs this file in a process with the sanitisers.
 """
 
 from __future__ import annotations
