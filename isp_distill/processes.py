@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,11 +20,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import distributed_c10d
 from torch.nn.parallel import DistributedDataParallel
 
-# Gloo has been seen to wait for ever for a connection that its peer was late to take, with both
-# alive: then the processes end after this long, and torchrun starts them anew.
+# How long processes that start look for one another.
 _MEETING = timedelta(minutes=2)
 # How long a process waits for the others once they have met: one may be writing a checkpoint.
 _COLLECTIVE = timedelta(minutes=30)
@@ -106,6 +106,44 @@ class Processes:
         return torch.load(received, map_location="cpu", weights_only=True)
 
 
+def _agree(store: Any, rank: int, count: int) -> str:
+    """A name for this start of the processes, the same in all of them and never used before.
+
+    torchrun keeps one store over its restarts. Without a name of its own, a start finds there the
+    addresses that the processes before it left, dials them, and fails or waits for ever. Each
+    process asks under a new random key; what rank 0 answers there cannot be old.
+
+    Raises:
+        RuntimeError: if they do not find one another in time.
+    """
+    deadline = time.monotonic() + _MEETING.total_seconds()
+    mine = secrets.token_hex(16)
+    missing = set(range(1, count)) if rank == 0 else {0}
+    if rank:
+        store.set(f"isp_distill/ask/{rank}", mine)
+    while missing:
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"process {rank} of {count} waited {_MEETING.total_seconds():.0f} s in vain for "
+                f"{'process 0' if rank else f'processes {sorted(missing)}'}"
+            )
+        for other in sorted(missing):
+            if rank:
+                if store.check([f"isp_distill/answer/{mine}"]):
+                    mine = store.get(f"isp_distill/answer/{mine}").decode()
+                    store.set(f"isp_distill/joined/{mine}/{rank}", "")
+                    missing.discard(other)
+            elif store.check([f"isp_distill/joined/{mine}/{other}"]):
+                missing.discard(other)
+            elif store.check([f"isp_distill/ask/{other}"]):
+                # Perhaps of a process that is gone; then nobody reads the answer, and the next
+                # look finds the one that took its place.
+                asked = store.get(f"isp_distill/ask/{other}").decode()
+                store.set(f"isp_distill/answer/{asked}", mine)
+        time.sleep(0.01)
+    return f"isp_distill/{mine}"
+
+
 @contextlib.contextmanager
 def joined(device: torch.device | str | None) -> Iterator[Processes]:
     """Join the other processes of the run; leave them at the end.
@@ -137,8 +175,14 @@ def joined(device: torch.device | str | None) -> Iterator[Processes]:
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     if ours:
+        # Not at the top: torch may be built without them.
+        from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]
+        from torch.distributed.rendezvous import rendezvous
+
         backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_MEETING)
+        store, rank, count = next(rendezvous("env://", timeout=_MEETING))
+        fresh = PrefixStore(_agree(store, rank, count), store)
+        dist.init_process_group(backend, store=fresh, rank=rank, world_size=count, timeout=_MEETING)
         # Older versions of torch have it by another name.
         set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
         set_timeout(_COLLECTIVE)

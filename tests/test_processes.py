@@ -4,6 +4,8 @@ import functools
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import kills
 import pytest
@@ -12,6 +14,7 @@ from torch import nn
 from training_run import raw_image, run, teacher
 
 import isp_distill
+from isp_distill import processes
 from isp_distill.checkpoint import only_run
 from isp_distill.data import View, ViewLoader
 
@@ -113,3 +116,22 @@ def test_two_runs_do_not_mix_their_files(tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match="another run is writing there"):
             run(tmp_path, steps=2)
     run(tmp_path, steps=2)
+
+
+def test_processes_agree_on_a_name_in_spite_of_what_others_left():
+    """Two starts over one store, as torchrun's restarts are: the first one's keys are there."""
+    names = []
+    store = torch.distributed.HashStore()
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda rank: processes._agree(store, rank, 3), range(3)))
+        assert len(set(found)) == 1
+        names += found
+    assert len(set(names)) == 2
+
+
+def test_a_process_that_nobody_joins_says_so(monkeypatch):
+    monkeypatch.setattr(processes, "_MEETING", timedelta(seconds=0.05))
+    for rank, others in ((0, "processes \\[1\\]"), (1, "process 0")):
+        with pytest.raises(RuntimeError, match=f"in vain for {others}"):
+            processes._agree(torch.distributed.HashStore(), rank, 2)
