@@ -1,5 +1,8 @@
 """Builds ``isp_distill/_C.abi3.so``, the CPU kernels: one library for every torch from 2.10 on.
 
+Where nvcc is found it builds ``isp_distill/_cuda.abi3.so`` as well, from ``csrc/cuda``: a library
+of its own, since one that needs libtorch_cuda cannot be loaded where torch has none.
+
 It is compiled against torch's headers only (the LibTorch stable ABI and Python's limited API);
 torch is never imported here. Where there is no compiler, no headers, or a compilation fails, the
 installation goes on in pure Python and says so in one line, unless
@@ -16,7 +19,12 @@ How a source file is compiled follows from its name:
 * every other ``csrc/cpu/*.cpp`` once, for the baseline of the architecture.
 
 Environment: ``ISP_DISTILL_TORCH`` names the torch package whose headers are used, ``CXX`` the
-compiler, ``ISP_DISTILL_BUILD_EXTENSION=0`` skips the extension.
+compiler, ``ISP_DISTILL_BUILD_EXTENSION=0`` skips both libraries.
+
+The CUDA library: ``CUDA_HOME`` names the toolkit (else the nvcc on PATH),
+``ISP_DISTILL_BUILD_CUDA=0`` skips it, ``ISP_DISTILL_CUDA_ARCHITECTURES`` chooses what it is
+compiled for (default "80;86;89;90;100", the last one as PTX too): each costs time. Any torch will
+do, one without CUDA too: it takes torch's headers for C, and the name of its library.
 """
 
 import os
@@ -49,6 +57,13 @@ FLAGS = [
 if not FREE_THREADED:
     FLAGS.append("-DPy_LIMITED_API=0x030a0000")
 
+CUDA_FLAGS = [
+    *("-std=c++20", "-O3", "-Werror", "all-warnings", "--threads", "0"),
+    *("-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"),
+    *("-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA"),
+]
+ARCHITECTURES = os.environ.get("ISP_DISTILL_CUDA_ARCHITECTURES") or "80;86;89;90;100"
+
 INSTRUCTION_SETS = {"generic": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
@@ -65,6 +80,25 @@ def compiler():
         if command and shutil.which(command[0]):
             return command
     return None
+
+
+def cuda_toolkit():
+    """The directory of a CUDA toolkit with nvcc, or None."""
+    found = os.environ.get("CUDA_HOME") or shutil.which("nvcc")
+    if not found:
+        return None
+    path = Path(found)
+    for home in (path, path.resolve().parent.parent, Path("/usr/local/cuda")):
+        if (home / "bin" / "nvcc").is_file() and (home / "include" / "cuda_runtime.h").is_file():
+            return home
+    return None
+
+
+def architecture_flags():
+    """nvcc's options for each architecture, and the last one's PTX for those to come."""
+    numbers = [int(x) for x in re.split(r"[;, ]+", ARCHITECTURES.strip())]
+    flags = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in numbers]
+    return [*flags, f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"]
 
 
 def torch_package():
@@ -92,19 +126,22 @@ def torch_package():
     return None
 
 
-def give_up(reason):
+def give_up(reason, device="CPU"):
     """Say in one line that the installation has no compiled kernels, or fail where it must."""
     if REQUIRED:
         raise SystemExit(f"isp-distill: ISP_DISTILL_REQUIRE_EXTENSION=1, but {reason}")
-    print(f"isp-distill: installing without the compiled CPU kernels: {reason}", file=sys.stderr)
+    print(
+        f"isp-distill: installing without the compiled {device} kernels: {reason}", file=sys.stderr
+    )
 
 
 class BuildKernels(build_ext):
     """Compiles each source with its own flags, in parallel; a failure is not fatal by default."""
 
     def build_extension(self, ext):
+        cuda = ext.name.endswith("._cuda")
         try:
-            self.compile_and_link(ext)
+            (self.compile_and_link_cuda if cuda else self.compile_and_link)(ext)
         except (subprocess.CalledProcessError, OSError) as error:
             output = (getattr(error, "stderr", None) or str(error)).strip()
             if REQUIRED:
@@ -112,17 +149,18 @@ class BuildKernels(build_ext):
             errors = [line for line in output.splitlines() if "error" in line]
             status = getattr(error, "returncode", None)
             first = errors[0] if errors and status is not None else f"exit status {status}"
-            give_up(f"compiling them failed: {str(error) if status is None else first[:300]}")
+            reason = f"compiling them failed: {str(error) if status is None else first[:300]}"
+            give_up(reason, "CUDA" if cuda else "CPU")
 
     def get_outputs(self):
         # A library that could not be built must not be listed as installed.
         return [path for path in super().get_outputs() if os.path.exists(path)]
 
     def copy_extensions_to_source(self):
-        for ext in self.extensions:
-            if os.path.exists(self.get_ext_fullpath_in_build(ext)):
-                return super().copy_extensions_to_source()
-        return None
+        built = [e for e in self.extensions if os.path.exists(self.get_ext_fullpath_in_build(e))]
+        every, self.extensions = self.extensions, built
+        super().copy_extensions_to_source()
+        self.extensions = every
 
     def get_ext_fullpath_in_build(self, ext):
         filename = self.get_ext_filename(self.get_ext_fullname(ext.name))
@@ -169,6 +207,39 @@ class BuildKernels(build_ext):
         link += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
         self.run_compiler([*command, *objects, *link, "-o", library])
 
+    def compile_and_link_cuda(self, ext):
+        torch, toolkit = torch_package(), cuda_toolkit()
+        if torch is None:
+            give_up("torch >= 2.10, whose headers they need, was not found", "CUDA")
+            return
+        folder = Path(self.build_temp) / "cuda"
+        folder.mkdir(parents=True, exist_ok=True)
+        python = sysconfig.get_paths()
+        includes = [f"-I{ROOT / 'csrc'}", "-isystem", str(torch / "include")]
+        for path in (python["include"], python["platinclude"], *self.include_dirs):
+            includes += ["-isystem", str(path)]
+        nvcc = [str(toolkit / "bin" / "nvcc"), *CUDA_FLAGS, *architecture_flags()]
+        if not FREE_THREADED:
+            nvcc.append("-DPy_LIMITED_API=0x030a0000")
+        objects = []
+        # One after another: nvcc compiles the architectures of one file in parallel.
+        for source in map(Path, ext.sources):
+            objects.append(str(folder / f"{source.stem}.o"))
+            self.run_compiler([*nvcc, *includes, "-c", str(source), "-o", objects[-1]])
+        # A library of that name and nothing in it: torch without CUDA has no libtorch_cuda, and the
+        # loader will take the one of the torch that is in the process.
+        empty = folder / "libtorch_cuda.so"
+        command = compiler()
+        soname = "-Wl,-soname,libtorch_cuda.so"
+        self.run_compiler([*command, "-shared", soname, "-x", "c", "/dev/null", "-o", str(empty)])
+        library = self.get_ext_fullpath(ext.name)
+        os.makedirs(os.path.dirname(library), exist_ok=True)
+        link = ["-shared", "-Wl,--no-as-needed", f"-L{folder}", "-ltorch_cuda", "-Wl,--as-needed"]
+        link += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
+        # The runtime goes into the library: it must not depend on which one torch was built with.
+        link += [f"-L{toolkit / 'lib64'}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        self.run_compiler([*command, *objects, *link, "-o", library])
+
     def run_compiler(self, command):
         if self.verbose:
             print(shlex.join(command))
@@ -185,7 +256,12 @@ def extensions():
         give_up("there is no C++ compiler (set CXX, or install g++ or clang++)")
         return []
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
-    return [Extension("isp_distill._C", sources, py_limited_api=not FREE_THREADED)]
+    found = [Extension("isp_distill._C", sources, py_limited_api=not FREE_THREADED)]
+    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").glob("*.cu"))
+    wanted = os.environ.get("ISP_DISTILL_BUILD_CUDA", "1") != "0" and sys.platform == "linux"
+    if sources and wanted and cuda_toolkit() is not None:
+        found.append(Extension("isp_distill._cuda", sources, py_limited_api=not FREE_THREADED))
+    return found
 
 
 modules = extensions()

@@ -22,8 +22,9 @@ from isp_distill.errors import BackendError
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATIONS = ("raw_conv", "distill_loss", "render", "unprocess")
 
-# Fastest first.
-_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
+# Fastest first. On a GPU Triton, whose compiler is tried by many, until the CUDA kernels have been
+# run on one.
+_PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
 _ENVIRONMENT = "ISP_DISTILL_BACKEND"
 _override: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 

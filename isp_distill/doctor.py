@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from isp_distill import backend, extension
+from isp_distill import backend, cuda_extension, extension
 
 
 def doctor() -> str:
@@ -29,6 +29,7 @@ def doctor() -> str:
         ("triton", _answer(lambda: str(importlib.import_module("triton").__version__))),
         ("rawpy", _answer(_rawpy)),
         ("CPU kernels", _answer(_extension)),
+        ("GPU kernels", _answer(lambda: cuda_extension.missing() or "built, usable")),
         ("backend", _answer(backend.requested)),
     ]
     rows = [("operation", "backend", "served here")]

@@ -129,7 +129,7 @@ def raw_conv_weight_kernel(
     for index in range(split, all_tiles, splits):
         sample = (index // tiles).to(tl.int64)
         tile = (index % tiles).to(tl.int32)
-        pattern = tl.load(patterns + sample).to(tl.int32)
+        pattern = tl.load(patterns + sample).to(tl.int32) & 3
         sample_ptr = mosaic + sample * sample_stride
         g = _gradient_tile(
             grad, out, sample, grad_sample, grad_channel, grad_pixel,
@@ -199,7 +199,7 @@ def raw_conv_colour_kernel(
     gamma = 1.0
     if CURVE == "gamma":
         gamma = tl.load(gamma_ptr)
-    pattern = tl.load(patterns + sample).to(tl.int32)
+    pattern = tl.load(patterns + sample).to(tl.int32) & 3
     sample_ptr = mosaic + sample * sample_stride
     black_ptr, scale_ptr, unit_ptr = black + 4 * sample, scale + 4 * sample, unit + 4 * sample
     mix_row = mix + 16 * sample + 4 * k

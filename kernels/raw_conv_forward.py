@@ -132,7 +132,7 @@ def raw_conv_forward_kernel(
     if CURVE == "gamma":
         gamma = tl.load(gamma_ptr)
     y = convolve_tile(
-        mosaic + sample * sample_stride, row_stride, tl.load(patterns + sample).to(tl.int32),
+        mosaic + sample * sample_stride, row_stride, tl.load(patterns + sample).to(tl.int32) & 3,
         weight, black + 4 * sample, scale + 4 * sample, mix + 16 * sample, gamma, padding_value,
         tile, channel, channels, positions, height, width, left, top, out_width, out_pixels,
         KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, OPERAND, PRECISION,

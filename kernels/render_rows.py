@@ -90,7 +90,7 @@ def render_rows_kernel(
     strip = program % strips
     chunk = (program // strips) % chunks
     sample = (program // strips // chunks).to(tl.int64)
-    pattern = tl.load(patterns + sample).to(tl.int32)
+    pattern = tl.load(patterns + sample).to(tl.int32) & 3
     levels = levels_of(black + 4 * sample, scale + 4 * sample, pattern)
     matrix = matrix_of(ccm + 9 * sample)
     sample_ptr = mosaic + sample * sample_stride

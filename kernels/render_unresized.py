@@ -57,7 +57,7 @@ def render_unresized_kernel(
     strip = program % strips
     chunk = (program // strips) % chunks
     sample = (program // strips // chunks).to(tl.int64)
-    pattern = tl.load(patterns + sample).to(tl.int32)
+    pattern = tl.load(patterns + sample).to(tl.int32) & 3
     levels = levels_of(black + 4 * sample, scale + 4 * sample, pattern)
     matrix = matrix_of(ccm + 9 * sample)
     red = (tl.load(mean), 1.0 / tl.load(std))

@@ -1,4 +1,4 @@
-"""Builds the host module of the CUDA kernels and runs its tests under sanitisers.
+"""Builds the host modules of the CUDA kernels and runs its tests under sanitisers.
 
 The kernels' source is compiled for the CPU (csrc/cuda/host.h), with the address and the undefined
 behaviour sanitiser on. Those have to be in the process from its beginning, so it is one of its own.
@@ -36,11 +36,12 @@ def library(name: str) -> str:
     or not os.path.isabs(library("libasan.so")),
     reason="needs g++ and its address sanitiser",
 )
-def test_kernels_on_the_cpu(tmp_path):
-    module = tmp_path / f"raw_conv_host{sysconfig.get_config_var('EXT_SUFFIX')}"
+@pytest.mark.parametrize("name", ["raw_conv", "distill_loss"])
+def test_kernels_on_the_cpu(name, tmp_path):
+    module = tmp_path / f"{name}_host{sysconfig.get_config_var('EXT_SUFFIX')}"
     includes = [f"-I{ROOT / 'csrc'}", f"-isystem{pybind11.get_include()}"]
     includes.append(f"-isystem{sysconfig.get_paths()['include']}")
-    source = ROOT / "tests" / "cuda_host" / "raw_conv.cpp"
+    source = ROOT / "tests" / "cuda_host" / f"{name}.cpp"
     build = subprocess.run(
         ["g++", *FLAGS, *includes, str(source), "-o", str(module)], capture_output=True, text=True
     )
@@ -56,7 +57,7 @@ def test_kernels_on_the_cpu(tmp_path):
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5"]
-    file = ROOT / "tests" / "cuda_host" / "test_raw_conv_host.py"
+    file = ROOT / "tests" / "cuda_host" / f"test_{name}_host.py"
     run = subprocess.run([*command, str(file)], env=environment, capture_output=True, text=True)
     print(run.stdout[-20000:], run.stderr[-5000:])
     assert run.returncode == 0, "the kernels failed on the CPU, see the output"

@@ -157,7 +157,7 @@ ISP_DEVICE float curved(float x, Curve curve, float gamma) {
 // The planes of the period at a row and a column of a tile; `raw`: of the tile's first period.
 ISP_DEVICE void develop_period(const RawConvCall& c, const Layout& l, const Place& place,
                                const char* raw, int row, int column, float (&plane)[4]) {
-  const int size = sensor_bytes(c.sensor), pattern = static_cast<int>(c.pattern[place.sample]);
+  const int size = sensor_bytes(c.sensor), pattern = static_cast<int>(c.pattern[place.sample]) & 3;
   const float* black = c.black + 4 * place.sample;
   const float* scale = c.scale + 4 * place.sample;
   const char* at = raw + 2 * row * l.raw_pitch + 2 * column * size;

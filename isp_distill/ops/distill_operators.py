@@ -15,6 +15,7 @@ from torch import Tensor
 
 from isp_distill.ops import distill_backend as compute
 from isp_distill.ops import distill_cpu as _distill_cpu  # noqa: F401  (registers a backend)
+from isp_distill.ops import distill_cuda as _distill_cuda  # noqa: F401  (likewise)
 from isp_distill.ops import distill_triton as _distill_triton  # noqa: F401  (likewise)
 from isp_distill.ops.distill_options import Options
 from isp_distill.ops.output_memory import recycled

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isp_distill import backend
 from isp_distill.cfa import pattern_codes, per_sample
-from isp_distill.ops import raw_conv_cpu, raw_conv_triton, reference
+from isp_distill.ops import raw_conv_cpu, raw_conv_cuda, raw_conv_triton, reference
 from isp_distill.ops.raw_conv_operator import ACTIVATIONS, CURVES
 from isp_distill.ops.raw_conv_operator import raw_conv as operator
 
@@ -24,6 +24,7 @@ __all__ = [
     "checked_mosaic",
     "raw_conv",
     "raw_conv_cpu",
+    "raw_conv_cuda",
     "raw_conv_triton",
 ]
 

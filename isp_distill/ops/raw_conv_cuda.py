@@ -1,4 +1,9 @@
-"""``raw_conv`` on the GPU by the hand-written kernels of csrc/cuda: what a call tells them."""
+"""``raw_conv`` on the GPU by the hand-written kernels of csrc/cuda: what a call tells them.
+
+They have the gradients of weight and bias; a call that asks for one of gain, mix or gamma is served
+by :mod:`isp_distill.ops.raw_conv_triton`. Nothing waits for the GPU, and nothing is allocated but
+results and the sums of each block, so that a CUDA graph can hold a call.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp_distill.ops.raw_conv_operator import ACTIVATIONS, CURVES, Settings, Tensors
+from isp_distill import backend, cuda_extension
+from isp_distill.errors import BackendError
+from isp_distill.ops.raw_conv_operator import (
+    ACTIVATIONS,
+    CURVES,
+    Functions,
+    Needs,
+    Settings,
+    Tensors,
+    output_like,
+)
 
 #: Beyond it a tile of the input no longer fits a block's shared memory.
 LARGEST_KERNEL = 7
@@ -92,26 +107,31 @@ def laid_out(image: Tensor, settings: Settings) -> Tensor:
     return image.to(settings.out_dtype).contiguous(memory_format=layout)
 
 
+def operands(tensors: Tensors) -> dict[str, Tensor | None]:
+    """The tensors by name, as the kernels read them: the numbers contiguous and float32."""
+    black = tensors.black.detach().float().contiguous()
+    scale = tensors.gain.detach().float() / (tensors.white.float()[:, None] - black)
+    mosaic = tensors.mosaic
+    return {
+        "mosaic": mosaic if mosaic.stride(2) == 1 else mosaic.contiguous(),
+        "weight": _flat(tensors.weight),
+        "bias": _flat(tensors.bias),
+        "black": black,
+        "scale": scale.contiguous(),
+        "pattern": tensors.pattern.contiguous(),
+        "padding_value": _flat(tensors.padding_value),
+        "mix": _flat(tensors.mix),
+        "gamma": _flat(tensors.gamma),
+    }
+
+
 def described(
     tensors: Tensors, settings: Settings, out: Tensor | None, grad: Tensor | None = None
 ) -> tuple[dict[str, Any], list[Tensor | None]]:
     """A call's numbers and addresses by name, and the tensors that have to live as long."""
-    mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
-    black = tensors.black.detach().float().contiguous()
-    scale = tensors.gain.detach().float() / (tensors.white.float()[:, None] - black)
-    held = {
-        "mosaic": mosaic,
-        "pattern": tensors.pattern.contiguous(),
-        "black": black,
-        "scale": scale.contiguous(),
-        "mix": _flat(tensors.mix),
-        "gamma": _flat(tensors.gamma),
-        "padding_value": _flat(tensors.padding_value),
-        "weight": _flat(tensors.weight),
-        "bias": _flat(tensors.bias),
-        "out": out,
-        "grad": grad,
-    }
+    held = operands(tensors) | {"out": out, "grad": grad}
+    mosaic = held["mosaic"]
+    assert mosaic is not None
     left, right, top, bottom = settings.padding
     kernel = tensors.weight.shape[2]
     height, width = mosaic.shape[1] // 2, mosaic.shape[2] // 2
@@ -138,3 +158,53 @@ def described(
         "bfloat16": settings.out_dtype == torch.bfloat16,
     }
     return call, list(held.values())
+
+
+def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
+    """What both operators of csrc/cuda/raw_conv.cu begin with."""
+    return (
+        *operands(tensors).values(),
+        settings.stride,
+        *settings.padding,
+        settings.clip,
+        CURVES.index(settings.curve),
+        ACTIVATIONS.index(settings.activation),
+        settings.channels_last,
+    )
+
+
+def forward(tensors: Tensors, settings: Settings) -> Tensor:
+    """The output, ``[N, C, h, w]``."""
+    out = output_like(tensors.mosaic, tensors.weight, settings)
+    torch.ops.isp_distill_cuda.raw_conv_forward(*_arguments(tensors, settings), out)
+    return out
+
+
+def backward(
+    grad: Tensor, out: Tensor | None, tensors: Tensors, settings: Settings, needs: Needs
+) -> tuple[Tensor | None, ...]:
+    """The gradients of weight and bias in float32; None where not needed.
+
+    Raises:
+        BackendError: if one of gain, mix or gamma is asked for, which :func:`refuses` rules out.
+    """
+    if needs.gain or needs.mix or needs.gamma:
+        raise BackendError("backend 'cuda' of raw_conv has no gradient of gain, mix and gamma")
+    of_weight = grad.new_empty(tensors.weight.shape, dtype=torch.float32)
+    of_bias = grad.new_empty(len(tensors.weight), dtype=torch.float32)
+    torch.ops.isp_distill_cuda.raw_conv_backward(
+        *_arguments(tensors, settings), laid_out(grad, settings), out, of_weight, of_bias
+    )
+    return of_weight if needs.weight else None, of_bias if needs.bias else None, None, None, None
+
+
+backend.register(
+    backend.Implementation(
+        "raw_conv",
+        "cuda",
+        Functions(forward, backward),
+        devices=("cuda",),
+        missing=cuda_extension.missing,
+        refuses=refuses,
+    )
+)

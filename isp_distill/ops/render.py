@@ -171,9 +171,19 @@ _choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-
 def _channels(
     value: float | Sequence[float] | Tensor | None, default: float, name: str, device: torch.device
 ) -> Tensor:
-    tensor = on_device(default if value is None else value, device, torch.float32)
+    given = default if value is None else value
+    tensor = on_device(given, device, torch.float32)
     if tensor.numel() not in (1, 3):
         raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number or [3]")
-    if name == "std" and tensor.device.type == "cpu" and not bool((tensor > 0).all()):
-        raise ValueError(f"std must be positive, got {tensor.tolist()}")
+    if name == "std" and not _positive(given):
+        raise ValueError(f"std must be positive, got {given}")
     return tensor.reshape(-1).expand(3)
+
+
+def _positive(value: float | Sequence[float] | Tensor) -> bool:
+    """Whether all of it is; True where a look would make a GPU wait, or break a compiled graph."""
+    if not isinstance(value, Tensor):
+        return all(x > 0 for x in ([value] if isinstance(value, (int, float)) else value))
+    if value.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    return bool((value > 0).all())

@@ -1,6 +1,6 @@
 """raw_conv's CUDA kernels, run on the CPU under sanitisers, against the specification.
 
-test_cuda_host.py builds the module and runs this file in a process with the sanitisers loaded.
+tests/test_cuda_host.py builds the module and runs this file in a process with the sanitisers.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from raw_conv_cases import Case, cases, check_activation
 
 from isp_distill import BackendError, raw_conv, use_backend
 from isp_distill.ops import raw_conv_cuda, reference
+from isp_distill.ops.raw_conv_operator import raw_conv as operator
 
 
 def passes(case: Case, backend: str, learn: bool):
@@ -152,3 +153,19 @@ def test_colour_gradients_are_refused():
     parameters["gain"].requires_grad_()
     with pytest.raises(BackendError, match="no gradient of gain"), use_backend("cuda"):
         raw_conv(mosaic, **parameters, **arguments)
+
+
+@pytest.mark.parametrize("more", [4, 8 << 20, -4])
+def test_two_bits_of_a_pattern_count(more):
+    """A code on a GPU is not checked; the operator is called, since the public function checks."""
+    mosaic = torch.randint(0, 900, (4, 16, 16)).to(torch.uint16)
+    weight = torch.randn(3, 4, 3, 3)
+    levels = torch.full((4, 4), 16.0), torch.full((4,), 900.0)
+    outs = [
+        operator(
+            mosaic, weight, None, *levels, codes, torch.ones(4, 4), None, None, None,
+            1, [1, 1, 1, 1], True, "linear", "none", torch.float32, False, "cuda",
+        )
+        for codes in (torch.arange(4), torch.arange(4) + more)
+    ]  # fmt: skip
+    assert torch.equal(*outs)

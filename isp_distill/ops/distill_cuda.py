@@ -1,0 +1,133 @@
+"""The distillation loss on the GPU, compiled by nvcc: the kernels of ``csrc/cuda/distill_*``.
+
+They serve forward_kl, reverse_kl, jsd, mse and cross entropy, of logits at their own resolution;
+:mod:`isp_distill.ops.distill_triton` serves the rest. Nothing here looks at values on the device,
+and nothing is allocated but results and a number for each block, so a call may be captured in a
+CUDA graph.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isp_distill import backend, cuda_extension
+from isp_distill.errors import BackendError
+from isp_distill.ops.distill_backend import Rows
+from isp_distill.ops.distill_options import Options
+
+# The numbers of `Objective` in csrc/common/distill_call.h; "none" is cross entropy alone.
+_NUMBERS = {"none": 0, "forward_kl": 1, "reverse_kl": 2, "jsd": 3, "mse": 6}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: kMostDense in csrc/cuda/distill_call.h: classes of logits whose classes are no neighbours.
+_MOST_DENSE = 160
+
+
+class CudaKernels:
+    """See :class:`isp_distill.ops.distill_backend.Kernels`."""
+
+    def logits(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        rows: Rows,
+        factors: Tensor,
+        options: Options,
+        gradient: Tensor | None,
+        gradient_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and agreement of logits of any strides."""
+        labels, mask, weight = rows
+        row_losses = None
+        if options.reduction == "none":
+            positions = (student.shape[0], *student.shape[2:])
+            row_losses = student.new_empty(positions, dtype=torch.float32)
+        s, t, g = four_axes(student, teacher, gradient)
+        losses, agreements = self.launch(
+            s,
+            t,
+            g,
+            None if labels is None else labels.contiguous(),
+            None if mask is None else mask.contiguous().view(torch.uint8),
+            None if weight is None else weight.to(torch.float32).contiguous(),
+            factors,
+            row_losses,
+            _NUMBERS["none" if options.alpha == 0 else options.objective],
+            (*options.parameters, 0.0)[0],
+            options.temperature,
+            options.alpha != 1 and labels is not None,
+            options.ignore_index,
+            options.label_smoothing,
+            gradient_scale,
+        )
+        if gradient is not None and g is not None and g.data_ptr() != gradient.data_ptr():
+            gradient.copy_(g.view(gradient.shape))
+        # The blocks' parts, added in a fixed order (torch.sum uses no atomics).
+        loss = losses.sum().to(torch.float32) if row_losses is None else row_losses
+        return loss, agreements.sum()
+
+    def launch(self, *call: Any) -> tuple[Tensor, Tensor]:
+        """Each block's loss (float64) and agreements; arguments as the operator's schema says."""
+        losses, agreements = torch.ops.isp_distill_cuda.distill_loss(*call)
+        return losses, agreements
+
+    def upsampled(self, *call: Any) -> tuple[Tensor, Tensor]:
+        """Refused by :func:`refuses`.
+
+        Raises:
+            BackendError: always.
+        """
+        raise BackendError("cuda: there is no kernel for upsampled logits")
+
+
+def four_axes(
+    student: Tensor, teacher: Tensor, gradient: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The logits as ``[N, C, A, B]``, with as long a last axis as their strides allow.
+
+    They are views, but for logits of more than two axes of positions whose strides do not merge,
+    and for a gradient of too many classes that are not neighbours in memory.
+    """
+    tensors = [student, teacher, *([] if gradient is None else [gradient])]
+    shape = (*student.shape[:2], 1, student.shape[2:].numel())
+    try:
+        flat = [x.view(shape) for x in tensors]
+    except RuntimeError:
+        flat = tensors if student.dim() == 4 else [x.reshape(shape) for x in tensors]
+    if gradient is None:
+        return flat[0], flat[1], None
+    together = flat[0].stride(1) == flat[1].stride(1) == 1
+    if together and flat[2].stride(1) != 1 and student.shape[1] > _MOST_DENSE:
+        flat[2] = torch.empty_like(flat[2].movedim(1, -1).contiguous()).movedim(-1, 1)
+    return flat[0], flat[1], flat[2]
+
+
+def refuses(**call: Any) -> str | None:
+    """Why the kernels cannot serve a call, in one sentence, or None."""
+    for name in ("student", "teacher"):
+        if call[name] not in _DTYPES:
+            return f"its kernels compute in float32, and the {name} is {call[name]}"
+    if call["form"] == "upsampled":
+        return "it has no kernel for upsampled logits (triton has one)"
+    if call["objective"] not in _NUMBERS:
+        return f"it has no kernel for {call['objective']} (triton has one)"
+    if call["form"] == "logits" and call["classes"] > _MOST_DENSE and not call["classes_together"]:
+        return (
+            f"its kernels take more than {_MOST_DENSE} classes only where a row's classes are "
+            "neighbours in memory (triton takes them)"
+        )
+    return None
+
+
+backend.register(
+    backend.Implementation(
+        "distill_loss",
+        "cuda",
+        CudaKernels(),
+        devices=("cuda",),
+        missing=cuda_extension.missing,
+        refuses=refuses,
+    )
+)
