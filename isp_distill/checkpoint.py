@@ -2,69 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from isp_distill.atomic import only_writer, replaced, write_atomically
+
 # A killed run's process may take a moment to be gone.
 _LOCK_TIMEOUT_S = 10.0
 
 
-@contextlib.contextmanager
-def only_run(folder: Path) -> Iterator[None]:
+def only_run(folder: Path) -> AbstractContextManager[None]:
     """Make the folder and hold its lock, so that no two runs mix their files; clear leftovers.
 
-    The lock goes with the process that holds it, however that ends.
-
     Raises:
-        RuntimeError: if another run holds it.
+        RuntimeError: on entry, if another run holds it.
     """
-    from filelock import FileLock, Timeout  # torch depends on it
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=_LOCK_TIMEOUT_S):
-            for leftover in folder.glob(".*.tmp"):
-                leftover.unlink(missing_ok=True)
-            yield
-    except Timeout:
-        raise RuntimeError(
-            f"{folder}: another run is writing there: wait for it, end it, or train into another "
-            "folder"
-        ) from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content``: after a kill there is the old file or the new, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return only_writer(
+        folder,
+        "another run is writing there: wait for it, end it, or train into another folder",
+        _LOCK_TIMEOUT_S,
+    )
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint (tensors, numbers, strings, containers of them) atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replaced(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

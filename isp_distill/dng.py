@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import tiff
+from .atomic import replaced
 from .raw_metadata import PATTERNS, SITE_PLANES, SRGB_TO_XYZ, MatrixLike
 
 #: LibRaw refuses smaller DNG files.
@@ -221,22 +221,16 @@ def _write(path: Path, mosaic: np.ndarray, tags: list[Tag]) -> Path:
         import tifffile
     except ImportError as error:
         raise ImportError("write_dng needs tifffile: pip install isp-distill[images]") from error
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            tifffile.imwrite(
-                file,
-                np.ascontiguousarray(mosaic),
-                photometric=tiff.PHOTOMETRIC_CFA,
-                subfiletype=0,
-                # One strip: LibRaw reads uncompressed data from the first offset on.
-                rowsperstrip=mosaic.shape[0],
-                metadata=None,
-                software=False,
-                extratags=[(*tag, True) for tag in tags],
-            )
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replaced(path) as temporary, open(temporary, "wb") as file:
+        tifffile.imwrite(
+            file,
+            np.ascontiguousarray(mosaic),
+            photometric=tiff.PHOTOMETRIC_CFA,
+            subfiletype=0,
+            # One strip: LibRaw reads uncompressed data from the first offset on.
+            rowsperstrip=mosaic.shape[0],
+            metadata=None,
+            software=False,
+            extratags=[(*tag, True) for tag in tags],
+        )
     return path

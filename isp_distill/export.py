@@ -6,7 +6,6 @@ import contextlib
 import copy
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isp_distill.atomic import replaced
 from isp_distill.cfa import PATTERNS
 from isp_distill.data import View
 from isp_distill.isp import ISP
@@ -111,9 +111,8 @@ def export(
     examples = _examples(batch or 2, sides, mosaic_dtype, isp, seed=0)
     names = list(examples)
     program = _traced(lowered, examples, batch is None)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replaced(path, suffix=path.suffix) as temporary:
         if path.suffix == ".pt2":
             program.example_inputs = None  # else the random mosaics travel in the file
             torch.export.save(program, temporary)
@@ -122,10 +121,6 @@ def export(
             _save_onnx(program, examples, temporary, names, batch is None, opset, described)
         if verify:
             _verify(temporary, path, pupil, view, sides, isp, batch, mosaic_dtype)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from tqdm import tqdm
 
 from isp_distill import shards
+from isp_distill.atomic import only_writer
 from isp_distill.augmentation import ISPAugmentation
 from isp_distill.binning import bin_mosaic
 from isp_distill.decoding import DecodePool
@@ -173,7 +174,7 @@ def pack(
         side = 2 * chosen.size if crop is None else crop
         view = View(side, crop_binning, crop_area, flip=vertical_flip)
         wanted = ViewSettings(views, view, seed, augmentation, top)
-    with shards.only_writer(target), DecodePool(count, timeout_s) as pool:
+    with only_writer(target), DecodePool(count, timeout_s) as pool:
         writer = PackWriter(target, root, settings, shard_bytes)
         todo = writer.begin([path.relative_to(root).as_posix() for path in paths], prune)
         # Packed files that are gone from the source still have their classes.

@@ -15,17 +15,15 @@ import contextlib
 import hashlib
 import json
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from isp_distill.checkpoint import write_atomically
+from isp_distill.atomic import replaced, write_atomically
 
 MANIFEST = "isp-distill.json"
-_LOCK = ".lock"
 
 
 def digest(array: np.ndarray) -> str:
@@ -38,35 +36,6 @@ def stamp_of(path: Path) -> dict[str, int]:
     """What tells whether a file has changed: its size, and its time of modification."""
     found = path.stat()
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
-
-
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, and clear away what killed writers left half written.
-
-    Raises:
-        RuntimeError: if another process is writing.
-    """
-    # torch depends on it, so it is there.
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise RuntimeError(f"{folder}: another process is writing to it") from None
-    try:
-        clear_leftovers(folder)
-        yield
-    finally:
-        lock.release()
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Delete what killed writers left half written; only for who holds the lock."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any] | None:
@@ -129,20 +98,13 @@ def write_shard(
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    # Threads too: two of them may decode one file for the same cache.
-    temporary = folder / f".{name}.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
-        save_file(dict(arrays), str(temporary), metadata={"isp_distill": json.dumps(metadata)})
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-            size = file.seek(0, os.SEEK_END)
-        os.replace(temporary, folder / name)
+        with replaced(folder / name) as temporary:
+            about = {"isp_distill": json.dumps(metadata)}
+            save_file(dict(arrays), str(temporary), metadata=about)
+            size = temporary.stat().st_size
     except SafetensorError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(f"{folder / name}: cannot be written: {error}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     _sync(folder)
     return size
 

@@ -32,6 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from isp_distill import shards
+from isp_distill.atomic import clear_leftovers
 from isp_distill.augmentation import ISPAugmentation
 from isp_distill.data import RawBatch
 from isp_distill.errors import CorruptRawError
@@ -155,7 +156,7 @@ def store_teacher(
     name = hashlib.sha256(json.dumps(stored_for, sort_keys=True).encode()).hexdigest()[:16]
     folder = packed.path / FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
-    shards.clear_leftovers(folder)
+    clear_leftovers(folder)
     manifest = shards.read_manifest(folder, KIND)
     if manifest is None:
         manifest = {"format": KIND, "version": 1, **stored_for, "columns": COLUMNS, "shards": []}

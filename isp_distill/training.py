@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from isp_distill.atomic import write_atomically
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.checkpoint import Metrics, only_run, write_atomically
+from isp_distill.checkpoint import Metrics, only_run
 from isp_distill.contact_sheet import contact_sheet
 from isp_distill.data import (
     PREFETCH_BYTES,

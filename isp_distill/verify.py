@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from isp_distill import shards
+from isp_distill.atomic import only_writer
 from isp_distill.pack_writer import KIND
 from isp_distill.stored_teacher import FOLDER as TEACHERS
 from isp_distill.stored_teacher import KIND as LOGITS
@@ -76,7 +77,7 @@ def verify(
         raise FileNotFoundError(f"{folder}: no packed folder (it has no {shards.MANIFEST})")
     if not drop:
         return _verify(folder, progress, drop=False)
-    with shards.only_writer(folder):
+    with only_writer(folder):
         return _verify(folder, progress, drop=True)
 
 
