@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -67,39 +68,22 @@ class DistillLoss(nn.Module):
         weight: Tensor | None = None,
     ) -> Result:
         """The loss of logits ``[N, C, ...]``, labels and mask ``[N, ...]``, weight ``[N]``."""
+        options: dict[str, Any] = {
+            "objective": self.objective,
+            "temperature": self.temperature,
+            "alpha": self.alpha,
+            "mask": mask,
+            "weight": weight,
+            "ignore_index": self.ignore_index,
+            "label_smoothing": self.label_smoothing,
+            "reduction": self.reduction,
+            "return_agreement": self.return_agreement,
+        }
         if student.dim() == teacher.dim() == 4:
             size = full_size(self.size, teacher)
             if not size == student.shape[2:] == teacher.shape[2:]:
-                return upsampled_distill_loss(
-                    student,
-                    teacher,
-                    size,
-                    labels,
-                    objective=self.objective,
-                    temperature=self.temperature,
-                    alpha=self.alpha,
-                    mask=mask,
-                    weight=weight,
-                    ignore_index=self.ignore_index,
-                    label_smoothing=self.label_smoothing,
-                    reduction=self.reduction,
-                    return_agreement=self.return_agreement,
-                )
-        return distill_loss(
-            student,
-            teacher,
-            labels,
-            objective=self.objective,
-            temperature=self.temperature,
-            alpha=self.alpha,
-            mask=mask,
-            weight=weight,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-            reduction=self.reduction,
-            return_agreement=self.return_agreement,
-            inplace_grad=self.inplace_grad,
-        )
+                return upsampled_distill_loss(student, teacher, size, labels, **options)
+        return distill_loss(student, teacher, labels, inplace_grad=self.inplace_grad, **options)
 
     def positions(self, teacher: Tensor) -> int:
         """How many predictions the loss compares: samples, or pixels at its resolution."""

@@ -268,6 +268,25 @@ def is_plain_eager(*tensors: Tensor) -> bool:
     )
 
 
+def _evaluated(
+    ctx: Any,
+    student: Tensor,
+    gradient: Tensor,
+    others: tuple[Any, ...],
+    options: Options,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Loss and agreement, the gradient filled, and what the backward pass wants to know of it."""
+    teacher, labels, mask, weight = others[:4]
+    loss, agreement = compute.logits_loss(
+        student, teacher, (labels, mask, weight), options, gradient, scale
+    )
+    ctx.mark_non_differentiable(agreement)
+    ctx.scale, ctx.dtype, ctx.of_channels = scale, student.dtype, options.objective == "cwd"
+    ctx.set_materialize_grads(False)
+    return loss, agreement
+
+
 class Direct(torch.autograd.Function):
     """The operator without its layers of dispatch, where :func:`is_plain_eager`."""
 
@@ -276,16 +295,9 @@ class Direct(torch.autograd.Function):
         ctx: Any, student: Tensor, others: tuple[Any, ...], options: Options, scale: float
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement; the gradient is kept for the backward pass."""
-        teacher, labels, mask, weight = others[:4]
         gradient = recycled(compute.empty_gradient(student, True))
-        loss, agreement = compute.logits_loss(
-            student, teacher, (labels, mask, weight), options, gradient, scale
-        )
-        ctx.mark_non_differentiable(agreement)
         ctx.save_for_backward(gradient)
-        ctx.scale, ctx.dtype, ctx.of_channels = scale, student.dtype, options.objective == "cwd"
-        ctx.set_materialize_grads(False)
-        return loss, agreement
+        return _evaluated(ctx, student, gradient, others, options, scale)
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
@@ -323,16 +335,10 @@ class InPlace(torch.autograd.Function):
         ctx: Any, student: Tensor, others: tuple[Any, ...], options: Options, scale: float
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement; the student's memory holds the gradient from here on."""
-        teacher, labels, mask, weight = others[:4]
-        gradient = student.detach()
-        loss, agreement = compute.logits_loss(
-            gradient, teacher, (labels, mask, weight), options, gradient, scale
-        )
-        torch.autograd.graph.increment_version(gradient)
-        ctx.mark_non_differentiable(agreement)
-        ctx.gradient, ctx.scale, ctx.of_channels = gradient, scale, options.objective == "cwd"
-        ctx.set_materialize_grads(False)
-        return loss, agreement
+        ctx.gradient = student.detach()
+        result = _evaluated(ctx, ctx.gradient, ctx.gradient, others, options, scale)
+        torch.autograd.graph.increment_version(ctx.gradient)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
@@ -346,7 +352,7 @@ class InPlace(torch.autograd.Function):
             gradient,
             upstreams[0],
             ctx.scale,
-            gradient.dtype,
+            ctx.dtype,
             of_channels=ctx.of_channels,
             owned=True,
         )
