@@ -17,6 +17,11 @@ POSITIONS = ((), (5,), (3, 4), (1, 37), (16, 8), (2, 3, 4))
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2 * 2.0**-8, torch.float16: 2 * 2.0**-11}
 
 
+def logits(*shape, dtype=torch.float64, spread=3.0):
+    """Normal numbers; float64, for comparisons in it."""
+    return spread * torch.randn(shape, dtype=dtype)
+
+
 def both(backend, call, student, teacher, *rows, device="cpu"):
     """(loss, agreement, gradient) by a backend, and by the reference in float64."""
     results = []
