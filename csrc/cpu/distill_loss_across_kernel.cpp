@@ -5,7 +5,7 @@
 // each gradient once; streaming stores keep the gradient from being fetched before it is written.
 // Floor: the memory stream of two reads and one write, as the two exponentials of an element take
 // less than its 12 bytes of traffic. The next row is prefetched while this one is computed.
-#include "common/distill_strip.h"
+#include "common/distill_passes.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {

@@ -5,7 +5,7 @@
 // fall into the same cache sets, and a second look at them would go to memory again. The buffers
 // (8 bytes an element) fit the second-level cache; all passes but the first and the last run there.
 // Floor: the memory stream of two reads and one write.
-#include "common/distill_strip.h"
+#include "common/distill_passes.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {

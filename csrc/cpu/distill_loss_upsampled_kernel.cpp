@@ -8,7 +8,7 @@
 // goes back the same two steps. The first row of a band and the one below its last get their
 // gradient from two bands: both are handed to the caller, who adds them in a fixed order.
 // Floor: two exponentials an output element; memory sees the low resolution only.
-#include "common/distill_strip.h"
+#include "common/distill_passes.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {
