@@ -14,6 +14,7 @@ from torch import Tensor
 from isp_distill import backend
 from isp_distill.ops import reference
 from isp_distill.ops.distill_options import Options, check_values
+from isp_distill.ops.kernel_arguments import plain
 
 #: Labels (int64), mask (bool), weight of the rows; each may be missing.
 Rows = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -113,6 +114,16 @@ def empty_head_gradients(
         features.new_empty(features.shape),
         matrix.new_empty(matrix.shape, dtype=dtype),
         matrix.new_empty(0 if bias is None else bias.shape, dtype=dtype),
+    )
+
+
+def plain_rows(rows: Rows, mask_dtype: torch.dtype = torch.bool) -> Rows:
+    """Labels, mask (a byte each) and weight as compiled kernels take them."""
+    labels, mask, weight = rows
+    return (
+        None if labels is None else labels.contiguous(),
+        None if mask is None else mask.contiguous().view(mask_dtype),
+        plain(weight),
     )
 
 

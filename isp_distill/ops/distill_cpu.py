@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, extension
-from isp_distill.ops.distill_backend import Rows
+from isp_distill.ops.distill_backend import Rows, plain_rows
 from isp_distill.ops.distill_options import Options
 
 # The order of `Objective` in csrc/common/distill_call.h; "none" is cross entropy alone.
@@ -30,15 +30,6 @@ def _settings(rows: Rows, options: Options, gradient_scale: float) -> tuple[Any,
         options.ignore_index,
         options.label_smoothing,
         gradient_scale,
-    )
-
-
-def _plain(rows: Rows) -> Rows:
-    labels, mask, weight = rows
-    return (
-        None if labels is None else labels.contiguous(),
-        None if mask is None else mask.contiguous(),
-        None if weight is None else weight.to(torch.float32).contiguous(),
     )
 
 
@@ -69,7 +60,7 @@ class CpuKernels:
             s, t = student.flatten(2), teacher.flatten(2)
             g = None if gradient is None else gradient.flatten(2)
         loss, agreement = torch.ops.isp_distill_cpu.distill_loss(
-            s, t, g, *_plain(rows), factors, losses, *_settings(rows, options, gradient_scale)
+            s, t, g, *plain_rows(rows), factors, losses, *_settings(rows, options, gradient_scale)
         )
         _bring_back(g, gradient)
         return loss if losses is None else losses, agreement
@@ -85,7 +76,7 @@ class CpuKernels:
         gradient_scale: float,
     ) -> tuple[Tensor, Tensor]:
         """``cwd``, whose rows are channels; cross entropy, if any, and agreement come apart."""
-        _, mask, weight = _plain(rows)
+        _, mask, weight = plain_rows(rows)
         entropy = replace(options, alpha=0.0, reduction="sum")
         of_entropy = None
         if options.alpha != 1 and gradient is not None:
@@ -137,7 +128,7 @@ class CpuKernels:
             *size,
             align_corners,
             gradient,
-            *_plain(rows),
+            *plain_rows(rows),
             factors,
             losses,
             *_settings(rows, options, gradient_scale),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isp_distill import backend, cuda_extension
 from isp_distill.errors import BackendError
-from isp_distill.ops.distill_backend import Rows
+from isp_distill.ops.distill_backend import Rows, plain_rows
 from isp_distill.ops.distill_options import Options
 
 # The numbers of `Objective` in csrc/common/distill_call.h; "none" is cross entropy alone.
@@ -39,7 +39,6 @@ class CudaKernels:
         gradient_scale: float,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement of logits of any strides."""
-        labels, mask, weight = rows
         row_losses = None
         if options.reduction == "none":
             positions = (student.shape[0], *student.shape[2:])
@@ -49,15 +48,13 @@ class CudaKernels:
             s,
             t,
             g,
-            None if labels is None else labels.contiguous(),
-            None if mask is None else mask.contiguous().view(torch.uint8),
-            None if weight is None else weight.to(torch.float32).contiguous(),
+            *plain_rows(rows, torch.uint8),
             factors,
             row_losses,
             _NUMBERS["none" if options.alpha == 0 else options.objective],
             (*options.parameters, 0.0)[0],
             options.temperature,
-            options.alpha != 1 and labels is not None,
+            options.alpha != 1 and rows[0] is not None,
             options.ignore_index,
             options.label_smoothing,
             gradient_scale,

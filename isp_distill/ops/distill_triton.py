@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, triton_support
-from isp_distill.ops.distill_backend import Rows
+from isp_distill.ops.distill_backend import Rows, plain_rows
 from isp_distill.ops.distill_options import Options
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -41,16 +41,6 @@ def _objective(options: Options) -> str:
 
 def _cross_entropy(options: Options) -> bool:
     return options.alpha != 1
-
-
-def _plain(rows: Rows) -> Rows:
-    """Labels, mask (a byte each) and weight in the form that the kernels read."""
-    labels, mask, weight = rows
-    return (
-        None if labels is None else labels.contiguous(),
-        None if mask is None else mask.contiguous().view(torch.uint8),
-        None if weight is None else weight.to(torch.float32).contiguous(),
-    )
 
 
 def _add_up(losses: Tensor, agreements: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,7 +71,7 @@ class TritonKernels:
             positions = (student.shape[0], *student.shape[2:])
             row_losses = student.new_empty(positions, dtype=torch.float32)
         loss, agreement = _launch(
-            student, teacher, gradient, (*_plain(rows), None), factors, row_losses,
+            student, teacher, gradient, (*plain_rows(rows, torch.uint8), None), factors, row_losses,
             _numbers(options, gradient_scale), _objective(options), _cross_entropy(options),
         )  # fmt: skip
         return loss if row_losses is None else row_losses, agreement
@@ -97,7 +87,7 @@ class TritonKernels:
         gradient_scale: float,
     ) -> tuple[Tensor, Tensor]:
         """``cwd``, whose rows are channels; cross entropy, if any, and agreement come apart."""
-        _, mask, weight = _plain(rows)
+        _, mask, weight = plain_rows(rows, torch.uint8)
         of_entropy = None
         if options.alpha != 1 and gradient is not None:
             of_entropy = torch.empty_like(gradient)
@@ -144,7 +134,9 @@ class TritonKernels:
         settings = (_numbers(options, gradient_scale), _objective(options), _cross_entropy(options))
         logits = (student, teacher, size, align_corners, gradient)
         with _current_device(student):
-            parts = launch_upsampled(*logits, _plain(rows), factors, row_losses, *settings)
+            parts = launch_upsampled(
+                *logits, plain_rows(rows, torch.uint8), factors, row_losses, *settings
+            )
         loss, agreement = _add_up(*parts)
         return loss if row_losses is None else row_losses, agreement
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, extension
+from isp_distill.ops.kernel_arguments import plain
 from isp_distill.ops.output_memory import recycled
 from isp_distill.ops.raw_conv_operator import (
     ACTIVATIONS,
@@ -30,23 +31,19 @@ def refuses(*, kernel: int, out_dtype: torch.dtype, weight: torch.dtype, **_: ob
     return None
 
 
-def _flat(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
-
-
 def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
     mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
     return (
         mosaic,
-        _flat(tensors.weight),
-        _flat(tensors.bias),
-        _flat(tensors.black),
-        _flat(tensors.white),
+        plain(tensors.weight),
+        plain(tensors.bias),
+        plain(tensors.black),
+        plain(tensors.white),
         tensors.pattern.contiguous(),
-        _flat(tensors.gain),
-        _flat(tensors.padding_value),
-        _flat(tensors.mix),
-        _flat(tensors.gamma),
+        plain(tensors.gain),
+        plain(tensors.padding_value),
+        plain(tensors.mix),
+        plain(tensors.gamma),
         settings.stride,
         *settings.padding,
         settings.clip,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isp_distill import backend, cuda_extension
 from isp_distill.errors import BackendError
+from isp_distill.ops.kernel_arguments import plain
 from isp_distill.ops.raw_conv_operator import (
     ACTIVATIONS,
     CURVES,
@@ -97,10 +98,6 @@ def refuses(
     return None
 
 
-def _flat(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
-
-
 def laid_out(image: Tensor, settings: Settings) -> Tensor:
     """The output's gradient, as the output is laid out and in its type."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -114,14 +111,14 @@ def operands(tensors: Tensors) -> dict[str, Tensor | None]:
     mosaic = tensors.mosaic
     return {
         "mosaic": mosaic if mosaic.stride(2) == 1 else mosaic.contiguous(),
-        "weight": _flat(tensors.weight),
-        "bias": _flat(tensors.bias),
+        "weight": plain(tensors.weight),
+        "bias": plain(tensors.bias),
         "black": black,
         "scale": scale.contiguous(),
         "pattern": tensors.pattern.contiguous(),
-        "padding_value": _flat(tensors.padding_value),
-        "mix": _flat(tensors.mix),
-        "gamma": _flat(tensors.gamma),
+        "padding_value": plain(tensors.padding_value),
+        "mix": plain(tensors.mix),
+        "gamma": plain(tensors.gamma),
     }
 
 

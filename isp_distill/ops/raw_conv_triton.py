@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, triton_support
+from isp_distill.ops.kernel_arguments import plain
 from isp_distill.ops.raw_conv_operator import Functions, Needs, Settings, Tensors, output_like
 
 #: The positions of a kernel are unrolled in the machine code.
@@ -68,7 +69,7 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
     height, width = tensors.mosaic.shape[1] // 2, tensors.mosaic.shape[2] // 2
     out_height = (height + top + bottom - kernel) // settings.stride + 1
     out_width = (width + left + right - kernel) // settings.stride + 1
-    black = _floats(tensors.black)
+    black = plain(tensors.black)
     scale = tensors.gain.detach().float() / (tensors.white.float()[:, None] - black)
     # A pointer is an argument whether or not anything is read through it.
     absent = black
@@ -79,15 +80,13 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
         operand = tl.float32  # the interpreter would multiply the bits of bfloat16 as integers
     return {
         "mosaic": mosaic,
-        "weight": _floats(tensors.weight),
-        "bias": absent if tensors.bias is None else _floats(tensors.bias),
+        "weight": plain(tensors.weight),
+        "bias": absent if tensors.bias is None else plain(tensors.bias),
         "black": black,
         "scale": scale.contiguous(),
-        "mix": absent if tensors.mix is None else _floats(tensors.mix),
-        "gamma_ptr": absent if tensors.gamma is None else _floats(tensors.gamma),
-        "padding_value": absent
-        if tensors.padding_value is None
-        else _floats(tensors.padding_value),
+        "mix": absent if tensors.mix is None else plain(tensors.mix),
+        "gamma_ptr": absent if tensors.gamma is None else plain(tensors.gamma),
+        "padding_value": absent if tensors.padding_value is None else plain(tensors.padding_value),
         "patterns": tensors.pattern.contiguous(),
         "sample_stride": mosaic.stride(0),
         "row_stride": mosaic.stride(1),
@@ -116,10 +115,6 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
         "BLOCK_CHANNELS": min(most, max(16, triton.next_power_of_2(channels))),
         "BLOCK_POSITIONS": BLOCK_POSITIONS,
     }
-
-
-def _floats(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float32).contiguous()
 
 
 def forward(tensors: Tensors, settings: Settings) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from isp_distill import backend, extension
 from isp_distill.isp import DEMOSAICS, TONES
+from isp_distill.ops.kernel_arguments import plain
 from isp_distill.ops.output_memory import recycled
 from isp_distill.ops.render_operator import Settings, Tensors, output_like
 
@@ -22,23 +23,19 @@ def refuses(
     return None
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float32).contiguous()
-
-
 def forward(tensors: Tensors, settings: Settings) -> Tensor:
     """The picture, ``[N, 3, *settings.size]``."""
     mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
     out = recycled(output_like(mosaic, settings))
     torch.ops.isp_distill_cpu.render(
         mosaic,
-        _flat(tensors.black),
-        _flat(tensors.white),
+        plain(tensors.black),
+        plain(tensors.white),
         tensors.pattern.contiguous(),
-        _flat(tensors.gain),
-        _flat(tensors.ccm),
-        _flat(tensors.mean),
-        _flat(tensors.std),
+        plain(tensors.gain),
+        plain(tensors.ccm),
+        plain(tensors.mean),
+        plain(tensors.std),
         DEMOSAICS.index(settings.demosaic),
         TONES.index(settings.tone),
         settings.orientation,

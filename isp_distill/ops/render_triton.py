@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, triton_support
+from isp_distill.ops.kernel_arguments import plain
 from isp_distill.ops.raw_conv_triton import ELEMENTS, in_pairs
 from isp_distill.ops.render_operator import Settings, Tensors, output_like
 
@@ -23,25 +24,21 @@ def refuses(
     return None
 
 
-def _floats(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float32).contiguous()
-
-
 def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
     """The kernels' arguments about the mosaic and the camera, by name."""
     mosaic, pairs = in_pairs(tensors.mosaic)
-    black = _floats(tensors.black)
-    scale = _floats(tensors.gain) / (_floats(tensors.white)[:, None] - black)
+    black = plain(tensors.black)
+    scale = plain(tensors.gain) / (plain(tensors.white)[:, None] - black)
     unit = 2 if settings.demosaic == "superpixel" else 1
     top, left, height, width = (int(side) // unit for side in settings.crop)
     return {
         "mosaic": mosaic,
         "black": black,
         "scale": scale.contiguous(),
-        "ccm": _floats(tensors.ccm),
+        "ccm": plain(tensors.ccm),
         "patterns": tensors.pattern.contiguous(),
-        "mean": _floats(tensors.mean),
-        "std": _floats(tensors.std),
+        "mean": plain(tensors.mean),
+        "std": plain(tensors.std),
         "sample_stride": mosaic.stride(0),
         "row_stride": mosaic.stride(1),
         "sensor_height": tensors.mosaic.shape[1],

@@ -11,6 +11,7 @@ from isp_distill.ops.unprocess_operator import (
     ExposeCall,
     Functions,
     UnprocessCall,
+    kernel_arguments,
     mosaic_like,
 )
 
@@ -22,42 +23,17 @@ def refuses(*, dtype: torch.dtype, picture: bool, **_: object) -> str | None:
     return None
 
 
-def _flat(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
-
-
 def unprocess(call: UnprocessCall) -> Tensor:
     """The mosaics, uint16 ``[N, H, W]``."""
     out = recycled(mosaic_like(call.rgb))
-    torch.ops.isp_distill_cpu.unprocess(
-        call.rgb.detach(),
-        _flat(call.rgb_to_camera),
-        _flat(call.gains),
-        call.pattern.contiguous(),
-        _flat(call.black),
-        _flat(call.white),
-        _flat(call.shot),
-        _flat(call.read),
-        call.seed,
-        out,
-    )
+    torch.ops.isp_distill_cpu.unprocess(*kernel_arguments(call), out)
     return out
 
 
 def expose(call: ExposeCall) -> Tensor:
     """The short exposures, uint16 ``[N, H, W]``."""
     out = recycled(mosaic_like(call.mosaic))
-    torch.ops.isp_distill_cpu.expose(
-        call.mosaic,
-        _flat(call.factor),
-        _flat(call.shot),
-        _flat(call.read),
-        call.pattern.contiguous(),
-        _flat(call.black),
-        _flat(call.white),
-        call.seed,
-        out,
-    )
+    torch.ops.isp_distill_cpu.expose(*kernel_arguments(call), out)
     return out
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from isp_distill import backend
 from isp_distill.errors import BackendError
 from isp_distill.ops import reference_unprocess
+from isp_distill.ops.kernel_arguments import plain
 
 
 class UnprocessCall(NamedTuple):
@@ -46,6 +47,13 @@ class ExposeCall(NamedTuple):
     black: Tensor  # [N, 4]
     white: Tensor  # [N]
     seed: int
+
+
+def kernel_arguments(call: UnprocessCall | ExposeCall) -> tuple[Any, ...]:
+    """A call as compiled kernels take it, in the same order: the output follows."""
+    settings: tuple[Any, ...] = call[1:-1]
+    tensors = (x.contiguous() if x is call.pattern else plain(x) for x in settings)
+    return (call[0].detach(), *tensors, call.seed)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from isp_distill.ops.unprocess_operator import (
     ExposeCall,
     Functions,
     UnprocessCall,
+    kernel_arguments,
     mosaic_like,
 )
 
@@ -26,32 +27,13 @@ def refuses(*, dtype: torch.dtype, picture: bool, batch: int, **_: object) -> st
     return None
 
 
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.float32).contiguous()
-
-
-def _optional(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else _flat(tensor)
-
-
 def unprocess(call: UnprocessCall) -> Tensor:
     """The mosaics, uint16 ``[N, H, W]``."""
     from isp_distill.kernels.unprocess import launch_unprocess
 
     out = mosaic_like(call.rgb)
     if out.numel():
-        launch_unprocess(
-            call.rgb.detach(),
-            _flat(call.rgb_to_camera),
-            _flat(call.gains),
-            call.pattern.contiguous(),
-            _flat(call.black),
-            _flat(call.white),
-            _optional(call.shot),
-            _optional(call.read),
-            call.seed,
-            out,
-        )
+        launch_unprocess(*kernel_arguments(call), out)
     return out
 
 
@@ -61,17 +43,7 @@ def expose(call: ExposeCall) -> Tensor:
 
     out = mosaic_like(call.mosaic)
     if out.numel():
-        launch_expose(
-            call.mosaic,
-            _flat(call.factor),
-            _flat(call.shot),
-            _flat(call.read),
-            call.pattern.contiguous(),
-            _flat(call.black),
-            _flat(call.white),
-            call.seed,
-            out,
-        )
+        launch_expose(*kernel_arguments(call), out)
     return out
 
 

@@ -1,0 +1,19 @@
+"""Tensors as compiled kernels take them."""
+
+from __future__ import annotations
+
+from typing import overload
+
+import torch
+from torch import Tensor
+
+
+@overload
+def plain(tensor: Tensor) -> Tensor: ...
+@overload
+def plain(tensor: None) -> None: ...
+@overload
+def plain(tensor: Tensor | None) -> Tensor | None: ...
+def plain(tensor: Tensor | None) -> Tensor | None:
+    """A parameter in float32, contiguous, without its history; None stays None."""
+    return None if tensor is None else tensor.detach().to(torch.float32).contiguous()
