@@ -28,8 +28,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .render_demosaic import demosaic_pair, developed, matrix_of
-from .render_mosaic import levels_of, load_row
+from .render_demosaic import developed, matrix_of
+from .render_mosaic import levels_of
+from .render_window import pixels_of, rows_from, rows_up_to
 
 #: Pairs of columns (one to a thread), and warps.
 BLOCK_PAIRS, WARPS = 64, 2
@@ -125,18 +126,8 @@ def render_rows_kernel(
     else:
         first_period, last_period = (top + begin) // 2, (top + end + 1) // 2
     row = 2 * first_period
-    c = load_row(sample_ptr, row_stride, row, sensor_height, pair, pairs, levels[0], levels[1],
-                 REACH, 0, PAIRS, ELEMENT)  # fmt: skip
-    d = load_row(sample_ptr, row_stride, row + 1, sensor_height, pair, pairs, levels[0], levels[1],
-                 REACH, 1, PAIRS, ELEMENT)  # fmt: skip
-    a = c
-    b = d
-    if REACH > 0:
-        b = load_row(sample_ptr, row_stride, row - 1, sensor_height, pair, pairs, levels[0],
-                     levels[1], REACH, 1, PAIRS, ELEMENT)  # fmt: skip
-    if REACH > 1:
-        a = load_row(sample_ptr, row_stride, row - 2, sensor_height, pair, pairs, levels[0],
-                     levels[1], REACH, 0, PAIRS, ELEMENT)  # fmt: skip
+    a, b, c, d = rows_up_to(sample_ptr, row_stride, row, sensor_height, pair, pairs, levels,
+                            REACH, PAIRS, ELEMENT)  # fmt: skip
     zero = tl.zeros((BLOCK_PAIRS,), tl.float32)
     upper = (zero, zero, zero, zero, zero, zero)  # sums of target row segment - 1
     lower = (zero, zero, zero, zero, zero, zero)  # and of target row segment
@@ -144,20 +135,11 @@ def render_rows_kernel(
     lower_total = 0.0
     for period in range(first_period, last_period):
         row = 2 * period
-        e = load_row(sample_ptr, row_stride, row + 2, sensor_height, pair, pairs, levels[0],
-                     levels[1], REACH, 0, PAIRS, ELEMENT)  # fmt: skip
-        f = load_row(sample_ptr, row_stride, row + 3, sensor_height, pair, pairs, levels[0],
-                     levels[1], REACH, 1, PAIRS, ELEMENT)  # fmt: skip
+        e, f = rows_from(sample_ptr, row_stride, row + 2, sensor_height, pair, pairs, levels,
+                         REACH, PAIRS, ELEMENT)  # fmt: skip
         for odd in tl.static_range(1 if SUPERPIXEL else 2):
-            if SUPERPIXEL:
-                pixel_row = period - top
-                x = demosaic_pair(d, c, c, c, c, pattern, 1, METHOD)
-            elif odd == 0:
-                pixel_row = row - top
-                x = demosaic_pair(c, b, d, a, e, pattern, 0, METHOD)
-            else:
-                pixel_row = row + 1 - top
-                x = demosaic_pair(d, c, e, b, f, pattern, 1, METHOD)
+            pixel_row = (period if SUPERPIXEL else row + odd) - top
+            x = pixels_of(a, b, c, d, e, f, pattern, odd, SUPERPIXEL, METHOD)
             if DEVELOP:
                 p = developed(x[0], x[1], x[2], matrix, TONE)
                 q = developed(x[3], x[4], x[5], matrix, TONE)

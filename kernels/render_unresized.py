@@ -19,8 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .render_demosaic import demosaic_pair, developed, matrix_of
-from .render_mosaic import levels_of, load_row
+from .render_demosaic import developed, matrix_of
+from .render_mosaic import levels_of
+from .render_window import pixels_of, rows_from, rows_up_to
 
 #: Pairs of columns (one to a thread), periods of rows, warps.
 BLOCK_PAIRS, PERIODS, WARPS = 128, 4, 4
@@ -79,36 +80,16 @@ def render_unresized_kernel(
         last_period = tl.minimum(first_period + PERIODS, (top + height + 1) // 2)
     inside = (column >= 0) & (column < width)
 
-    # Rows -2 to 1 of the first period; a row that the method does not reach is only a name.
     row = 2 * first_period
-    c = load_row(sample_ptr, row_stride, row, sensor_height, pair, pairs, levels[0], levels[1],
-                 REACH, 0, PAIRS, ELEMENT)  # fmt: skip
-    d = load_row(sample_ptr, row_stride, row + 1, sensor_height, pair, pairs, levels[0], levels[1],
-                 REACH, 1, PAIRS, ELEMENT)  # fmt: skip
-    a = c
-    b = d
-    if REACH > 0:
-        b = load_row(sample_ptr, row_stride, row - 1, sensor_height, pair, pairs, levels[0],
-                     levels[1], REACH, 1, PAIRS, ELEMENT)  # fmt: skip
-    if REACH > 1:
-        a = load_row(sample_ptr, row_stride, row - 2, sensor_height, pair, pairs, levels[0],
-                     levels[1], REACH, 0, PAIRS, ELEMENT)  # fmt: skip
+    a, b, c, d = rows_up_to(sample_ptr, row_stride, row, sensor_height, pair, pairs, levels,
+                            REACH, PAIRS, ELEMENT)  # fmt: skip
     for period in range(first_period, last_period):
         row = 2 * period
-        e = load_row(sample_ptr, row_stride, row + 2, sensor_height, pair, pairs, levels[0],
-                     levels[1], REACH, 0, PAIRS, ELEMENT)  # fmt: skip
-        f = load_row(sample_ptr, row_stride, row + 3, sensor_height, pair, pairs, levels[0],
-                     levels[1], REACH, 1, PAIRS, ELEMENT)  # fmt: skip
+        e, f = rows_from(sample_ptr, row_stride, row + 2, sensor_height, pair, pairs, levels,
+                         REACH, PAIRS, ELEMENT)  # fmt: skip
         for odd in tl.static_range(1 if SUPERPIXEL else 2):
-            if SUPERPIXEL:
-                pixel_row = period - top
-                x = demosaic_pair(d, c, c, c, c, pattern, 1, METHOD)
-            elif odd == 0:
-                pixel_row = row - top
-                x = demosaic_pair(c, b, d, a, e, pattern, 0, METHOD)
-            else:
-                pixel_row = row + 1 - top
-                x = demosaic_pair(d, c, e, b, f, pattern, 1, METHOD)
+            pixel_row = (period if SUPERPIXEL else row + odd) - top
+            x = pixels_of(a, b, c, d, e, f, pattern, odd, SUPERPIXEL, METHOD)
             there = inside & (pixel_row >= 0) & (pixel_row < height)
             row_ptr = out + pixel_row.to(tl.int64) * out_row
             r0, g0, b0 = developed(x[0], x[1], x[2], matrix, TONE)
