@@ -6,6 +6,7 @@ alignment are those of a real call.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -334,8 +335,10 @@ def _expose() -> Case:
     mosaic, pattern = _meta(batch, side, side, dtype=torch.uint16), _meta(batch, dtype=torch.int64)
     call = ExposeCall(mosaic, *numbers, pattern, _meta(batch, 4), _meta(batch), 0)
     size = f"{batch} x {side} x {side}"
-    run = lambda: unprocess_triton.expose(call)  # noqa: E731
-    return Case("expose", "uint16", size, "sensor value", mosaic.numel(), run)
+    return Case(
+        "expose", "uint16", size, "sensor value", mosaic.numel(),
+        functools.partial(unprocess_triton.expose, call),
+    )  # fmt: skip
 
 
 def cases() -> Iterator[Case]:

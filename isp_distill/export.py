@@ -147,8 +147,8 @@ def camera_inputs(isp: ISP, batch: int = 1) -> dict[str, np.ndarray[Any, Any]]:
 
 def _need_onnx() -> None:
     try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
+        import onnx  # noqa: F401  (only whether it is there)
+        import onnxscript  # noqa: F401  (likewise)
     except ImportError as error:
         raise ImportError(
             f"ONNX export needs onnx and onnxscript ({error}): pip install isp-distill[export]"

@@ -35,7 +35,9 @@ def test_the_table_of_one_architecture(tmp_path, capsys):
 
 
 def test_a_spill_a_narrow_load_and_a_lost_matrix_instruction_fail(monkeypatch, capsys):
-    check = lambda code: gpu_static.failures_of("k", code, ("k",), ("k",))  # noqa: E731
+    def check(code):
+        return gpu_static.failures_of("k", code, ("k",), ("k",))
+
     assert check(GOOD) == ()
     assert "1 spills" in check(with_code(LDG_E_128=1, HMMA_16816=1, LDL_LU=1))[0]
     assert "8 bytes, not 16" in check(with_code(LDG_E_64=1, HMMA_16816=1))[0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from isp_distill.ops import raw_conv as _raw_conv  # noqa: F401  (registers the backends)
-from isp_distill.ops import render as _render  # noqa: F401
+from isp_distill.ops import render as _render  # noqa: F401  (likewise)
 from isp_distill.ops.raw_conv_operator import raw_conv
 from isp_distill.ops.render_operator import render
 
