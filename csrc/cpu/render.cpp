@@ -161,9 +161,12 @@ void render_picture(
   r.columns = columns.view();
   // Only where the picture is lower are there fewer sums than sensor rows.
   std::optional<FoldedTable> folded_rows;
+  std::optional<SegmentsTable> segments;
   if (resize_linear && rows.target < rows.source) {
     folded_rows.emplace(rows, r.demosaic, top, r.height);
     r.folded = folded_rows->view();
+    segments.emplace(rows, r.demosaic, top);
+    r.segments = segments->view();
   }
   r.streaming = out.numel() * out.element_size() > kStreamingBytes;
   if (batch == 0) return;

@@ -17,6 +17,7 @@
 // in the order of memory, and added to the sums that its list of terms names (render_tables.cpp).
 #include "cpu/render_demosaic.h"
 #include "cpu/render_finish.h"
+#include "cpu/render_segments.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {
@@ -114,10 +115,9 @@ void superpixel_sums(const float* sums, int64_t floats, const Span& span, int64_
   }
 }
 
-// The sums of an output row to its colours, [3][planes][colour_length].
+// The sums T0, T1, T2 of an output row to its colours, [3][planes][colour_length].
 void demosaic(const Render& r, int64_t sample, const Span& span, float* sums, float* out) {
   const int64_t floats = 2 * span.length, pattern = r.pattern[sample] & 3;
-  complete_sums(sums, sums_of(r.demosaic), floats);
   if (r.demosaic == Demosaic::superpixel) return superpixel_sums(sums, floats, span, pattern, out);
   // The plane (R, Gr, Gb, B) of site 0 is the pattern's code.
   const bool colour_even = pattern == 0 || pattern == 3, blue = pattern >= 2;
@@ -129,49 +129,80 @@ void demosaic(const Render& r, int64_t sample, const Span& span, float* sums, fl
   run(sums, floats, span, blue, out);
 }
 
-}  // namespace
-
-void render_folded_sizes(
-    const Render& r, int64_t source_columns, int64_t columns, int64_t* workspace) {
-  const int64_t pairs = most_pairs(r, source_columns), row = 2 * plane_length(pairs);
-  *workspace = finisher_floats(pairs, columns) + round_up(2 * pairs, kPad) +
-               6 * colour_length(pairs) + r.folded.active * sums_of(r.demosaic) * row;
-}
-
-void render_folded(const Render& r, const RenderPiece& piece, float* workspace) {
-  Finisher finisher = make_finisher(r, piece, workspace);
-  const Span& span = finisher.span;
-  workspace += finisher_floats(span.pairs, piece.column_end - piece.column_begin);
-  const int64_t row_floats = 2 * span.length, sums_floats = sums_of(r.demosaic) * row_floats;
-  float *widened = workspace, *colours = widened + round_up(2 * span.pairs, kPad);
-  float* ring = colours + 6 * colour_length(span.pairs);
+// One output row after the other, its sums finished when its last sensor row is read.
+template <class Finish>
+void run_terms(
+    const Render& r, int64_t sample, int64_t begin, int64_t end, const Span& span,
+    const Levels& levels, float* widened, float* ring, Finish finish) {
   const FoldedRows& folded = r.folded;
+  const int64_t row_floats = 2 * span.length, sums_floats = sums_of(r.demosaic) * row_floats;
   const auto sums = [&](int64_t i) { return ring + i % folded.active * sums_floats; };
-  const Levels levels = levels_of(r, piece.sample);
-  int64_t started = piece.row_begin, finished = piece.row_begin;
-  for (int64_t s = folded.first[piece.row_begin]; s <= folded.last[piece.row_end - 1]; ++s) {
-    for (; started < piece.row_end && folded.first[started] == s; ++started) {
+  int64_t started = begin, finished = begin;
+  for (int64_t s = folded.first[begin]; s <= folded.last[end - 1]; ++s) {
+    for (; started < end && folded.first[started] == s; ++started) {
       memset(sums(started), 0, 4 * sums_floats);
     }
     float weights[kTogether], *targets[kTogether];
     int together = 0;
     const auto add = [&]() {
       if (together == 0) return;
-      kAddToSums[together](r, levels, piece.sample, s, span, widened, weights, targets);
+      kAddToSums[together](r, levels, sample, s, span, widened, weights, targets);
       together = 0;
     };
     for (int64_t t = folded.begin[s]; t < folded.begin[s + 1]; ++t) {
       const FoldedTerm& term = folded.terms[t];
-      if (term.out_row < piece.row_begin || term.out_row >= piece.row_end) continue;
+      if (term.out_row < begin || term.out_row >= end) continue;
       weights[together] = term.weight;
       targets[together] = sums(term.out_row) + term.sum * row_floats;
       if (++together == kTogether) add();
     }
     add();
-    for (; finished < piece.row_end && folded.last[finished] == s; ++finished) {
-      demosaic(r, piece.sample, span, sums(finished), colours);
-      finish_row(finisher, finished, colours);
+    for (; finished < end && folded.last[finished] == s; ++finished) {
+      complete_sums(sums(finished), sums_of(r.demosaic), row_floats);
+      finish(finished, sums(finished));
     }
+  }
+}
+
+}  // namespace
+
+void render_folded_sizes(
+    const Render& r, int64_t source_columns, int64_t columns, int64_t* workspace) {
+  const int64_t pairs = most_pairs(r, source_columns), row = 2 * plane_length(pairs);
+  const int64_t sums = sums_of(r.demosaic) * row;
+  *workspace = finisher_floats(pairs, columns) + round_up(2 * pairs, kPad) +
+               6 * colour_length(pairs) +
+               at_least(r.folded.active * sums, sums + segment_floats(r.segments, pairs));
+}
+
+void render_folded(const Render& r, const RenderPiece& piece, float* workspace) {
+  Finisher finisher = make_finisher(r, piece, workspace);
+  const Span& span = finisher.span;
+  workspace += finisher_floats(span.pairs, piece.column_end - piece.column_begin);
+  float *widened = workspace, *colours = widened + round_up(2 * span.pairs, kPad);
+  float* sums = colours + 6 * colour_length(span.pairs);
+  const int64_t sample = piece.sample;
+  const Levels levels = levels_of(r, sample);
+  const auto finish = [&](int64_t row, float* complete) {
+    demosaic(r, sample, span, complete, colours);
+    finish_row(finisher, row, colours);
+  };
+  const bool whole = are_whole(r, levels);
+  const int64_t begin = whole ? at_least(piece.row_begin, r.segments.begin) : piece.row_end;
+  const int64_t end = whole ? at_most(piece.row_end, r.segments.end) : piece.row_end;
+  const auto by_terms = [&](int64_t from, int64_t to) {
+    if (from < to) run_terms(r, sample, from, to, span, levels, widened, sums, finish);
+  };
+  if (begin >= end) {
+    by_terms(piece.row_begin, piece.row_end);
+  } else {
+    by_terms(piece.row_begin, begin);
+    float* state = sums + sums_of(r.demosaic) * 2 * span.length;
+    const auto run = r.demosaic == Demosaic::superpixel ? run_segments<Demosaic::superpixel, decltype(finish)>
+                     : r.demosaic == Demosaic::bilinear ? run_segments<Demosaic::bilinear, decltype(finish)>
+                                                        : run_segments<Demosaic::malvar, decltype(finish)>;
+    run(r, sample, begin, end, span, levels, make_segment_state(r, span, state), sums, finish);
+    by_terms(end, piece.row_end);
   }
   flush(finisher.writer);
 }

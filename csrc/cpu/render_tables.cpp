@@ -175,4 +175,33 @@ FoldedRows FoldedTable::view() const {
   return {first.data(), last.data(), begin.data(), terms.data(), active};
 }
 
+// --------------------------------------------------------------------------------------- segments
+
+SegmentsTable::SegmentsTable(const TapsTable& rows, Demosaic demosaic, int64_t top)
+    : first(rows.target), beyond(rows.target), weight(rows.target) {
+  // More rows than this, and the sums of 32-bit integers could overflow.
+  constexpr int64_t kLongest = 256;
+  const double scale = static_cast<double>(rows.source) / static_cast<double>(rows.target);
+  length = static_cast<float>(scale);
+  if (rows.source >= 4 * rows.target && rows.source <= kLongest * rows.target) {
+    // The first and the last triangle are cut at the edges of the crop.
+    begin = 1;
+    end = std::max<int64_t>(rows.target - 1, 1);
+  }
+  const int64_t start = demosaic == Demosaic::superpixel ? top / 2 : top;
+  for (int64_t i = 0; i < rows.target; ++i) {
+    const double centre = scale * (static_cast<double>(i) + 0.5);
+    const int64_t row = static_cast<int64_t>(std::ceil(centre - 0.5));
+    const double away = static_cast<double>(row) + 0.5 - centre;
+    first[i] = start + row;
+    beyond[i] = static_cast<float>(away);
+    // A tap is (scale - distance) times the weight.
+    weight[i] = static_cast<float>(rows.exact[i * rows.stride + row - rows.begin[i]] / (scale - away));
+  }
+}
+
+Segments SegmentsTable::view() const {
+  return {begin, end, first.data(), beyond.data(), weight.data(), length};
+}
+
 }  // namespace isp_distill

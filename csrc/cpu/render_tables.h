@@ -34,4 +34,16 @@ struct FoldedTable {
   FoldedRows view() const;
 };
 
+// The segments of the same taps. `height` rows of the sensor; there are no whole triangles unless at
+// least 4 of them make an output row, so that no two corners share one.
+struct SegmentsTable {
+  std::vector<int64_t> first;
+  std::vector<float> beyond, weight;
+  int64_t begin = 0, end = 0;
+  float length;
+
+  SegmentsTable(const TapsTable& rows, Demosaic demosaic, int64_t top);
+  Segments view() const;
+};
+
 }  // namespace isp_distill
