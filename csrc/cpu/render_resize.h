@@ -17,14 +17,19 @@ ISP_INLINE void add_row(const float* row, float weight, bool first, int64_t coun
   }
 }
 
+// Even and odd columns to consecutive ones.
+ISP_INLINE void store_pairs(float* out, Vec even_columns, Vec odd_columns) {
+  store(out, interleave_low(even_columns, odd_columns));
+  store(out + kLanes, interleave_high(even_columns, odd_columns));
+}
+
 // Two planes to consecutive columns, times slope plus offset; writes whole vectors.
 ISP_INLINE void interleave_row(
     const float* even_plane, const float* odd_plane, int64_t pairs, float slope, float offset,
     float* out) {
   for (int64_t i = 0; i < pairs; i += kLanes) {
     const Vec a = load(even_plane + i) * slope + offset, b = load(odd_plane + i) * slope + offset;
-    store(out + 2 * i, interleave_low(a, b));
-    store(out + 2 * i + kLanes, interleave_high(a, b));
+    store_pairs(out + 2 * i, a, b);
   }
 }
 
