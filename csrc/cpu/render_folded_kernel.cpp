@@ -13,8 +13,11 @@
 // would take 12 multiply-adds a sensor value, 2 output rows having it in their support. But v is
 // piecewise linear: v(r-1) + v(r+1) = 2 v(r) except at its three corners. So T1[p] = 2 T0[1-p] + C1[p]
 // and T2[p] = 2 T0[p] + C2[p], exactly, where the corrections C have terms in the few rows around the
-// corners alone: about 3 multiply-adds a sensor value at large ratios. Every sensor row is read once,
-// in the order of memory, and added to the sums that its list of terms names (render_tables.cpp).
+// corners alone: about 3 multiply-adds a sensor value at large ratios. Every sensor row is read once.
+//
+// Whole sensor values, which cameras give, become T0, T1 and T2 in render_segments.h. Here is the way for
+// everything else, and for the first and last output row, whose triangles are cut: each sensor row in the
+// order of memory is added to the sums that its list of terms names (render_tables.cpp).
 #include "cpu/render_demosaic.h"
 #include "cpu/render_finish.h"
 #include "cpu/render_segments.h"
@@ -192,7 +195,7 @@ void render_folded(const Render& r, const RenderPiece& piece, float* workspace) 
   };
   const int64_t begin = at_least(piece.row_begin, r.segments.begin);
   const int64_t end = at_most(piece.row_end, r.segments.end);
-  if (begin >= end || !are_whole(r, levels)) {
+  if (begin >= end) {
     by_terms(piece.row_begin, piece.row_end);
   } else {
     by_terms(piece.row_begin, begin);

@@ -6,18 +6,16 @@
 //
 //   S = sum of y[r],  M = sum of (r - first) y[r],  y = value above black,
 //
-// are all that its rows contribute to anything, and they stay in registers while the segment is read:
-// of 16-bit values, two rows at a time, by the integer multiply-add. The corrections C1 and C2 of an
-// output row are those of its three corners, 1, -2 and 1 times what the four sensor rows around a corner
-// say. Sums, corrections and the sums of the segment before are combined in registers and stored once
-// for each row of the picture.
+// are all that its rows contribute to any T0, and they stay in registers while the segment is read, two
+// rows at a time by the integer multiply-add: a triangle rises by M and falls by S and M. C1 and C2 are 1,
+// -2 and 1 times what the four sensor rows around each of the three corners say. All of it is combined
+// in registers and stored once for each row of the picture, and the rows of the next segment are fetched
+// meanwhile, since no processor follows so many streams by itself.
 //
 // Integers cannot be clipped at 1, since gain / (white - black) leaves a fraction: 1 is at
 // most + excess sensor steps. The largest value of a block is looked at, and only where it is above
 // `most` is the block read again, for the values clipped at `most` and for how many were clipped.
 #pragma once
-
-#include <math.h>
 
 #include "cpu/render_demosaic.h"
 #include "cpu/render_rows.h"
@@ -114,17 +112,6 @@ static WholeLevels whole_levels(const Levels& levels) {
     whole.most[row] = both_halves(most[0], most[1]);
   }
   return whole;
-}
-
-// Whether a sample's values are 16-bit integers, and those between black and white signed ones.
-static bool are_whole(const Render& r, const Levels& levels) {
-  if (r.mosaic_type != Element::uint16) return false;
-  for (int site = 0; site < 4; ++site) {
-    const float black = levels.black[site], steps = 1.0f / levels.scale[site];
-    if (!(black >= 0 && black <= 65535 && black == floorf(black))) return false;
-    if (!(steps >= 1 && steps < 32768)) return false;
-  }
-  return true;
 }
 
 // The rows of one parity of a segment.
@@ -243,7 +230,8 @@ struct Segment {
 // The numbers of the corner above a segment, the same for all blocks.
 template <Demosaic method>
 struct Corner {
-  static constexpr int kCorrections = method == Demosaic::superpixel ? 0 : method == Demosaic::bilinear ? 2 : 4;
+  static constexpr int kCorrections =
+      method == Demosaic::superpixel ? 0 : method == Demosaic::bilinear ? 2 : 4;
   static constexpr int kReach = kCorrections > 0 ? 2 : 0;  // sensor rows to either side
 
   int parity;  // of the row below
@@ -382,10 +370,9 @@ ISP_INLINE void for_each_block(
     }
     const int64_t begin = i < 0 ? 2 * kLanes - 2 : 0;
     const int64_t end = i < 0 ? 2 * kLanes : at_most(2 * kLanes, 2 * (span.pairs + 1 - i));
-    for (int64_t k = 0; k < count; ++k) {
-      for (int64_t j = begin; j < end; ++j) {
-        patch[k * 2 * kLanes + j] = sensor[k * r.mosaic_row + reflect(column + j, r.width)];
-      }
+    for (int64_t j = begin; j < end; ++j) {
+      const uint16_t* from = sensor + reflect(column + j, r.width);
+      for (int64_t k = 0; k < count; ++k) patch[k * 2 * kLanes + j] = from[k * r.mosaic_row];
     }
     use(Block{patch, 2 * kLanes, 0}, i);
   }
