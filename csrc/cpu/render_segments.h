@@ -138,58 +138,62 @@ ISP_INLINE void add_rows(Word y, Word z, Word weights, SegmentSums& sums) {
 }
 
 // Runs use(y, z, weights) for two rows at a time, the last one perhaps alone.
-template <bool fetches, class Use>
+template <class Use>
 ISP_INLINE void for_two_rows(const SegmentRows& rows, Use use) {
   const uint16_t* p = rows.pairs;
   Word weights = both_halves(rows.weight, rows.weight + rows.weight_step);
   const Word two_rows = both_halves(2 * rows.weight_step, 2 * rows.weight_step);
   int64_t k = 0;
   for (; k + 1 < rows.count; k += 2, p += 2 * rows.step, weights += two_rows) {
-    if (fetches) {
-      __builtin_prefetch(p + rows.ahead, 0, 2);
-      __builtin_prefetch(p + rows.ahead + rows.step, 0, 2);
-    }
+    __builtin_prefetch(p + rows.ahead, 0, 2);
+    __builtin_prefetch(p + rows.ahead + rows.step, 0, 2);
     use(load_words(p), load_words(p + rows.step), weights);
   }
   if (k == rows.count) return;
-  if (fetches) __builtin_prefetch(p + rows.ahead, 0, 2);
+  __builtin_prefetch(p + rows.ahead, 0, 2);
   use(load_words(p), Word{}, weights);
 }
 
-// S and M of a parity's rows as floats, in sensor steps.
-ISP_INLINE void segment_sums(
-    const SegmentRows& rows, const WholeLevels& levels, int parity, Vec* plain, Vec* weighted) {
+// S and M of a parity's rows as floats, in sensor steps. `clips`: whether the same columns were clipped
+// in the segment above, where it is likely that they are again; becomes whether they are here.
+ISP_INLINE void segment_sums(const SegmentRows& rows, const WholeLevels& levels, int parity, bool& clips,
+                             Vec* plain, Vec* weighted) {
   const Word black = levels.black[parity], most = levels.most[parity];
-  Word largest = {};
   SegmentSums sums;
-  for_two_rows<true>(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
-    const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
-    largest = larger_halves(largest, larger_halves(y0, y1));
-    add_rows(y0, y1, weights, sums);
-  });
-  const bool clips = any(subtract_halves(largest, most));
-  if (__builtin_expect(clips, 0)) {
-    sums = {};
-    SegmentSums clipped;
-    for_two_rows<false>(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
-      const Word one = both_halves(1, 1);
+  if (!clips) {
+    Word largest = {};
+    for_two_rows(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
       const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
-      const Word above0 = subtract_halves(y0, most), above1 = subtract_halves(y1, most);
-      add_rows((Word)((Halves)y0 - (Halves)above0), (Word)((Halves)y1 - (Halves)above1), weights, sums);
-      add_rows(smaller_halves(above0, one), smaller_halves(above1, one), weights, clipped);
+      largest = larger_halves(largest, larger_halves(y0, y1));
+      add_rows(y0, y1, weights, sums);
     });
-    for (int column = 0; column < 2; ++column) {
-      const float excess = levels.excess[parity][column];
-      plain[column] = __builtin_convertvector(sums.plain[column], Vec) +
-                      excess * __builtin_convertvector(clipped.plain[column], Vec);
-      weighted[column] = __builtin_convertvector(sums.weighted[column], Vec) +
-                         excess * __builtin_convertvector(clipped.weighted[column], Vec);
+    clips = any(subtract_halves(largest, most));
+    if (__builtin_expect(!clips, 1)) {
+      for (int column = 0; column < 2; ++column) {
+        plain[column] = __builtin_convertvector(sums.plain[column], Vec);
+        weighted[column] = __builtin_convertvector(sums.weighted[column], Vec);
+      }
+      return;
     }
-    return;
+    sums = {};
   }
+  Word clipped_values = {};
+  SegmentSums clipped;
+  for_two_rows(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
+    const Word one = both_halves(1, 1);
+    const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
+    const Word above0 = subtract_halves(y0, most), above1 = subtract_halves(y1, most);
+    clipped_values |= above0 | above1;
+    add_rows((Word)((Halves)y0 - (Halves)above0), (Word)((Halves)y1 - (Halves)above1), weights, sums);
+    add_rows(smaller_halves(above0, one), smaller_halves(above1, one), weights, clipped);
+  });
+  clips = any(clipped_values);
   for (int column = 0; column < 2; ++column) {
-    plain[column] = __builtin_convertvector(sums.plain[column], Vec);
-    weighted[column] = __builtin_convertvector(sums.weighted[column], Vec);
+    const float excess = levels.excess[parity][column];
+    plain[column] = __builtin_convertvector(sums.plain[column], Vec) +
+                    excess * __builtin_convertvector(clipped.plain[column], Vec);
+    weighted[column] = __builtin_convertvector(sums.weighted[column], Vec) +
+                       excess * __builtin_convertvector(clipped.weighted[column], Vec);
   }
 }
 
@@ -251,15 +255,18 @@ struct Corner {
   }
 };
 
-// The state of a block of columns, vectors: what the segment above gave to the next triangle, of even and
-// odd sensor rows in even and odd columns; and what the last two corners said, C1[0], C1[1], C2[0], C2[1],
-// each in even and odd columns.
-constexpr int kRising = 4, kEnds = 8;
-constexpr int64_t kState = (kRising + 2 * kEnds) * kLanes;
+// What a block of columns keeps from segment to segment.
+struct alignas(64) BlockState {
+  // What the segment above gave to the next triangle: of even and odd sensor rows in even and odd columns.
+  Vec rising[2][2];
+  // What the last two corners said, C1[0], C1[1], C2[0], C2[1], each in even and odd columns.
+  Vec ends[2][4][2];
+  bool clips[2];  // whether even and odd sensor rows were clipped
+};
 
 constexpr int kSums = 12;
 // Sums exist for so many blocks of a row at a time, which keeps them in the first-level cache.
-constexpr int64_t kSlots = 10;
+constexpr int64_t kSlots = 18;
 constexpr int64_t kPlane = kSlots * kLanes + kPad;
 
 // What a corner says, the row below which is x: store_end(k, column, value).
@@ -293,34 +300,33 @@ ISP_INLINE void corner_ends(const Corner<method>& corner, const WholeLevels& lev
 
 // One block of a segment: completes the sums of the output row at whose centre it begins, in planes
 // kPlane apart, in the order T0[0], T0[1], T1[0], T1[1], T2[0], T2[1], each in even and odd columns.
-// above, centre: what that row's first two corners said; what the third one says, at the segment's end,
-// takes the place of the first's.
+// `turn`: where the state has what that row's first corner said; what the third one says, at the
+// segment's end, takes its place.
 template <int parity, Demosaic method>
 ISP_INLINE void complete_block(
     const Segment<method>& segment, const Corner<method>& end, const WholeLevels& levels,
-    const Block& block, float* rising, float* above, const float* centre, float* sums) {
+    const Block& block, int turn, BlockState& state, float* sums) {
   Vec total[2][2];
   for (int row = 0; row < 2; ++row) {
     Vec plain[2], weighted[2];
-    segment_sums(segment.rows(block, row), levels, row, plain, weighted);
+    segment_sums(segment.rows(block, row), levels, row, state.clips[row], plain, weighted);
     for (int column = 0; column < 2; ++column) {
-      float* place = rising + (2 * row + column) * kLanes;
-      const Vec rises = weighted[column] + segment.beyond * plain[column];
-      const Vec falls = segment.length * plain[column] - rises;
-      total[row][column] = segment.scale[row][column] * (load(place) + falls);
+      const Vec rising = weighted[column] + segment.beyond * plain[column];
+      const Vec falling = segment.length * plain[column] - rising;
+      total[row][column] = segment.scale[row][column] * (state.rising[row][column] + falling);
       store(sums + (2 * row + column) * kPlane, total[row][column]);
-      store(place, rises);
+      state.rising[row][column] = rising;
     }
   }
   corner_ends<parity>(
       end, levels, block.x + segment.count * block.step, block.step,
       [&](int k, int column, Vec of_corner) __attribute__((always_inline)) {
-        const int place = (2 * k + column) * kLanes;
-        const Vec kinks = load(above + place) - 2.0f * load(centre + place) + of_corner;
+        Vec& above = state.ends[turn][k][column];
+        const Vec kinks = above - 2.0f * state.ends[1 - turn][k][column] + of_corner;
         // T1[p] = 2 T0[1 - p] + C1[p], T2[p] = 2 T0[p] + C2[p].
         const Vec base = total[k < 2 ? 1 - k : k - 2][column];
         store(sums + (4 + 2 * k + column) * kPlane, 2.0f * base + segment.weight * kinks);
-        store(above + place, of_corner);
+        above = of_corner;
       });
 }
 
@@ -328,26 +334,25 @@ ISP_INLINE void complete_block(
 template <Demosaic method>
 ISP_INLINE void begin_block(
     const Segment<method>& segment, const Corner<method>& start, const Corner<method>& end,
-    const WholeLevels& levels, const Block& block, float* rising, float* above, float* centre) {
+    const WholeLevels& levels, const Block& block, int turn, BlockState& state) {
+  state.clips[0] = state.clips[1] = false;
   for (int row = 0; row < 2; ++row) {
     Vec plain[2], weighted[2];
-    segment_sums(segment.rows(block, row), levels, row, plain, weighted);
+    segment_sums(segment.rows(block, row), levels, row, state.clips[row], plain, weighted);
     for (int column = 0; column < 2; ++column) {
-      store(rising + (2 * row + column) * kLanes, weighted[column] + segment.beyond * plain[column]);
+      state.rising[row][column] = weighted[column] + segment.beyond * plain[column];
     }
   }
-  const auto keep = [&](const Corner<method>& corner, const uint16_t* x, float* ends) {
-    const auto store_end = [&](int k, int column, Vec of_corner) {
-      store(ends + (2 * k + column) * kLanes, of_corner);
-    };
+  const auto keep = [&](const Corner<method>& corner, const uint16_t* x, Vec (&ends)[4][2]) {
+    const auto store_end = [&](int k, int column, Vec of_corner) { ends[k][column] = of_corner; };
     if (corner.parity == 0) {
       corner_ends<0>(corner, levels, x, block.step, store_end);
     } else {
       corner_ends<1>(corner, levels, x, block.step, store_end);
     }
   };
-  keep(start, block.x, above);
-  keep(end, block.x + segment.count * block.step, centre);
+  keep(start, block.x, state.ends[turn]);
+  keep(end, block.x + segment.count * block.step, state.ends[1 - turn]);
 }
 
 // ---------------------------------------------------------------------------------- of a whole row
@@ -380,16 +385,17 @@ ISP_INLINE void for_each_block(
 
 // What a piece works with: the states of its blocks, sums of some blocks, and a patch.
 struct SegmentMemory {
-  float *states, *sums;
+  BlockState* states;  // from the block in front of the piece on
+  float* sums;
   uint16_t* patch;
 };
 
-ISP_INLINE int64_t state_floats(int64_t pairs) { return (pairs / kLanes + 2) * kState; }
 ISP_INLINE int64_t patch_rows(const Segments& segments) {
   return 2 * (static_cast<int64_t>(segments.length) + 2) + 4;
 }
 ISP_INLINE int64_t segment_floats(const Segments& segments, int64_t pairs) {
-  return state_floats(pairs) + kSums * kPlane + patch_rows(segments) * kLanes;
+  return (pairs / kLanes + 2) * static_cast<int64_t>(sizeof(BlockState) / sizeof(float)) + kPad +
+         kSums * kPlane + patch_rows(segments) * kLanes;
 }
 
 // Completes output row i, and hands develop(sums, origin, begin, end) the sums of pairs [begin, end):
@@ -400,17 +406,15 @@ void complete_row(
     const SegmentMemory& memory, Develop develop) {
   const Segment<method> segment(r.segments, i, levels);
   const Corner<method> end(r.segments, i + 1, levels);
-  const int64_t above = (kRising + i % 2 * kEnds) * kLanes;
-  const int64_t centre = (kRising + (i + 1) % 2 * kEnds) * kLanes;
+  const int turn = static_cast<int>(i % 2);
   // A pixel needs the pairs beside it: a slot is developed when the next one is filled.
   int64_t slot = 1, ready = 2, origin = -2 * kLanes;
   for_each_block(
       r, sample, segment.kSensorRows * r.segments.first[i],
       segment.kSensorRows * segment.count + end.kReach, span, memory.patch,
       [&](const Block& block, int64_t pair) __attribute__((always_inline)) {
-        float* state = memory.states + (pair / kLanes + 1) * kState;
-        complete_block<parity>(segment, end, levels, block, state, state + above, state + centre,
-                               memory.sums + slot * kLanes);
+        BlockState& state = memory.states[pair / kLanes + 1];
+        complete_block<parity>(segment, end, levels, block, turn, state, memory.sums + slot * kLanes);
         if (++slot < kSlots) return;
         const int64_t filled = at_most(origin + (kSlots - 1) * kLanes, span.pairs);
         develop(memory.sums, origin, origin + ready * kLanes, filled);
@@ -430,7 +434,9 @@ void run_segments(
     const Render& r, int64_t sample, int64_t begin, int64_t end, const Span& span,
     const Levels& of_sample, float* workspace, Develop develop, Finish finish) {
   const WholeLevels levels = whole_levels(of_sample);
-  SegmentMemory memory = {workspace, workspace + state_floats(span.pairs), nullptr};
+  const uintptr_t aligned = (reinterpret_cast<uintptr_t>(workspace) + 63) / 64 * 64;
+  SegmentMemory memory = {reinterpret_cast<BlockState*>(aligned), nullptr, nullptr};
+  memory.sums = reinterpret_cast<float*>(memory.states + span.pairs / kLanes + 2);
   memory.patch = reinterpret_cast<uint16_t*>(memory.sums + kSums * kPlane);
   // Lanes that no pixel needs are never filled.
   memset(memory.sums, 0, sizeof(float) * (kSums * kPlane + patch_rows(r.segments) * kLanes));
@@ -442,9 +448,8 @@ void run_segments(
       before.kSensorRows * before.count + 2 * top.kReach, span, memory.patch,
       [&](const Block& block, int64_t pair) {
         const Block inside = {block.x + top.kReach * block.step, block.step, block.ahead};
-        float* ends = memory.states + (pair / kLanes + 1) * kState + kRising * kLanes;
-        begin_block(before, top, bottom, levels, inside, ends - kRising * kLanes,
-                    ends + begin % 2 * kEnds * kLanes, ends + (begin + 1) % 2 * kEnds * kLanes);
+        begin_block(before, top, bottom, levels, inside, static_cast<int>(begin % 2),
+                    memory.states[pair / kLanes + 1]);
       });
   for (int64_t i = begin; i < end; ++i) {
     const bool odd = r.segments.first[i + 1] & 1;
