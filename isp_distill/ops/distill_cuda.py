@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, cuda_extension
-from isp_distill.errors import BackendError
 from isp_distill.ops.distill_backend import Rows, plain_rows
 from isp_distill.ops.distill_options import Options
 
@@ -51,32 +50,71 @@ class CudaKernels:
             *plain_rows(rows, torch.uint8),
             factors,
             row_losses,
-            _NUMBERS["none" if options.alpha == 0 else options.objective],
-            (*options.parameters, 0.0)[0],
-            options.temperature,
-            options.alpha != 1 and rows[0] is not None,
-            options.ignore_index,
-            options.label_smoothing,
-            gradient_scale,
+            *_numbers(options, rows, gradient_scale),
         )
         if gradient is not None and g is not None and g.data_ptr() != gradient.data_ptr():
             gradient.copy_(g.view(gradient.shape))
-        # The blocks' parts, added in a fixed order (torch.sum uses no atomics).
-        loss = losses.sum().to(torch.float32) if row_losses is None else row_losses
-        return loss, agreements.sum()
+        return _add_up(losses, agreements, row_losses)
 
     def launch(self, *call: Any) -> tuple[Tensor, Tensor]:
         """Each block's loss (float64) and agreements; arguments as the operator's schema says."""
         losses, agreements = torch.ops.isp_distill_cuda.distill_loss(*call)
         return losses, agreements
 
-    def upsampled(self, *call: Any) -> tuple[Tensor, Tensor]:
-        """Refused by :func:`refuses`.
+    def upsampled(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        size: tuple[int, int],
+        align_corners: bool,
+        rows: Rows,
+        factors: Tensor,
+        options: Options,
+        gradient: Tensor | None,
+        gradient_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and agreement at full resolution, gradient at the student's."""
+        row_losses = None
+        if options.reduction == "none":
+            row_losses = student.new_empty((student.shape[0], *size), dtype=torch.float32)
+        losses, agreements = self.launch_upsampled(
+            student,
+            teacher,
+            *size,
+            align_corners,
+            gradient,
+            *plain_rows(rows, torch.uint8),
+            factors,
+            row_losses,
+            *_numbers(options, rows, gradient_scale),
+        )
+        return _add_up(losses, agreements, row_losses)
 
-        Raises:
-            BackendError: always.
-        """
-        raise BackendError("cuda: there is no kernel for upsampled logits")
+    def launch_upsampled(self, *call: Any) -> tuple[Tensor, Tensor]:
+        """As :meth:`launch`, of the operator ``upsampled_distill_loss``."""
+        losses, agreements = torch.ops.isp_distill_cuda.upsampled_distill_loss(*call)
+        return losses, agreements
+
+
+def _numbers(options: Options, rows: Rows, gradient_scale: float) -> tuple[Any, ...]:
+    """The numbers of a call in the order of the operators' schemas."""
+    return (
+        _NUMBERS["none" if options.alpha == 0 else options.objective],
+        (*options.parameters, 0.0)[0],
+        options.temperature,
+        options.alpha != 1 and rows[0] is not None,
+        options.ignore_index,
+        options.label_smoothing,
+        gradient_scale,
+    )
+
+
+def _add_up(
+    losses: Tensor, agreements: Tensor, row_losses: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The blocks' parts, added in a fixed order (torch.sum uses no atomics)."""
+    loss = losses.sum().to(torch.float32) if row_losses is None else row_losses
+    return loss, agreements.sum()
 
 
 def four_axes(
@@ -106,8 +144,6 @@ def refuses(**call: Any) -> str | None:
     for name in ("student", "teacher"):
         if call[name] not in _DTYPES:
             return f"its kernels compute in float32, and the {name} is {call[name]}"
-    if call["form"] == "upsampled":
-        return "it has no kernel for upsampled logits (triton has one)"
     if call["objective"] not in _NUMBERS:
         return f"it has no kernel for {call['objective']} (triton has one)"
     if call["form"] == "logits" and call["classes"] > _MOST_DENSE and not call["classes_together"]:
