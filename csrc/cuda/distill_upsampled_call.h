@@ -91,6 +91,7 @@ struct CellTiles {
 
 struct UpsampledLoss {
   LossCall call;  // its rows are the pixels; the strides of its logits are those of [N, C, h, w]
+  Logits maps[2];  // student and teacher once more, to be chosen by number
   int batch, height, width;
   Axis y[2], x[2];  // the student's, the teacher's
   float* numbers;   // [batch, height, width, words]: what the gradient needs of a pixel
@@ -99,6 +100,7 @@ struct UpsampledLoss {
   CellTiles cells;
 };
 
+ISP_AXIS int up_to_batch(int classes) { return (classes + kBatch - 1) / kBatch * kBatch; }
 inline int up_to(int64_t value, int64_t unit) {
   return static_cast<int>((value + unit - 1) / unit * unit);
 }
@@ -111,7 +113,6 @@ inline int pitch_of(const Logits& logits, int64_t cells) {
 
 // As wide as wastes the fewest threads; as many classes at a time as fit, 16 at most.
 inline bool plan_pixels(UpsampledLoss& up) {
-  const Logits* maps[2] = {&up.call.student, &up.call.teacher};
   PixelTiles best = {};
   for (int width : {128, 96, 160, 64, 192, 224, 256, 32}) {
     PixelTiles p = {};
@@ -119,7 +120,7 @@ inline bool plan_pixels(UpsampledLoss& up) {
     if (best.width && p.tiles * width >= best.tiles * best.width) continue;
     for (int m = 0; m < 2; ++m) {
       const int64_t cells = cells_of(up.x[m], width < up.width ? width : up.width);
-      p.cells[m] = static_cast<int>(cells), p.pitch[m] = pitch_of(*maps[m], cells);
+      p.cells[m] = static_cast<int>(cells), p.pitch[m] = pitch_of(up.maps[m], cells);
     }
     const int64_t of_class = 2 * int64_t(p.pitch[0] + p.pitch[1]) + 16 * int64_t(p.cells[0] + p.cells[1]);
     const int64_t most = (kUpsampledShared - 256) / of_class / kBatch * kBatch;
@@ -139,7 +140,6 @@ inline bool plan_pixels(UpsampledLoss& up) {
 // The tile that leaves the fewest threads without work: those beyond the last cell or class, and those
 // of the patches that two tiles compute.
 inline bool plan_cells(UpsampledLoss& up) {
-  const Logits* maps[2] = {&up.call.student, &up.call.teacher};
   const int across = up.x[0].cells, down = up.y[0].cells;
   const int64_t pairs = parts_of(up.call.classes, kOwnClasses);
   CellTiles best = {};
@@ -153,8 +153,8 @@ inline bool plan_cells(UpsampledLoss& up) {
     const int64_t most = kLossThreads / (c.width + 1);
     c.lanes = parts_of(pairs, parts_of(pairs, most));
     c.columns = static_cast<int>(pixels_of(up.x[0], c.width + 1));
-    c.pitch[0] = pitch_of(*maps[0], c.width + 2 < across ? c.width + 2 : across);
-    c.pitch[1] = pitch_of(*maps[1], cells_of(up.x[1], c.columns));
+    c.pitch[0] = pitch_of(up.maps[0], c.width + 2 < across ? c.width + 2 : across);
+    c.pitch[1] = pitch_of(up.maps[1], cells_of(up.x[1], c.columns));
     const auto bytes = [&] {
       const int64_t classes = kOwnClasses * c.lanes;
       return 16 * int64_t(c.columns) + 3 * classes * (c.pitch[0] + c.pitch[1]) +
@@ -190,6 +190,7 @@ inline int64_t cell_blocks(const UpsampledLoss& up) {
 // axis is too long or a tile does not fit shared memory.
 inline bool plan_upsampled(UpsampledLoss& up, const int64_t (&student)[2], const int64_t (&teacher)[2],
                            bool align_corners, Objective objective) {
+  up.maps[0] = up.call.student, up.maps[1] = up.call.teacher;
   up.words = 4 * (1 + (objective == Objective::jsd) + up.call.cross_entropy);
   return make_axis(student[0], up.height, align_corners, up.y[0]) &&
          make_axis(student[1], up.width, align_corners, up.x[0]) &&

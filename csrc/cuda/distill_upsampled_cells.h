@@ -80,10 +80,12 @@ ISP_KERNEL(2) upsampled_cells(ISP_CONSTANT UpsampledLoss up) {
   const int teacher_end = teacher_last + 1 < up.x[1].cells ? teacher_last + 2 : up.x[1].cells;
   char* const rows_s = memory + 16 * tiles.columns;
   char* const rows_t = rows_s + 3 * V * tiles.lanes * tiles.pitch[0];
-  const Window window_s(call.student, n, cells_begin, cells_end - cells_begin, tiles.pitch[0]);
-  const Window window_t(call.teacher, n, teacher_begin, teacher_end - teacher_begin, tiles.pitch[1]);
-  Rows student(window_s, down, first, classes, threads, rows_s);
-  Rows teacher(window_t, up.y[1].cells, first, classes, threads, rows_t);
+  Rows student(call.student,
+               {n, cells_begin, cells_end - cells_begin, first, classes, tiles.pitch[0]}, down,
+               threads, rows_s);
+  Rows teacher(call.teacher,
+               {n, teacher_begin, teacher_end - teacher_begin, first, classes, tiles.pitch[1]},
+               up.y[1].cells, threads, rows_t);
   float* const sums = reinterpret_cast<float*>(rows_t + 3 * V * tiles.lanes * tiles.pitch[1]);
   const int sums_pitch = V * tiles.lanes + 1;  // of a patch: neighbours in different banks
 
@@ -98,9 +100,8 @@ ISP_KERNEL(2) upsampled_cells(ISP_CONSTANT UpsampledLoss up) {
       ISP_UNROLL for (int v = 0; v < V; ++v) {
         const int k = lane + v * tiles.lanes;
         const bool there = works && k < classes;
-        const char* line = window_s.line(student.slot(at), at, first, there ? k : 0);
-        corners[i][v][0] = there ? window_s.value(line, patch - cells_begin) : 0.0f;
-        corners[i][v][1] = there ? window_s.value(line, next - cells_begin) : 0.0f;
+        corners[i][v][0] = there ? student.value(at, k, patch) : 0.0f;
+        corners[i][v][1] = there ? student.value(at, k, next) : 0.0f;
       }
     }
     const int y_end = first_pixel(up.y[0], row + 1);
@@ -133,12 +134,9 @@ ISP_KERNEL(2) upsampled_cells(ISP_CONSTANT UpsampledLoss up) {
           const int below = of_t.cell + 1 < up.y[1].cells ? of_t.cell + 1 : of_t.cell;
           ISP_UNROLL for (int v = 0; v < V; ++v) {
             const int k = lane + v * tiles.lanes < classes ? lane + v * tiles.lanes : 0;
-            const char* a = window_t.line(teacher.slot(of_t.cell), of_t.cell, first, k);
-            const char* b = window_t.line(teacher.slot(below), below, first, k);
-            const int i = cell - teacher_begin, j = beside - teacher_begin;
-            const float left_a = window_t.value(a, i), right_a = window_t.value(a, j);
-            t_left[v] = left_a + of_t.share * (window_t.value(b, i) - left_a);
-            t_step[v] = right_a + of_t.share * (window_t.value(b, j) - right_a) - t_left[v];
+            const float a = teacher.value(of_t.cell, k, cell), b = teacher.value(of_t.cell, k, beside);
+            t_left[v] = a + of_t.share * (teacher.value(below, k, cell) - a);
+            t_step[v] = b + of_t.share * (teacher.value(below, k, beside) - b) - t_left[v];
           }
         }
         const Row pixel = row_of<O>(up, numbers, now);

@@ -31,114 +31,105 @@ ISP_DEVICE float interpolated(const Logits& logits, int64_t n, int index, Source
   return result < kNoLogit ? minus_infinity() : result;
 }
 
-// Of one map, what a block's pixels are interpolated from.
-struct PixelMap {
-  Window window;
-  Source x;          // of this thread's pixels
-  char* raw;         // two rows
-  char* lines;       // [classes][cells] of Four: upper left, step to its right, lower left, step
-  int room;          // cells of a line
-  int upper, lower;  // rows
-  float shares[kRows];
+// A block's shared memory: its parts of the loss, what its threads agree on, then for either map the rows
+// of cells as they came (`raw`) and what was made of them (`lines`: for a class and cell the values above
+// and below, each with the step to its right).
+struct PixelMemory {
+  static constexpr int kMaps = 256;
+  struct Patches {
+    int begin, count;  // cells
+    int upper, lower;  // their rows
+  };
+  char* memory;
+  const UpsampledLoss& up;
 
-  ISP_DEVICE PixelMap(const UpsampledLoss& up, const Logits& logits, int map, int64_t n, int begin,
-                      int pixel, char* memory)
-      : window(logits, n, begin, 0, up.pixels.pitch[map]), room(up.pixels.cells[map]) {
-    const int last = begin_of(up, map, up.pixels.width - 1);
-    window.count = (last + 1 < up.x[map].cells ? last + 1 : last) - begin + 1;
-    x = source_of(up.x[map], pixel < up.width ? pixel : up.width - 1);
-    raw = memory, lines = memory + 2 * up.pixels.classes * window.pitch;
+  ISP_DEVICE Patches& patches(int map) const {
+    return reinterpret_cast<Patches*>(memory + 128)[map];
   }
-  // The cell that the block's pixel i comes from.
-  static ISP_DEVICE int begin_of(const UpsampledLoss& up, int map, int i) {
-    const int pixel = static_cast<int>(blockIdx.x % up.pixels.tiles) * up.pixels.width + i;
-    return source_of(up.x[map], pixel < up.width ? pixel : up.width - 1).cell;
+  // Whether there is a class that is ruled out; two, in turn.
+  ISP_DEVICE int& ruled_out(int turn) const { return reinterpret_cast<int*>(memory + 192)[turn % 2]; }
+  ISP_DEVICE char* raw(int map) const {
+    return memory + kMaps + (map ? up.pixels.classes * 2 * up.pixels.pitch[0] : 0);
   }
-  static ISP_DEVICE int bytes(const UpsampledLoss& up, int map) {
-    return up.pixels.classes * (2 * up.pixels.pitch[map] + 16 * up.pixels.cells[map]);
+  ISP_DEVICE char* lines(int map) const {
+    const int of_raw = 2 * (up.pixels.pitch[0] + up.pixels.pitch[1]);
+    return memory + kMaps + up.pixels.classes * (of_raw + (map ? 16 * up.pixels.cells[0] : 0));
   }
+};
 
-  // How many of `rows` pixel rows from y on lie in one row of patches; enters that row.
-  ISP_DEVICE int enter(const Axis& axis, int y, int rows) {
-    upper = source_of(axis, y).cell, lower = upper + 1 < axis.cells ? upper + 1 : upper;
-    const int end = first_pixel(axis, upper + 1) - y;
-    ISP_UNROLL for (int p = 0; p < kRows; ++p) shares[p] = source_of(axis, y + p).share;
-    return end < rows ? end : rows;
+// Asks for the rows of both maps' classes [first, first + classes).
+ISP_DEVICE void ask_for(const PixelMemory& at, int64_t n, int first, int classes) {
+  ISP_ROLLED for (int map = 0; map < 2; ++map) {
+    const PixelMemory::Patches of = at.patches(map);
+    const Window window = {n, of.begin, of.count, first, classes, at.up.pixels.pitch[map]};
+    ask(at.up.maps[map], window, of.upper, of.lower, at.raw(map), at.up.pixels.width);
   }
-  ISP_DEVICE void ask(int first, int classes, int threads) const {
-    window.ask(raw, upper, first, classes, threads);
-    window.ask(raw + classes * window.pitch, lower, first, classes, threads);
-  }
-  // From raw to lines; `room_classes` of them, of which those from `classes` on do not exist. Says in
-  // `ruled_out` where there is such a value.
-  ISP_DEVICE void write_down(int first, int classes, int room_classes, int threads, int* ruled_out) {
-    share_out(room_classes, window.count, threads, [&](int k, int i) {
+  commit_copies();
+}
+
+// From raw to lines. Classes up to a whole batch are written, as ruled out.
+ISP_DEVICE void write_down(const PixelMemory& at, int64_t n, int first, int classes, int turn) {
+  ISP_ROLLED for (int map = 0; map < 2; ++map) {
+    const Logits& logits = at.up.maps[map];
+    const PixelMemory::Patches of = at.patches(map);
+    const Window window = {n, of.begin, of.count, first, classes, at.up.pixels.pitch[map]};
+    const char* raw = at.raw(map);
+    const char* behind = raw + (of.upper == of.lower ? 0 : classes * window.pitch);
+    char* lines = at.lines(map);
+    const int cells = at.up.pixels.cells[map];
+    share_out(up_to_batch(classes), of.count, at.up.pixels.width, [&](int k, int i) {
       float a = kRuledOut, b = kRuledOut, c = kRuledOut, d = kRuledOut;
       if (k < classes) {
-        const int next = i + 1 < window.count ? i + 1 : i;
-        const char* above = window.line(raw, upper, first, k);
-        const char* below = window.line(raw + classes * window.pitch, lower, first, k);
-        a = window.value(above, i), b = window.value(above, next);
-        c = window.value(below, i), d = window.value(below, next);
+        const int next = i + 1 < of.count ? i + 1 : i;
+        const char* above = line_of(logits, window, of.upper, k, raw);
+        const char* below = line_of(logits, window, of.lower, k, behind);
+        a = cell_at(logits, above, i), b = cell_at(logits, above, next);
+        c = cell_at(logits, below, i), d = cell_at(logits, below, next);
       }
-      const float least = smaller(smaller(a, b), smaller(c, d));
-      if (least < kNoLogit) *ruled_out = 1;
-      store_as(lines + 16 * (k * room + i),
+      if (smaller(smaller(a, b), smaller(c, d)) < kNoLogit) at.ruled_out(turn) = 1;
+      store_as(lines + 16 * (k * cells + i),
                Four{{bits_of(a), bits_of(b - a), bits_of(c), bits_of(d - c)}});
     });
   }
-  // A class on the left of the pixels: its upper value and the step downwards.
-  ISP_DEVICE void look_up(int k, float& value, float& step) const {
-    const Four four = load_as<Four>(lines + 16 * (k * room + x.cell - window.begin));
-    value = float_of(four.word[0]) + x.share * float_of(four.word[1]);
-    step = float_of(four.word[2]) + x.share * float_of(four.word[3]) - value;
+}
+
+// A map's classes at this thread's column: the upper value and the step downwards.
+ISP_DEVICE void look_up(const char* own, int cells, float share, int k, float (&value)[kBatch],
+                        float (&step)[kBatch]) {
+  ISP_UNROLL for (int i = 0; i < kBatch; ++i) {
+    const Four four = load_as<Four>(own + 16 * (k + i) * cells);
+    value[i] = float_of(four.word[0]) + share * float_of(four.word[1]);
+    step[i] = float_of(four.word[2]) + share * float_of(four.word[3]) - value[i];
   }
-};
+}
 
 // Visits all classes, kBatch at a time, with the values and steps of both maps. Every thread comes here.
-struct PixelClasses {
-  const UpsampledLoss& up;
-  PixelMap& student;
-  PixelMap& teacher;
-  int* flags;  // two, in turn
-  int turn = 0;
-
-  ISP_DEVICE void ask(int first) const {
-    const int classes = count(first);
-    student.ask(first, classes, up.pixels.width), teacher.ask(first, classes, up.pixels.width);
-    commit_copies();
-  }
-  ISP_DEVICE int count(int first) const {
-    const int left = static_cast<int>(up.call.classes) - first;
-    return left < up.pixels.classes ? left : up.pixels.classes;
-  }
-
-  template <class Visit>
-  ISP_DEVICE void pass(const Visit& visit) {
-    ask(0);
-    for (int first = 0; first < up.call.classes; first += up.pixels.classes) {
+template <class Visit>
+ISP_DEVICE void all_classes(const PixelMemory& at, int64_t n, const char* (&own)[2],
+                            const float (&share)[2], int& turn, const Visit& visit) {
+  const int together = at.up.pixels.classes, all = static_cast<int>(at.up.call.classes);
+  const auto count = [&](int first) { return all - first < together ? all - first : together; };
+  ISP_ROLLED for (int first = -together; first < all; first += together) {
+    if (first >= 0) {
       wait_copies<0>();
       __syncthreads();
-      const int classes = count(first), room = (classes + kBatch - 1) / kBatch * kBatch;
-      int* const flag = flags + turn % 2;
-      student.write_down(first, classes, room, up.pixels.width, flag);
-      teacher.write_down(first, classes, room, up.pixels.width, flag);
+      write_down(at, n, first, count(first), turn);
       __syncthreads();
       // Who set the other one did so before this barrier, and who reads it did before the last.
-      if (threadIdx.x == 0) flags[(turn + 1) % 2] = 0;
-      ++turn;
-      const bool ruled_out = *flag != 0;
-      if (first + up.pixels.classes < up.call.classes) ask(first + up.pixels.classes);
-      ISP_ROLLED for (int k = 0; k < room; k += kBatch) {
-        float s[kBatch], step_s[kBatch], t[kBatch], step_t[kBatch];
-        ISP_UNROLL for (int i = 0; i < kBatch; ++i) {
-          student.look_up(k + i, s[i], step_s[i]), teacher.look_up(k + i, t[i], step_t[i]);
-        }
-        visit(first + k, s, step_s, t, step_t, ruled_out);
-      }
+      if (threadIdx.x == 0) at.ruled_out(turn + 1) = 0;
+    }
+    if (first + together < all) ask_for(at, n, first + together, count(first + together));
+    if (first < 0) continue;
+    const bool ruled_out = at.ruled_out(turn) != 0;
+    ++turn;
+    ISP_ROLLED for (int k = 0; k < count(first); k += kBatch) {
+      float s[kBatch], step_s[kBatch], t[kBatch], step_t[kBatch];
+      look_up(own[0], at.up.pixels.cells[0], share[0], k, s, step_s);
+      look_up(own[1], at.up.pixels.cells[1], share[1], k, t, step_t);
+      visit(first + k, s, step_s, t, step_t, ruled_out);
     }
   }
-};
+}
 
 // A batch of a map at the pixel in row p.
 ISP_DEVICE void at_pixel(const float (&value)[kBatch], const float (&step)[kBatch], float share,
@@ -165,26 +156,44 @@ ISP_DEVICE void leave_numbers(const UpsampledLoss& up, int64_t pixel, const Row&
 template <Objective O>
 ISP_KERNEL(2) upsampled_pixels(ISP_CONSTANT UpsampledLoss up) {
   const LossCall& call = up.call;
-  char* memory = shared_memory();
-  const int tile = static_cast<int>(blockIdx.x % up.pixels.tiles);
+  const PixelMemory at{shared_memory(), up};
+  const int begin = static_cast<int>(blockIdx.x % up.pixels.tiles) * up.pixels.width;
   const int64_t above = blockIdx.x / up.pixels.tiles, n = above / up.pixels.strips;
-  const int x = tile * up.pixels.width + static_cast<int>(threadIdx.x);
   int y = static_cast<int>(above % up.pixels.strips) * kRows - up.pixels.phase;
-  int end = y + kRows;
+  int end = y + kRows, turn = 0;
   y = y > 0 ? y : 0, end = end < up.height ? end : up.height;
-  char* const maps = memory + 256;
-  PixelMap student(up, call.student, 0, n, PixelMap::begin_of(up, 0, 0), x, maps);
-  PixelMap teacher(up, call.teacher, 1, n, PixelMap::begin_of(up, 1, 0), x,
-                   maps + PixelMap::bytes(up, 0));
-  int* const flags = reinterpret_cast<int*>(memory + 128);
-  if (threadIdx.x < 2) flags[threadIdx.x] = 0;  // barriers come before anyone sets or reads them
-  PixelClasses every{up, student, teacher, flags};
+
+  // This thread's column; beyond the last one it looks at that and counts nothing.
+  const int x = begin + static_cast<int>(threadIdx.x), last = up.width - 1;
+  const char* own[2];
+  float share_x[2];
+  ISP_UNROLL for (int map = 0; map < 2; ++map) {
+    const Source source = source_of(up.x[map], x < last ? x : last);
+    const int cell = source_of(up.x[map], begin).cell;
+    own[map] = at.lines(map) + 16 * (source.cell - cell), share_x[map] = source.share;
+    if (threadIdx.x != 0) continue;
+    const int far = begin + up.pixels.width - 1;
+    const int right = source_of(up.x[map], far < last ? far : last).cell;
+    at.patches(map).begin = cell, at.ruled_out(map) = 0;
+    at.patches(map).count = (right + 1 < up.x[map].cells ? right + 1 : right) - cell + 1;
+  }
 
   double loss = 0;
-  int64_t agreed = 0;
+  int agreed = 0;
   for (int rows; y < end; y += rows) {
-    rows = student.enter(up.y[0], y, end - y);
-    rows = teacher.enter(up.y[1], y, rows);
+    // As many rows as lie in one row of patches of both maps.
+    rows = end - y;
+    float shares[2][kRows];
+    ISP_UNROLL for (int map = 0; map < 2; ++map) {
+      const Axis& axis = up.y[map];
+      const int upper = source_of(axis, y).cell, left = first_pixel(axis, upper + 1) - y;
+      rows = left < rows ? left : rows;
+      ISP_UNROLL for (int p = 0; p < kRows; ++p) shares[map][p] = source_of(axis, y + p).share;
+      if (threadIdx.x != 0) continue;
+      at.patches(map).upper = upper;
+      at.patches(map).lower = upper + 1 < axis.cells ? upper + 1 : upper;
+    }
+    __syncthreads();
     const int64_t pixel = (n * up.height + y) * up.width + x;
     const auto place = [&](int p) {
       return place_of(call, pixel + p * up.width, p < rows && x < up.width);
@@ -192,14 +201,14 @@ ISP_KERNEL(2) upsampled_pixels(ISP_CONSTANT UpsampledLoss up) {
     Passing passing[kRows];
     bool any = false;
     ISP_UNROLL for (int p = 0; p < kRows; ++p) any |= place(p).inside;
-    every.pass([&](int index, const auto& s, const auto& step_s, const auto& t, const auto& step_t,
+    all_classes(at, n, own, share_x, turn, [&](int index, const auto& s, const auto& step_s, const auto& t, const auto& step_t,
                    bool ruled_out) {
       if (!any) return;
       ISP_UNROLL for (int p = 0; p < kRows; ++p) {
         if (p >= rows) continue;
         float of_s[kBatch], of_t[kBatch];
-        at_pixel(s, step_s, student.shares[p], ruled_out, of_s);
-        at_pixel(t, step_t, teacher.shares[p], ruled_out, of_t);
+        at_pixel(s, step_s, shares[0][p], ruled_out, of_s);
+        at_pixel(t, step_t, shares[1][p], ruled_out, of_t);
         pass_by<O>(passing[p], of_s, of_t, index, 1, call);
       }
     });
@@ -209,14 +218,14 @@ ISP_KERNEL(2) upsampled_pixels(ISP_CONSTANT UpsampledLoss up) {
       ISP_UNROLL for (int p = 0; p < kRows; ++p) {
         log_s[p] = log_2(passing[p].sums.s), log_t[p] = log_2(passing[p].sums.t);
       }
-      every.pass([&](int, const auto& s, const auto& step_s, const auto& t, const auto& step_t,
+      all_classes(at, n, own, share_x, turn, [&](int, const auto& s, const auto& step_s, const auto& t, const auto& step_t,
                      bool ruled_out) {
         if (!any) return;
         ISP_UNROLL for (int p = 0; p < kRows; ++p) {
           if (p >= rows) continue;
           float of_s[kBatch], of_t[kBatch];
-          at_pixel(s, step_s, student.shares[p], ruled_out, of_s);
-          at_pixel(t, step_t, teacher.shares[p], ruled_out, of_t);
+          at_pixel(s, step_s, shares[0][p], ruled_out, of_s);
+          at_pixel(t, step_t, shares[1][p], ruled_out, of_t);
           ISP_UNROLL for (int i = 0; i < kBatch; ++i) {
             compare(compared[0][p], compared[1][p],
                     mixture(of_s[i], of_t[i], passing[p].s.top, passing[p].t.top, log_s[p], log_t[p],
@@ -226,30 +235,31 @@ ISP_KERNEL(2) upsampled_pixels(ISP_CONSTANT UpsampledLoss up) {
       });
     }
     ISP_UNROLL for (int p = 0; p < kRows; ++p) {
-      const Place own = place(p);
-      if (!own.there) continue;
+      const Place here = place(p);
+      if (!here.there) continue;
       Row row;
       row.top_s = row.best_s = passing[p].s.top, row.top_t = passing[p].t.top;
-      row.label = own.label;
+      row.label = here.label;
       Sums& sums = passing[p].sums;
-      float value = settle<O>(row, sums, compared[0][p], compared[1][p], own.weight, call);
+      float value = settle<O>(row, sums, compared[0][p], compared[1][p], here.weight, call);
       if (call.cross_entropy) {
         if (row.label >= 0) {
-          const Source of_y = source_of(up.y[0], y + p);
-          sums.at_label = interpolated(call.student, n, row.label, of_y, student.x) - row.top_s;
+          const Source of_y = source_of(up.y[0], y + p), of_x = source_of(up.x[0], x);
+          sums.at_label = interpolated(call.student, n, row.label, of_y, of_x) - row.top_s;
         }
-        value += settle_label(row, sums, own.label_weight, call);
+        value += settle_label(row, sums, here.label_weight, call);
       }
-      if (!own.inside) value = 0;
-      const int64_t at = pixel + p * up.width;
-      if (call.row_losses != nullptr) call.row_losses[at] = value;
+      if (!here.inside) value = 0;
+      const int64_t number = pixel + p * up.width;
+      if (call.row_losses != nullptr) call.row_losses[number] = value;
       loss += value;
-      agreed += own.inside && passing[p].s.index == passing[p].t.index;
-      leave_numbers<O>(up, at, row, own.inside);
+      agreed += here.inside && passing[p].s.index == passing[p].t.index;
+      leave_numbers<O>(up, number, row, here.inside);
     }
   }
-  add_over_warp(loss, agreed);
-  leave_part(call, memory, Team<1, 1, false>::warp(), threadIdx.x % 32 == 0, loss, agreed,
+  int64_t agreements = agreed;
+  add_over_warp(loss, agreements);
+  leave_part(call, at.memory, Team<1, 1, false>::warp(), threadIdx.x % 32 == 0, loss, agreements,
              up.pixels.width / 32);
 }
 

@@ -27,93 +27,100 @@ ISP_DEVICE void share_out(int outer, int inner, int threads, const Visit& visit)
   }
 }
 
-// Neighbouring cells of a sample's map, and of each row of them a block's classes.
+// Neighbouring cells of one sample's map, and some of its classes.
 struct Window {
-  const Logits& logits;
-  int64_t start;  // of the first cell in row 0 and class 0, in elements
-  int begin, count, pitch;
-
-  ISP_DEVICE Window(const Logits& logits, int64_t n, int begin, int count, int pitch)
-      : logits(logits), start(n * logits.stride_n + begin * logits.stride_b), begin(begin),
-        count(count), pitch(pitch) {}
-
-  ISP_DEVICE int64_t offset(int row, int index) const {
-    return start + row * logits.stride_a + index * logits.stride_class;
-  }
-
-  // Asks for a row of classes [first, first + classes): there after wait_copies and a barrier.
-  ISP_DEVICE void ask(char* to, int row, int first, int classes, int threads) const {
-    const int size = static_cast<int>(item(logits.dtype));
-    if (logits.stride_b == 1) {
-      share_out(classes, pitch / 16, threads, [&](int k, int vector) {
-        const char* from = logits.data + offset(row, first + k) * size;
-        const char* end = from + count * size;
-        from += 16 * vector - static_cast<int>(reinterpret_cast<uintptr_t>(from) % 16);
-        const int64_t bytes = end - from;
-        if (bytes > 0) copy_16(to + k * pitch + 16 * vector, from, static_cast<int>(bytes < 16 ? bytes : 16));
-      });
-      return;
-    }
-    const auto bring = [&](int k, int x) {
-      const char* from = logits.data + (offset(row, first + k) + x * logits.stride_b) * size;
-      char* place = to + k * pitch + x * size;
-      if (size == 4) return store_as(place, load_as<uint32_t>(from));
-      store_as(place, load_as<uint16_t>(from));
-    };
-    if (logits.stride_class == 1) {
-      share_out(count, classes, threads, [&](int x, int k) { bring(k, x); });
-    } else {
-      share_out(classes, count, threads, bring);
-    }
-  }
-
-  // Where the cells of class first + k begin.
-  ISP_DEVICE const char* line(const char* from, int row, int first, int k) const {
-    from += k * pitch;
-    if (logits.stride_b != 1) return from;
-    const uint32_t elements = static_cast<uint32_t>(offset(row, first + k));
-    const uint32_t low = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(logits.data));
-    return from + (low + elements * static_cast<uint32_t>(item(logits.dtype))) % 16;
-  }
-  ISP_DEVICE float value(const char* line, int x) const {
-    if (logits.dtype == Dtype::float32) return cell_value(load_as<float>(line + 4 * x));
-    const uint16_t bits = load_as<uint16_t>(line + 2 * x);
-    return cell_value(logits.dtype == Dtype::bfloat16 ? from_bfloat16(bits) : from_float16(bits));
-  }
+  int64_t n;
+  int begin, count;   // cells
+  int first, classes;
+  int pitch;          // bytes of a line
 };
+
+ISP_DEVICE int64_t offset_of(const Logits& logits, const Window& window, int row, int k) {
+  return window.n * logits.stride_n + row * logits.stride_a + window.begin * logits.stride_b +
+         (window.first + k) * logits.stride_class;
+}
+
+// Asks for the lines of `row` and, behind them, for those of `next` if it is another: they are there
+// after wait_copies and a barrier.
+ISP_DEVICE void ask(const Logits& logits, const Window& window, int row, int next, char* to,
+                    int threads) {
+  const int size = static_cast<int>(item(logits.dtype));
+  const int lines = (next == row ? 1 : 2) * window.classes;
+  const auto from = [&](int line) {
+    const bool behind = line >= window.classes;
+    return logits.data +
+           offset_of(logits, window, behind ? next : row, behind ? line - window.classes : line) * size;
+  };
+  if (logits.stride_b == 1) {
+    share_out(lines, window.pitch / 16, threads, [&](int line, int vector) {
+      const char* begin = from(line);
+      const char* end = begin + window.count * size;
+      begin += 16 * vector - static_cast<int>(reinterpret_cast<uintptr_t>(begin) % 16);
+      const int64_t bytes = end - begin;
+      if (bytes <= 0) return;
+      copy_16(to + line * window.pitch + 16 * vector, begin, static_cast<int>(bytes < 16 ? bytes : 16));
+    });
+    return;
+  }
+  // Neighbouring threads take neighbours in memory where classes are.
+  const bool turned = logits.stride_class == 1;
+  share_out(turned ? window.count : lines, turned ? lines : window.count, threads, [&](int i, int j) {
+    const int line = turned ? j : i, x = turned ? i : j;
+    const char* cell = from(line) + x * logits.stride_b * size;
+    char* place = to + line * window.pitch + x * size;
+    if (size == 4) return store_as(place, load_as<uint32_t>(cell));
+    store_as(place, load_as<uint16_t>(cell));
+  });
+}
+
+// Where the cells of class k begin in the lines that were asked for as `to`.
+ISP_DEVICE const char* line_of(const Logits& logits, const Window& window, int row, int k,
+                               const char* to) {
+  to += k * window.pitch;
+  if (logits.stride_b != 1) return to;
+  const uint32_t elements = static_cast<uint32_t>(offset_of(logits, window, row, k));
+  const uint32_t low = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(logits.data));
+  return to + (low + elements * static_cast<uint32_t>(item(logits.dtype))) % 16;
+}
+ISP_DEVICE float cell_at(const Logits& logits, const char* line, int x) {
+  if (logits.dtype == Dtype::float32) return cell_value(load_as<float>(line + 4 * x));
+  const uint16_t bits = load_as<uint16_t>(line + 2 * x);
+  return cell_value(logits.dtype == Dtype::bfloat16 ? from_bfloat16(bits) : from_float16(bits));
+}
 
 // Two neighbouring rows of a window, and the next one on its way, as a block goes down the map.
 struct Rows {
+  const Logits& logits;
   const Window window;
-  const int height, first, classes, threads;
-  char* const memory;  // three rows
+  const int height, threads;
+  char* const memory;      // three rows
   int at = -1, asked = 0;  // the upper one; rows before this one were asked for, from `at` on
 
-  ISP_DEVICE Rows(const Window& window, int height, int first, int classes, int threads, char* memory)
-      : window(window), height(height), first(first), classes(classes), threads(threads),
-        memory(memory) {}
+  ISP_DEVICE Rows(const Logits& logits, const Window& window, int height, int threads, char* memory)
+      : logits(logits), window(window), height(height), threads(threads), memory(memory) {}
 
-  ISP_DEVICE char* slot(int row) const { return memory + row % 3 * (classes * window.pitch); }
-  ISP_DEVICE void ask(int row) {
-    if (row < height) window.ask(slot(row), row, first, classes, threads);
-    asked = row + 1;
+  ISP_DEVICE char* slot(int row) const {
+    return memory + row % 3 * (window.classes * window.pitch);
+  }
+  ISP_DEVICE float value(int row, int k, int x) const {
+    return cell_at(logits, line_of(logits, window, row, k, slot(row)), x - window.begin);
   }
 
   // Rows `row` and the next one are there afterwards. All threads come here with the same row.
   ISP_DEVICE void reach(int row) {
     if (row == at) return;
-    if (row + 1 >= asked) {
-      // Not what was asked for ahead: what is under way must not come into it.
+    at = row;
+    // First, if they were not asked for ahead, these two, then the one after them.
+    ISP_ROLLED for (int ahead = row + 1 < asked; ahead < 2; ++ahead) {
       wait_copies<0>();
       __syncthreads();
-      for (int next = asked > row ? asked : row; next <= row + 1; ++next) ask(next);
+      const int begin = ahead ? row + 2 : asked > row ? asked : row, end = ahead ? row + 2 : row + 1;
+      ISP_ROLLED for (int next = begin; next <= end; ++next) {
+        if (next < height) ask(logits, window, next, next, slot(next), threads);
+      }
       commit_copies();
+      asked = end + 1;
     }
-    wait_copies<0>();
-    __syncthreads();
-    at = row;
-    ask(row + 2);
-    commit_copies();
   }
 };
 
