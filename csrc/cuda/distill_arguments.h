@@ -100,6 +100,7 @@ inline Objective describe(LossCall& call, const Tensor& student, const Tensor& t
   call.temperature = static_cast<float>(given.temperature);
   call.beta = static_cast<float>(given.beta);
   call.smoothing = static_cast<float>(given.smoothing);
+  call.smoothing_of_class = call.smoothing / static_cast<float>(call.classes);
   call.gradient_scale = static_cast<float>(given.gradient_scale);
   return wanted;
 }

@@ -176,8 +176,8 @@ ISP_DEVICE float settle_label(Row& row, const Sums& sums, float weight, const Lo
   return weight * entropy;
 }
 
-// The derivative of both by the student's logit of a class.
-template <Objective O>
+// The derivative of both by the student's logit of a class. Without `Labels` there is no cross entropy.
+template <Objective O, bool Labels = true>
 ISP_DEVICE float gradient_of(const Row& row, float s, float t, int index, const LossCall& call) {
   const float k = call.k;
   float result = 0;
@@ -193,9 +193,9 @@ ISP_DEVICE float gradient_of(const Row& row, float s, float t, int index, const 
   } else if constexpr (O == Objective::mse) {
     result = row.a * difference(s, t);
   }
-  if (call.cross_entropy) {
+  if (Labels && call.cross_entropy) {
     result += row.label_scale * exp_2((s - row.best_s) * kLog2e);
-    result -= row.label_weight * call.smoothing / static_cast<float>(call.classes);
+    result -= row.label_weight * call.smoothing_of_class;
     if (index == row.label) result -= row.label_weight * (1 - call.smoothing);
   }
   return result;

@@ -18,7 +18,11 @@ template <Objective O, class Launch>
 void launch_upsampled_objective(const UpsampledLoss& up, Launch&& launch) {
   launch(upsampled_pixels<O>, pixel_blocks(up), up.pixels.width, up.pixels.bytes);
   if (up.call.gradient.data == nullptr) return;
-  launch(upsampled_cells<O>, cell_blocks(up), up.cells.threads, up.cells.bytes);
+  const auto cells = [&](auto* kernel) {
+    launch(kernel, cell_blocks(up), up.cells.threads, up.cells.bytes);
+  };
+  if (up.call.cross_entropy) return cells(upsampled_cells<O, true>);
+  if constexpr (O != Objective::none) cells(upsampled_cells<O, false>);
 }
 
 template <class Launch>

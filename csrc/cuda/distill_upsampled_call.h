@@ -69,8 +69,9 @@ inline int64_t pixels_of(const Axis& axis, int64_t patches) {
 
 inline constexpr int kRows = 4;        // pixels that a thread has below each other
 inline constexpr int kBatch = 4;       // classes that it looks at before it moves its maxima
-inline constexpr int kOwnClasses = 2;  // of a thread that adds up the gradient
+inline constexpr int kOwnClasses = 4;  // of a thread that adds up the gradient
 inline constexpr int kUpsampledShared = 48 << 10;
+inline constexpr int kResidentBlocks = 256;  // two on each multiprocessor of a large GPU
 
 // How the pixels, then how the cells are shared out. Bytes are of shared memory.
 struct PixelTiles {
@@ -169,11 +170,14 @@ inline bool plan_cells(UpsampledLoss& up) {
     best = c, least = threads;
   }
   if (best.width == 0) return false;
-  // Bands as high as leave blocks enough for every multiprocessor to have several in turn.
-  const int64_t columns = int64_t(up.batch) * best.tiles * best.chunks;
-  const int64_t height = columns * down / 2048;
-  best.bands = parts_of(down, height < 8 ? 8 : height > 32 ? 32 : height);
-  best.height = parts_of(down, best.bands), best.bands = parts_of(down, best.height);
+  // Each band computes the row of patches above it as well; the last blocks to run leave a GPU half empty.
+  int64_t shortest = 0;
+  for (int height = 2; height <= 64; ++height) {
+    const int bands = parts_of(down, height);
+    const int64_t blocks = int64_t(up.batch) * best.tiles * best.chunks * bands;
+    const int64_t time = (height + 1) * int64_t(parts_of(blocks, kResidentBlocks));
+    if (shortest == 0 || time < shortest) shortest = time, best.height = height, best.bands = bands;
+  }
   up.cells = best;
   return true;
 }

@@ -1,7 +1,7 @@
 // The gradient of low-resolution logits, from what distill_upsampled_pixels.h left of each pixel.
 //
 // A gather: a block has a tile of cells for some classes and goes through every pixel of every patch that
-// touches one of them. A thread has a column of patches, from the top of the tile to its bottom, for two
+// touches one of them. A thread has a column of patches, from the top of the tile to its bottom, for four
 // classes; its neighbours in the warp have the next classes of the same patches, so that a pixel's
 // numbers are one broadcast load. It holds the four cells of the student around its patch in registers,
 // so that a pixel costs no loads of logits but a multiply-add, and it adds up what each of the four gets
@@ -25,8 +25,8 @@ ISP_DEVICE Four column_of(const UpsampledLoss& up, int x) {
 }
 
 // The numbers that leave_numbers left.
-template <Objective O>
-ISP_DEVICE Row row_of(const UpsampledLoss& up, const float* from, const Four& four) {
+template <Objective O, bool Labels>
+ISP_DEVICE Row row_of(const float* from, const Four& four) {
   Row row;
   row.top_t = float_of(four.word[0]), row.top_s = row.best_s = float_of(four.word[1]);
   row.a = float_of(four.word[2]), row.b = float_of(four.word[3]);
@@ -34,7 +34,7 @@ ISP_DEVICE Row row_of(const UpsampledLoss& up, const float* from, const Four& fo
     const Four more = load_as<Four>(from += 4);
     row.c = float_of(more.word[0]), row.d = float_of(more.word[1]);
   }
-  if (up.call.cross_entropy) {
+  if constexpr (Labels) {
     const Four more = load_as<Four>(from + 4);
     row.label_scale = float_of(more.word[0]), row.label_weight = float_of(more.word[1]);
     row.label = static_cast<int>(more.word[2]);
@@ -42,7 +42,8 @@ ISP_DEVICE Row row_of(const UpsampledLoss& up, const float* from, const Four& fo
   return row;
 }
 
-template <Objective O>
+// `Labels`: whether there is cross entropy.
+template <Objective O, bool Labels>
 ISP_KERNEL(2) upsampled_cells(ISP_CONSTANT UpsampledLoss up) {
   constexpr int V = kOwnClasses;
   const LossCall& call = up.call;
@@ -132,16 +133,17 @@ ISP_KERNEL(2) upsampled_cells(ISP_CONSTANT UpsampledLoss up) {
           held = cell;
           const int beside = cell + 1 < up.x[1].cells ? cell + 1 : cell;
           const int below = of_t.cell + 1 < up.y[1].cells ? of_t.cell + 1 : of_t.cell;
+          const int own_lane = anew(lane);
           ISP_UNROLL for (int v = 0; v < V; ++v) {
-            const int k = lane + v * tiles.lanes < classes ? lane + v * tiles.lanes : 0;
+            const int k = own_lane + v * tiles.lanes < classes ? own_lane + v * tiles.lanes : 0;
             const float a = teacher.value(of_t.cell, k, cell), b = teacher.value(of_t.cell, k, beside);
             t_left[v] = a + of_t.share * (teacher.value(below, k, cell) - a);
             t_step[v] = b + of_t.share * (teacher.value(below, k, beside) - b) - t_left[v];
           }
         }
-        const Row pixel = row_of<O>(up, numbers, now);
+        const Row pixel = row_of<O, Labels>(numbers, now);
         ISP_UNROLL for (int v = 0; v < V; ++v) {
-          const float g = gradient_of<O>(pixel, s_left[v] + share_s * s_step[v],
+          const float g = gradient_of<O, Labels>(pixel, s_left[v] + share_s * s_step[v],
                                          t_left[v] + share_t * t_step[v],
                                          first + lane + v * tiles.lanes, call);
           all[v] += g, right[v] += share_s * g;

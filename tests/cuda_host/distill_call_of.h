@@ -38,6 +38,7 @@ LossCall call_of(const py::dict& d) {
   call.k = static_cast<float>(1.4426950408889634 / temperature);
   call.temperature = static_cast<float>(temperature), call.beta = d["beta"].cast<float>();
   call.smoothing = d["smoothing"].cast<float>();
+  call.smoothing_of_class = call.smoothing / static_cast<float>(call.classes);
   call.gradient_scale = d["gradient_scale"].cast<float>();
   return call;
 }
