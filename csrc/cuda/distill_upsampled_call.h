@@ -112,13 +112,14 @@ inline int pitch_of(const Logits& logits, int64_t cells) {
   return up_to(cells * (logits.dtype == Dtype::float32 ? 4 : 2) + 15, 16);
 }
 
-// As wide as wastes the fewest threads; as many classes at a time as fit, 16 at most.
+// As wide as wastes few threads, and 128 where that makes no difference; as many classes at a time as
+// fit, 16 at most.
 inline bool plan_pixels(UpsampledLoss& up) {
   PixelTiles best = {};
-  for (int width : {128, 96, 160, 64, 192, 224, 256, 32}) {
+  for (int width : {128, 192, 96, 160, 256, 224, 64, 32}) {
     PixelTiles p = {};
     p.width = width, p.tiles = parts_of(up.width, width);
-    if (best.width && p.tiles * width >= best.tiles * best.width) continue;
+    if (best.width && 100 * int64_t(p.tiles) * width >= 92 * int64_t(best.tiles) * best.width) continue;
     for (int m = 0; m < 2; ++m) {
       const int64_t cells = cells_of(up.x[m], width < up.width ? width : up.width);
       p.cells[m] = static_cast<int>(cells), p.pitch[m] = pitch_of(up.maps[m], cells);

@@ -140,5 +140,4 @@ def test_what_is_refused():
     assert "neighbours" in str(refuses(**call))
     assert refuses(**(call | {"classes_together": True})) is None
     assert "tvd" in str(refuses(**(call | {"objective": "tvd"})))
-    assert "upsampled" in str(refuses(**(call | {"form": "upsampled"})))
     assert "float64" in str(refuses(**(call | {"teacher": torch.float64})))
