@@ -48,7 +48,8 @@ inline bool make_axis(int64_t cells, int64_t pixels, bool align_corners, Axis& a
   // Every pixel is the first cell: none gets as far as a second.
   if (slope == 0 || divisor == 0) slope = 1, offset = 0, divisor = pixels + 1;
   const int64_t most = int64_t{1} << 31, beside = offset < 0 ? -offset : offset;
-  if (slope * pixels + beside >= most || divisor * (cells + 2) + beside >= most) return false;
+  // A thread may look a few rows beyond the last.
+  if (slope * (pixels + 4) + beside >= most || divisor * (cells + 2) + beside >= most) return false;
   axis = {static_cast<int>(cells), static_cast<int>(pixels), static_cast<int>(slope),
           static_cast<int>(offset), static_cast<int>(divisor)};
   return true;

@@ -114,9 +114,7 @@ def _numbers(options: Options, rows: Rows, gradient_scale: float) -> tuple[Any, 
     )
 
 
-def _add_up(
-    losses: Tensor, agreements: Tensor, row_losses: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _add_up(losses: Tensor, agreements: Tensor, row_losses: Tensor | None) -> tuple[Tensor, Tensor]:
     """The blocks' parts, added in a fixed order (torch.sum uses no atomics)."""
     loss = losses.sum().to(torch.float32) if row_losses is None else row_losses
     return loss, agreements.sum()

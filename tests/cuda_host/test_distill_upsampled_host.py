@@ -1,4 +1,4 @@
-"""The CUDA kernels of ``upsampled_distill_loss``, run on the CPU, against the reference in float64."""
+"""The CUDA kernels of ``upsampled_distill_loss``, on the CPU, against the reference in float64."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_kernels_are_the_reference(drawn):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_over_more_than_one_block_of_everything(objective, alpha):
-    """Tiles, strips and bands; more classes than are in shared memory at a time; maps that differ."""
+    """Tiles, strips, bands, and more classes than fit at a time; of maps that differ."""
     torch.manual_seed(1)
     s, t = 3 * torch.randn(2, 70, 5, 45), 3 * torch.randn(2, 70, 3, 70)
     s, t = s.to(torch.bfloat16), t.to(torch.float16)
@@ -97,7 +97,7 @@ def test_over_more_than_one_block_of_everything(objective, alpha):
         s, t,
     )  # fmt: skip
     assert_same(results, s.dtype, objective, 2.0, 2.0)
-    (pixel_blocks, cell_blocks), = host.taken
+    ((pixel_blocks, cell_blocks),) = host.taken
     assert pixel_blocks >= 2 * 3 * 2
     assert cell_blocks >= 2 * 2 * 2
 
@@ -126,7 +126,9 @@ def test_a_loss_for_each_pixel(alpha):
     found = []
     for backend in ("cuda", "reference"):
         with use_backend(backend):
-            found.append(upsampled_distill_loss(s, t, (9, 8), labels, alpha=alpha, reduction="none"))
+            found.append(
+                upsampled_distill_loss(s, t, (9, 8), labels, alpha=alpha, reduction="none")
+            )
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
 
 
