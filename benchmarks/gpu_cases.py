@@ -67,6 +67,8 @@ class CudaKernel:
         loaded: bytes that the call reads.
         stored: bytes that it writes.
         operations: as :class:`Case` has them.
+        label: what the table calls it, if not by its name.
+        tensor_core: whether it must use the matrix units.
     """
 
     source: str
@@ -76,6 +78,8 @@ class CudaKernel:
     loaded: int
     stored: int
     operations: dict[str, float]
+    label: str = ""
+    tensor_core: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Case:
             that is not named is one straight line, whose instructions are counted.
         wide: kernels that must load 16 bytes at a time.
         tensor_core: kernels that must use the matrix units.
-        cuda: the kernel of csrc/cuda that does the same, if there is one.
+        cuda: the kernels of csrc/cuda that do the same, if there are some.
     """
 
     operation: str
@@ -105,7 +109,7 @@ class Case:
     operations: dict[str, dict[str, float]] = field(default_factory=dict)
     wide: frozenset[str] = frozenset()
     tensor_core: frozenset[str] = frozenset()
-    cuda: CudaKernel | None = None
+    cuda: tuple[CudaKernel, ...] = ()
 
     def launches(self) -> list[Launch]:
         """What the call launches, every tile that the autotuner would try."""
@@ -171,6 +175,7 @@ def _cuda_conv(stem: str, mosaic: Tensor, out: Tensor, backward: bool) -> CudaKe
             "half" if half else "tf32": 2 * 4 * positions * padded / channels * (1 if half else 3),
             "scalar": 6 * 4 * periods / channels,
         },
+        tensor_core=True,
     )
 
 
@@ -216,7 +221,7 @@ def _conv(stem: str, dtype: torch.dtype, backward: bool, colour: bool = False) -
         dict.fromkeys(names, operations),
         wide=frozenset(("raw_conv_weight_kernel",)),  # the gradient
         tensor_core=frozenset(names),
-        cuda=None if colour else _cuda_conv(stem, tensors.mosaic, out, backward),
+        cuda=() if colour else (_cuda_conv(stem, tensors.mosaic, out, backward),),
     )
 
 
@@ -231,6 +236,46 @@ _LOGIT = {"special": 2.0, "scalar": 14.0}
 # kernel interpolates again and adds up with the transposed weights.
 _PIXEL_LOGIT = {"special": 2.0, "scalar": 14.0 + 8.0}
 _CELL_LOGIT = {"special": 2.0, "scalar": 6.0 + 8.0 + 2.0}
+# The same of csrc/cuda; "issue" is counted in the loop over the classes of sm_90's machine code. The
+# cells' kernel computes the patches around its tile as well.
+_CUDA_PIXEL_LOGIT = {"special": 2.0, "scalar": 16.5, "issue": 22.4}
+_CUDA_CELL_LOGIT = {"special": 2.0, "scalar": 10.0, "issue": 17.5}
+#: Threads of a block of the loss of logits at their own resolution (csrc/cuda/distill_call.h).
+_LOSS_THREADS = 256
+
+
+def _cuda_distill(student: Tensor, size: int) -> tuple[CudaKernel, ...]:
+    """The kernels of csrc/cuda for forward KL with its gradient."""
+    shape, source = tuple(student.shape), compiled_cuda.DISTILL
+    dtype = (torch.float32, torch.bfloat16, torch.float16).index(student.dtype)
+    maps, written = 2 * student.nbytes, student.nbytes
+    if not size:
+        dense = len(shape) > 2
+        label, name = {
+            (True, True): ("held, few classes", "held<1, 3>"),
+            (True, False): ("held, dense", "held<1, 4>"),
+            (False, True): ("held, a row a block", "held<1, 1>"),
+            (False, False): ("streamed", "streamed<1>"),
+        }[dense, shape[1] <= (32 if dense else 4096)]
+        (shared,) = compiled_cuda.distill_plan(None, 0, dtype)
+        loss = (source, name, _LOSS_THREADS, shared, maps, written, _LOGIT, label)
+        return (CudaKernel(*loss),)
+    _, threads, bytes_, cell_threads, cell_bytes, across, down = compiled_cuda.distill_plan(
+        shape, size, dtype
+    )
+    numbers = 16 * shape[0] * size**2
+    again = (across + 1) / across * (down + 1) / down
+    of_cells = {kind: again * count for kind, count in _CUDA_CELL_LOGIT.items()}
+    return (
+        CudaKernel(
+            source, "upsampled_pixels<1>", threads, bytes_, maps, numbers, _CUDA_PIXEL_LOGIT,
+            f"pixels [{threads}]",
+        ),
+        CudaKernel(
+            source, "upsampled_cells<1, 0>", cell_threads, cell_bytes, maps + numbers, written,
+            of_cells, f"cells [{across} x {down}]",
+        ),
+    )  # fmt: skip
 
 
 def _distill(name: str, shape: tuple[int, ...], dtype: torch.dtype, size: int = 0) -> Case:
@@ -266,6 +311,7 @@ def _distill(name: str, shape: tuple[int, ...], dtype: torch.dtype, size: int = 
         run,
         operations,
         wide=frozenset(("held_kernel", "streamed_kernel")),
+        cuda=_cuda_distill(student, size),
     )
 
 
