@@ -60,13 +60,13 @@ using namespace isp_distill;
 using namespace isp_distill::cuda;
 int main() {
   UpsampledLoss up = {};
-  long classes, height, width, size;
+  long classes, h, w, size;
   int dtype;
   std::printf("[%d", kLossShared);
-  while (std::scanf("%d %ld %ld %ld %ld %d", &up.batch, &classes, &height, &width, &size, &dtype) == 6) {
+  while (std::scanf("%d %ld %ld %ld %ld %d", &up.batch, &classes, &h, &w, &size, &dtype) == 6) {
     up.call.classes = classes, up.height = up.width = size;
     up.call.student.dtype = up.call.teacher.dtype = Dtype(dtype);
-    if (!plan_upsampled(up, {height, width}, {height, width}, false, Objective::forward_kl)) return 1;
+    if (!plan_upsampled(up, {h, w}, {h, w}, false, Objective::forward_kl)) return 1;
     std::printf(", %d, %d, %d, %d, %d, %d", up.pixels.width, up.pixels.bytes, up.cells.threads,
                 up.cells.bytes, up.cells.width, up.cells.height);
   }

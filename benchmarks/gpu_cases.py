@@ -236,8 +236,9 @@ _LOGIT = {"special": 2.0, "scalar": 14.0}
 # kernel interpolates again and adds up with the transposed weights.
 _PIXEL_LOGIT = {"special": 2.0, "scalar": 14.0 + 8.0}
 _CELL_LOGIT = {"special": 2.0, "scalar": 6.0 + 8.0 + 2.0}
-# The same of csrc/cuda; "issue" is counted in the loop over the classes of sm_90's machine code. The
-# cells' kernel computes the patches around its tile as well.
+# The same of csrc/cuda; "issue" is counted in the loop over the classes of sm_90's machine code, so
+# that these lines promise less than Triton's. The cells' kernel computes the patches around its tile
+# as well.
 _CUDA_PIXEL_LOGIT = {"special": 2.0, "scalar": 16.5, "issue": 22.4}
 _CUDA_CELL_LOGIT = {"special": 2.0, "scalar": 10.0, "issue": 17.5}
 #: Threads of a block of the loss of logits at their own resolution (csrc/cuda/distill_call.h).

@@ -60,7 +60,7 @@ def upsampled_calls(draw):
     return s, t, size, (labels, mask, weight), options
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(drawn=upsampled_calls())
 def test_kernels_are_the_reference(drawn):
     s, t, size, rows, options = drawn
