@@ -7,15 +7,16 @@ import itertools
 import math
 
 import distill_cases
-import distill_upsampled_host_backend as host
 import hypothesis.strategies as st
 import pytest
 import torch
 from distill_cases import DTYPES, assert_same, strided
+from distill_upsampled_host_backend import operator
+from distill_upsampled_host_backend import plan as host_plan
 from hypothesis import assume, given, settings
 
 from isp_distill import upsampled_distill_loss, use_backend
-from isp_distill.ops.distill_cuda import refuses
+from isp_distill.ops.distill_cuda import CudaKernels, refuses
 from isp_distill.ops.distill_options import checked_options
 
 both = functools.partial(distill_cases.both, "cuda")
@@ -88,7 +89,7 @@ def test_over_more_than_one_block_of_everything(objective, alpha):
     s, t = s.to(torch.bfloat16), t.to(torch.float16)
     size = (11, 270)
     labels = torch.randint(0, 70, (2, *size))
-    host.taken.clear()
+    operator.taken.clear()
     results = both(
         lambda a, b: upsampled_distill_loss(
             a, b, size, labels, objective=objective, temperature=2.0, alpha=alpha,
@@ -97,7 +98,7 @@ def test_over_more_than_one_block_of_everything(objective, alpha):
         s, t,
     )  # fmt: skip
     assert_same(results, s.dtype, objective, 2.0, 2.0)
-    ((pixel_blocks, cell_blocks),) = host.taken
+    ((pixel_blocks, cell_blocks),) = operator.taken
     assert pixel_blocks >= 2 * 3 * 2
     assert cell_blocks >= 2 * 2 * 2
 
@@ -109,7 +110,7 @@ def test_any_order_of_the_threads_gives_the_same_bits(objective):
     labels = torch.randint(0, 20, (1, 24, 28))
     found = []
     for seed in range(4):
-        host.HostKernels.seed = 1000 * seed
+        operator.seed = 1000 * seed
         leaf = s.clone().requires_grad_()
         with use_backend("cuda"):
             loss = upsampled_distill_loss(leaf, t, (24, 28), labels, objective=objective, alpha=0.5)
@@ -176,7 +177,7 @@ def test_a_label_that_is_no_class_is_not_looked_up():
         options = checked_options("forward_kl", 1.0, 0.5, -100, 0.1, "none")
         gradient, factors = torch.empty_like(s), torch.tensor([0.5, 0.5], dtype=torch.float64)
         rows = (labels, None, None)
-        loss, _ = host.HostKernels().upsampled(
+        loss, _ = CudaKernels().upsampled(
             s, t, (16, 16), False, rows, factors, options, gradient, 1.0
         )
         wrong = torch.zeros_like(loss, dtype=torch.bool)
@@ -208,7 +209,7 @@ def plan(student, teacher, size, dtype=0, classes=150, align_corners=False):
     call |= {"student": logits(*student), "teacher": logits(*teacher), "gradient": logits(*student)}
     call |= {"sizes": (1, classes, *size), "size": size, "student_size": student}
     call |= {"teacher_size": teacher, "align_corners": align_corners, "cross_entropy": True}
-    return host.distill_upsampled_host.plan(call, 1)
+    return host_plan(call, 1)
 
 
 def objection(student, teacher, size):
