@@ -168,9 +168,10 @@ def _short(dtype: torch.dtype) -> str:
 
 
 # Per full-resolution logit: the four-tap interpolation of both maps, then as above; the cells'
-# kernel interpolates again and adds up with the transposed weights.
+# kernel interpolates again and adds up with the transposed weights, for each of the four cells that
+# a pixel came from.
 _PIXEL_LOGIT = {"special": 2.0, "scalar": 14.0 + 8.0}
-_CELL_LOGIT = {"special": 2.0, "scalar": 6.0 + 8.0 + 2.0}
+_CELL_LOGIT = {"special": 4 * 2.0, "scalar": 4 * (6.0 + 8.0 + 2.0)}
 
 
 def _distill(name: str, shape: tuple[int, ...], dtype: torch.dtype, size: int = 0) -> Case:
