@@ -46,6 +46,16 @@ struct FoldedRows {
   int64_t active;               // output rows that are unfinished at the same time, at most
 };
 
+// Where the sensor's rows are cut at the centres of the output rows (see render_segments.h). Segment i
+// begins at the centre of output row i.
+struct Segments {
+  int64_t begin, end;     // the output rows whose triangles are whole; none without an advantage
+  const int64_t* first;   // the first row of each segment, a sensor row or (superpixel) a period
+  const float* beyond;    // how far below the segment's beginning the middle of that row is, [0, 1)
+  const float* weight;    // of each output row: what its triangle falls by from row to row
+  float length;           // rows of a segment, on average
+};
+
 struct Render {
   const void* mosaic;  // [N, height, width], contiguous rows
   Element mosaic_type;
@@ -61,6 +71,7 @@ struct Render {
   int64_t top, left;     // of the crop, sensor pixels
   Taps rows, columns;    // from the demosaiced crop to the picture
   FoldedRows folded;     // for render_folded only
+  Segments segments;     // likewise
   float slope[3], offset[3];  // the teacher's normalisation, x * slope + offset
   // Element (row i, column j, channel c) of sample n, as the sensor sees it, is at
   // n * out_sample + i * out_row + j * out_column + c * out_channel.

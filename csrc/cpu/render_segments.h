@@ -1,0 +1,458 @@
+// The six vertical sums of render_folded_kernel.cpp, from whole sensor values.
+//
+// The triangles v of neighbouring output rows have their corners at the same heights: at the centres of
+// the output rows. From one centre to the next lies a segment of sensor rows, and in it every v is linear
+// in the row. So two integer sums of a segment, for its even and its odd sensor rows apart,
+//
+//   S = sum of y[r],  M = sum of (r - first) y[r],  y = value above black,
+//
+// are all that its rows contribute to any T0, and they stay in registers while the segment is read, two
+// rows at a time by the integer multiply-add: a triangle rises by M and falls by S and M. C1 and C2 are 1,
+// -2 and 1 times what the four sensor rows around each of the three corners say. All of it is combined
+// in registers and stored once for each row of the picture, and the rows of the next segment are fetched
+// meanwhile, since no processor follows so many streams by itself.
+//
+// Integers cannot be clipped at 1, since gain / (white - black) leaves a fraction: 1 is at
+// most + excess sensor steps. The largest value of a block is looked at, and only where it is above
+// `most` is the block read again, for the values clipped at `most` and for how many were clipped.
+#pragma once
+
+#include "cpu/render_demosaic.h"
+#include "cpu/render_rows.h"
+
+namespace isp_distill {
+namespace ISP_DISTILL_ISA {
+
+// ------------------------------------------------- two 16-bit values in each word of a vector
+
+typedef uint16_t Halves __attribute__((vector_size(4 * kLanes), may_alias));
+
+// a - b, at least 0.
+ISP_INLINE Word subtract_halves(Word a, Word b) {
+#if defined(__AVX512BW__)
+  return (Word)_mm512_subs_epu16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Word)_mm256_subs_epu16((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+  return (Word)_mm_subs_epu16((__m128i)a, (__m128i)b);
+#else
+  const Halves x = (Halves)a, y = (Halves)b;
+  return (Word)(x > y ? x - y : Halves{});
+#endif
+}
+
+ISP_INLINE Word larger_halves(Word a, Word b) {
+#if defined(__AVX512BW__)
+  return (Word)_mm512_max_epu16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Word)_mm256_max_epu16((__m256i)a, (__m256i)b);
+#else
+  return (Word)((Halves)subtract_halves(a, b) + (Halves)b);
+#endif
+}
+
+ISP_INLINE Word smaller_halves(Word a, Word b) {
+  return (Word)((Halves)a - (Halves)subtract_halves(a, b));
+}
+
+// Of signed values: the sum of the two products in each word.
+ISP_INLINE Int multiply_halves(Word a, Word b) {
+#if defined(__AVX512BW__)
+  return (Int)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Int)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+  return (Int)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+  const auto low = [](Word w) { return (Int)(w << 16) >> 16; };
+  const auto high = [](Word w) { return (Int)w >> 16; };
+  return low(a) * low(b) + high(a) * high(b);
+#endif
+}
+
+ISP_INLINE bool any(Word w) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)w, (__m512i)w) != 0;
+#elif defined(__AVX2__)
+  return _mm256_testz_si256((__m256i)w, (__m256i)w) == 0;
+#else
+  uint64_t parts[kLanes / 2], all = 0;
+  memcpy(parts, &w, sizeof(w));
+  for (uint64_t part : parts) all |= part;
+  return all != 0;
+#endif
+}
+
+ISP_INLINE Word both_halves(uint32_t even_column, uint32_t odd_column) {
+  return (even_column | odd_column << 16) - Word{};
+}
+
+// ---------------------------------------------------------------------------- of one block of columns
+
+// What a sample's sites are, even and odd columns of the even and the odd rows.
+struct WholeLevels {
+  Word black[2], most[2];  // of a sensor row's pairs
+  float excess[2][2], steps[2][2], scale[2][2];  // steps: most + excess
+};
+
+static WholeLevels whole_levels(const Levels& levels) {
+  WholeLevels whole;
+  for (int row = 0; row < 2; ++row) {
+    uint32_t most[2];
+    for (int column = 0; column < 2; ++column) {
+      const float scale = levels.scale[2 * row + column];
+      const double steps = 1.0 / scale;
+      most[column] = static_cast<uint32_t>(steps);
+      whole.excess[row][column] = static_cast<float>(steps - most[column]);
+      whole.steps[row][column] = static_cast<float>(steps);
+      whole.scale[row][column] = scale;
+    }
+    const float* black = levels.black + 2 * row;
+    whole.black[row] = both_halves(static_cast<uint32_t>(black[0]), static_cast<uint32_t>(black[1]));
+    whole.most[row] = both_halves(most[0], most[1]);
+  }
+  return whole;
+}
+
+// The rows of one parity of a segment.
+struct SegmentRows {
+  const uint16_t* pairs;  // kLanes pairs of the first of them
+  int64_t step, count;    // elements from one to the next; how many
+  int64_t ahead;          // elements to the same row of the next segment, which is fetched by the way
+  int weight, weight_step;
+};
+
+// S and M of the even and of the odd columns.
+struct SegmentSums {
+  Int plain[2] = {}, weighted[2] = {};
+};
+
+// Adds the rows y and z (two values in each word), whose weights are alike in every word.
+ISP_INLINE void add_rows(Word y, Word z, Word weights, SegmentSums& sums) {
+  const Word low = both_halves(0xffff, 0), ones = both_halves(1, 1);
+  const Word columns[2] = {(y & low) | (z << 16), (y >> 16) | (z & ~low)};
+  for (int column = 0; column < 2; ++column) {
+    sums.plain[column] += multiply_halves(columns[column], ones);
+    sums.weighted[column] += multiply_halves(columns[column], weights);
+  }
+}
+
+// Runs use(y, z, weights) for two rows at a time, the last one perhaps alone.
+template <bool fetches, class Use>
+ISP_INLINE void for_two_rows(const SegmentRows& rows, Use use) {
+  const uint16_t* p = rows.pairs;
+  Word weights = both_halves(rows.weight, rows.weight + rows.weight_step);
+  const Word two_rows = both_halves(2 * rows.weight_step, 2 * rows.weight_step);
+  int64_t k = 0;
+  for (; k + 1 < rows.count; k += 2, p += 2 * rows.step, weights += two_rows) {
+    if (fetches) {
+      __builtin_prefetch(p + rows.ahead, 0, 2);
+      __builtin_prefetch(p + rows.ahead + rows.step, 0, 2);
+    }
+    use(load_words(p), load_words(p + rows.step), weights);
+  }
+  if (k == rows.count) return;
+  if (fetches) __builtin_prefetch(p + rows.ahead, 0, 2);
+  use(load_words(p), Word{}, weights);
+}
+
+// S and M of a parity's rows as floats, in sensor steps.
+ISP_INLINE void segment_sums(
+    const SegmentRows& rows, const WholeLevels& levels, int parity, Vec* plain, Vec* weighted) {
+  const Word black = levels.black[parity], most = levels.most[parity];
+  Word largest = {};
+  SegmentSums sums;
+  for_two_rows<true>(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
+    const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
+    largest = larger_halves(largest, larger_halves(y0, y1));
+    add_rows(y0, y1, weights, sums);
+  });
+  const bool clips = any(subtract_halves(largest, most));
+  if (__builtin_expect(clips, 0)) {
+    sums = {};
+    SegmentSums clipped;
+    for_two_rows<false>(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
+      const Word one = both_halves(1, 1);
+      const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
+      const Word above0 = subtract_halves(y0, most), above1 = subtract_halves(y1, most);
+      add_rows((Word)((Halves)y0 - (Halves)above0), (Word)((Halves)y1 - (Halves)above1), weights, sums);
+      add_rows(smaller_halves(above0, one), smaller_halves(above1, one), weights, clipped);
+    });
+    for (int column = 0; column < 2; ++column) {
+      const float excess = levels.excess[parity][column];
+      plain[column] = __builtin_convertvector(sums.plain[column], Vec) +
+                      excess * __builtin_convertvector(clipped.plain[column], Vec);
+      weighted[column] = __builtin_convertvector(sums.weighted[column], Vec) +
+                         excess * __builtin_convertvector(clipped.weighted[column], Vec);
+    }
+    return;
+  }
+  for (int column = 0; column < 2; ++column) {
+    plain[column] = __builtin_convertvector(sums.plain[column], Vec);
+    weighted[column] = __builtin_convertvector(sums.weighted[column], Vec);
+  }
+}
+
+// A block of a row: in memory `x`, `step` elements from row to row, `ahead` to the next segment.
+struct Block {
+  const uint16_t* x;
+  int64_t step, ahead;
+};
+
+// The numbers of a segment, the same for all blocks.
+template <Demosaic method>
+struct Segment {
+  static constexpr bool kPeriods = method == Demosaic::superpixel;
+  static constexpr int kSensorRows = kPeriods ? 2 : 1;  // of a row that is counted here
+
+  int64_t count;
+  int parity;  // of the first row
+  float length, beyond, weight, scale[2][2];
+
+  Segment(const Segments& segments, int64_t i, const WholeLevels& levels)
+      : count(segments.first[i + 1] - segments.first[i]), parity(segments.first[i] & 1),
+        length(segments.length), beyond(segments.beyond[i]), weight(segments.weight[i]) {
+    for (int row = 0; row < 2; ++row) {
+      for (int column = 0; column < 2; ++column) {
+        scale[row][column] = weight * levels.scale[row][column];
+      }
+    }
+  }
+
+  // The rows of a parity. Of superpixels the rows are periods, each with one sensor row of either.
+  ISP_MEMBER SegmentRows rows(const Block& block, int of) const {
+    if (kPeriods) return {block.x + of * block.step, 2 * block.step, count, block.ahead, 0, 1};
+    const int skip = parity ^ of;
+    return {block.x + skip * block.step, 2 * block.step, (count - skip + 1) / 2, block.ahead, skip, 2};
+  }
+};
+
+// The numbers of the corner above a segment, the same for all blocks.
+template <Demosaic method>
+struct Corner {
+  static constexpr int kCorrections =
+      method == Demosaic::superpixel ? 0 : method == Demosaic::bilinear ? 2 : 4;
+  static constexpr int kReach = kCorrections > 0 ? 2 : 0;  // sensor rows to either side
+
+  int parity;  // of the row below
+  // Second differences of a ramp that begins at the corner, 1 row to either side (of the rows above and
+  // below it) and 2 rows (of two rows above and two below), times the scale. By column.
+  float near[2][2], far[4][2];
+
+  Corner(const Segments& segments, int64_t i, const WholeLevels& levels)
+      : parity(segments.first[i] & 1) {
+    const float beyond = segments.beyond[i];
+    for (int column = 0; column < 2; ++column) {
+      const float below = levels.scale[parity][column], above = levels.scale[1 - parity][column];
+      near[0][column] = beyond * above, near[1][column] = (1 - beyond) * below;
+      far[0][column] = beyond * below, far[1][column] = (1 + beyond) * above;
+      far[2][column] = (2 - beyond) * below, far[3][column] = (1 - beyond) * above;
+    }
+  }
+};
+
+// The state of a block of columns, vectors: what the segment above gave to the next triangle, of even and
+// odd sensor rows in even and odd columns; and what the last two corners said, C1[0], C1[1], C2[0], C2[1],
+// each in even and odd columns.
+constexpr int kRising = 4, kEnds = 8;
+constexpr int64_t kState = (kRising + 2 * kEnds) * kLanes;
+
+constexpr int kSums = 12;
+// Sums exist for so many blocks of a row at a time, which keeps them in the first-level cache.
+constexpr int64_t kSlots = 10;
+constexpr int64_t kPlane = kSlots * kLanes + kPad;
+
+// What a corner says, the row below which is x: store_end(k, column, value).
+template <int parity, Demosaic method, class StoreEnd>
+ISP_INLINE void corner_ends(const Corner<method>& corner, const WholeLevels& levels,
+                            const uint16_t* x, int64_t step, StoreEnd store_end) {
+  constexpr int corrections = Corner<method>::kCorrections;
+  if constexpr (corrections > 0) {
+    constexpr int from = corrections == 2 ? 1 : 0, to = 4 - from;
+    Vec y[4][2];  // two rows above, two below
+    for (int k = from; k < to; ++k) {
+      const int row = (parity + k) & 1;
+      const Word both = subtract_halves(load_words(x + (k - 2) * step), levels.black[row]);
+      split_pair<Element::uint16>(both, &y[k][0], &y[k][1]);
+      for (int column = 0; column < 2; ++column) {
+        y[k][column] = min(y[k][column], broadcast(levels.steps[row][column]));
+      }
+    }
+    for (int column = 0; column < 2; ++column) {
+      // C1 of a parity is made of rows of the other, C2 of its own.
+      store_end(parity, column, corner.near[0][column] * y[1][column]);
+      store_end(1 - parity, column, corner.near[1][column] * y[2][column]);
+      if constexpr (corrections > 2) {
+        const float(&far)[4][2] = corner.far;
+        store_end(2 + parity, column, far[0][column] * y[0][column] + far[2][column] * y[2][column]);
+        store_end(3 - parity, column, far[1][column] * y[1][column] + far[3][column] * y[3][column]);
+      }
+    }
+  }
+}
+
+// One block of a segment: completes the sums of the output row at whose centre it begins, in planes
+// kPlane apart, in the order T0[0], T0[1], T1[0], T1[1], T2[0], T2[1], each in even and odd columns.
+// above, centre: what that row's first two corners said; what the third one says, at the segment's end,
+// takes the place of the first's.
+template <int parity, Demosaic method>
+ISP_INLINE void complete_block(
+    const Segment<method>& segment, const Corner<method>& end, const WholeLevels& levels,
+    const Block& block, float* rising, float* above, const float* centre, float* sums) {
+  Vec total[2][2];
+  for (int row = 0; row < 2; ++row) {
+    Vec plain[2], weighted[2];
+    segment_sums(segment.rows(block, row), levels, row, plain, weighted);
+    for (int column = 0; column < 2; ++column) {
+      float* place = rising + (2 * row + column) * kLanes;
+      const Vec rises = weighted[column] + segment.beyond * plain[column];
+      const Vec falls = segment.length * plain[column] - rises;
+      total[row][column] = segment.scale[row][column] * (load(place) + falls);
+      store(sums + (2 * row + column) * kPlane, total[row][column]);
+      store(place, rises);
+    }
+  }
+  corner_ends<parity>(
+      end, levels, block.x + segment.count * block.step, block.step,
+      [&](int k, int column, Vec of_corner) __attribute__((always_inline)) {
+        const int place = (2 * k + column) * kLanes;
+        const Vec kinks = load(above + place) - 2.0f * load(centre + place) + of_corner;
+        // T1[p] = 2 T0[1 - p] + C1[p], T2[p] = 2 T0[p] + C2[p].
+        const Vec base = total[k < 2 ? 1 - k : k - 2][column];
+        store(sums + (4 + 2 * k + column) * kPlane, 2.0f * base + segment.weight * kinks);
+        store(above + place, of_corner);
+      });
+}
+
+// The state before the first output row that the segment is part of, from it and from both its corners.
+template <Demosaic method>
+ISP_INLINE void begin_block(
+    const Segment<method>& segment, const Corner<method>& start, const Corner<method>& end,
+    const WholeLevels& levels, const Block& block, float* rising, float* above, float* centre) {
+  for (int row = 0; row < 2; ++row) {
+    Vec plain[2], weighted[2];
+    segment_sums(segment.rows(block, row), levels, row, plain, weighted);
+    for (int column = 0; column < 2; ++column) {
+      store(rising + (2 * row + column) * kLanes, weighted[column] + segment.beyond * plain[column]);
+    }
+  }
+  const auto keep = [&](const Corner<method>& corner, const uint16_t* x, float* ends) {
+    const auto store_end = [&](int k, int column, Vec of_corner) {
+      store(ends + (2 * k + column) * kLanes, of_corner);
+    };
+    if (corner.parity == 0) {
+      corner_ends<0>(corner, levels, x, block.step, store_end);
+    } else {
+      corner_ends<1>(corner, levels, x, block.step, store_end);
+    }
+  };
+  keep(start, block.x, above);
+  keep(end, block.x + segment.count * block.step, centre);
+}
+
+// ---------------------------------------------------------------------------------- of a whole row
+
+// Runs use(block, i) for kLanes pairs from pair i on, from the one in front of the piece to the one
+// behind it; `row` is the first of `count` sensor rows. `patch` stands in for what is beyond the sensor.
+template <class Use>
+ISP_INLINE void for_each_block(
+    const Render& r, int64_t sample, int64_t row, int64_t count, const Span& span, uint16_t* patch,
+    Use use) {
+  const uint16_t* sensor =
+      static_cast<const uint16_t*>(r.mosaic) + sample * r.mosaic_sample + row * r.mosaic_row;
+  // As far as the next segment; the sensor may end before that one does.
+  const int64_t ahead = at_most(count, at_least(r.height - row - count, 0)) * r.mosaic_row;
+  for (int64_t i = -kLanes; i <= span.pairs; i += kLanes) {
+    const int64_t column = 2 * (span.pair + i);
+    if (column >= 0 && column + 2 * kLanes <= r.width) {
+      use(Block{sensor + column, r.mosaic_row, ahead}, i);
+      continue;
+    }
+    const int64_t begin = i < 0 ? 2 * kLanes - 2 : 0;
+    const int64_t end = i < 0 ? 2 * kLanes : at_most(2 * kLanes, 2 * (span.pairs + 1 - i));
+    for (int64_t j = begin; j < end; ++j) {
+      const uint16_t* from = sensor + reflect(column + j, r.width);
+      for (int64_t k = 0; k < count; ++k) patch[k * 2 * kLanes + j] = from[k * r.mosaic_row];
+    }
+    use(Block{patch, 2 * kLanes, 0}, i);
+  }
+}
+
+// What a piece works with: the states of its blocks, sums of some blocks, and a patch.
+struct SegmentMemory {
+  float *states, *sums;
+  uint16_t* patch;
+};
+
+ISP_INLINE int64_t state_floats(int64_t pairs) { return (pairs / kLanes + 2) * kState; }
+ISP_INLINE int64_t patch_rows(const Segments& segments) {
+  return 2 * (static_cast<int64_t>(segments.length) + 2) + 4;
+}
+ISP_INLINE int64_t segment_floats(const Segments& segments, int64_t pairs) {
+  return state_floats(pairs) + kSums * kPlane + patch_rows(segments) * kLanes;
+}
+
+// Completes output row i, and hands develop(sums, origin, begin, end) the sums of pairs [begin, end):
+// those of pair p are at sums[p - origin], in planes kPlane apart.
+template <int parity, Demosaic method, class Develop>
+void complete_row(
+    const Render& r, int64_t sample, int64_t i, const Span& span, const WholeLevels& levels,
+    const SegmentMemory& memory, Develop develop) {
+  const Segment<method> segment(r.segments, i, levels);
+  const Corner<method> end(r.segments, i + 1, levels);
+  const int64_t above = (kRising + i % 2 * kEnds) * kLanes;
+  const int64_t centre = (kRising + (i + 1) % 2 * kEnds) * kLanes;
+  // A pixel needs the pairs beside it: a slot is developed when the next one is filled.
+  int64_t slot = 1, ready = 2, origin = -2 * kLanes;
+  for_each_block(
+      r, sample, segment.kSensorRows * r.segments.first[i],
+      segment.kSensorRows * segment.count + end.kReach, span, memory.patch,
+      [&](const Block& block, int64_t pair) __attribute__((always_inline)) {
+        float* state = memory.states + (pair / kLanes + 1) * kState;
+        complete_block<parity>(segment, end, levels, block, state, state + above, state + centre,
+                               memory.sums + slot * kLanes);
+        if (++slot < kSlots) return;
+        const int64_t filled = at_most(origin + (kSlots - 1) * kLanes, span.pairs);
+        develop(memory.sums, origin, origin + ready * kLanes, filled);
+        for (int k = 0; k < kSums; ++k) {
+          float* plane = memory.sums + k * kPlane;
+          memcpy(plane, plane + (kSlots - 2) * kLanes, 2 * kLanes * sizeof(float));
+        }
+        origin += (kSlots - 2) * kLanes;
+        slot = 2, ready = 1;
+      });
+  develop(memory.sums, origin, origin + ready * kLanes, span.pairs);
+}
+
+// Output rows [begin, end): develop as above, then finish(i).
+template <Demosaic method, class Develop, class Finish>
+void run_segments(
+    const Render& r, int64_t sample, int64_t begin, int64_t end, const Span& span,
+    const Levels& of_sample, float* workspace, Develop develop, Finish finish) {
+  const WholeLevels levels = whole_levels(of_sample);
+  SegmentMemory memory = {workspace, workspace + state_floats(span.pairs), nullptr};
+  memory.patch = reinterpret_cast<uint16_t*>(memory.sums + kSums * kPlane);
+  // Lanes that no pixel needs are never filled.
+  memset(memory.sums, 0, sizeof(float) * (kSums * kPlane + patch_rows(r.segments) * kLanes));
+
+  const Segment<method> before(r.segments, begin - 1, levels);
+  const Corner<method> top(r.segments, begin - 1, levels), bottom(r.segments, begin, levels);
+  for_each_block(
+      r, sample, before.kSensorRows * r.segments.first[begin - 1] - top.kReach,
+      before.kSensorRows * before.count + 2 * top.kReach, span, memory.patch,
+      [&](const Block& block, int64_t pair) {
+        const Block inside = {block.x + top.kReach * block.step, block.step, block.ahead};
+        float* ends = memory.states + (pair / kLanes + 1) * kState + kRising * kLanes;
+        begin_block(before, top, bottom, levels, inside, ends - kRising * kLanes,
+                    ends + begin % 2 * kEnds * kLanes, ends + (begin + 1) % 2 * kEnds * kLanes);
+      });
+  for (int64_t i = begin; i < end; ++i) {
+    const bool odd = r.segments.first[i + 1] & 1;
+    (odd ? complete_row<1, method, Develop> : complete_row<0, method, Develop>)(
+        r, sample, i, span, levels, memory, develop);
+    finish(i);
+  }
+}
+
+}  // namespace ISP_DISTILL_ISA
+}  // namespace isp_distill
