@@ -1,7 +1,7 @@
-// One call of the distillation loss at full resolution of low-resolution logits, as its CUDA kernels see
-// it, and how they share it out. A low-resolution position is a cell, a full-resolution one a pixel; the
-// pixels between four cells, which are interpolated from them, are a patch, numbered as its upper left
-// cell.
+// One call of the distillation loss at full resolution of low-resolution logits, as its CUDA kernels
+// see it, and how they share it out. A low-resolution position is a cell, a full-resolution one a
+// pixel; the pixels between four cells, which are interpolated from them, are a patch, numbered as its
+// upper left cell.
 #pragma once
 
 #include "cuda/distill_call.h"
@@ -125,7 +125,8 @@ inline bool plan_pixels(UpsampledLoss& up) {
       const int64_t cells = cells_of(up.x[m], width < up.width ? width : up.width);
       p.cells[m] = static_cast<int>(cells), p.pitch[m] = pitch_of(up.maps[m], cells);
     }
-    const int64_t of_class = 2 * int64_t(p.pitch[0] + p.pitch[1]) + 16 * int64_t(p.cells[0] + p.cells[1]);
+    const int64_t raw = 2 * int64_t(p.pitch[0] + p.pitch[1]);
+    const int64_t of_class = raw + 16 * int64_t(p.cells[0] + p.cells[1]);
     const int64_t most = (kUpsampledShared - 256) / of_class / kBatch * kBatch;
     p.classes = static_cast<int>(most < 16 ? most : 16);
     const int wanted = up_to(up.call.classes < 16 ? up.call.classes : 16, kBatch);
@@ -172,7 +173,8 @@ inline bool plan_cells(UpsampledLoss& up) {
     best = c, least = threads;
   }
   if (best.width == 0) return false;
-  // Each band computes the row of patches above it as well; the last blocks to run leave a GPU half empty.
+  // Each band computes the row of patches above it as well; the last blocks to run leave a GPU half
+  // empty.
   int64_t shortest = 0;
   for (int height = 2; height <= 64; ++height) {
     const int bands = parts_of(down, height);

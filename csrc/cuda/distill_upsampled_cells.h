@@ -1,19 +1,19 @@
 // The gradient of low-resolution logits, from what distill_upsampled_pixels.h left of each pixel.
 //
-// A gather: a block has a tile of cells for some classes and goes through every pixel of every patch that
-// touches one of them. A thread has a column of patches, from the top of the tile to its bottom, for four
-// classes; its neighbours in the warp have the next classes of the same patches, so that a pixel's
-// numbers are one broadcast load. It holds the four cells of the student around its patch in registers,
-// so that a pixel costs no loads of logits but a multiply-add, and it adds up what each of the four gets
-// from the patch. Below a row of patches it hands over the sums to the right and left of the row that is
-// complete; added up through shared memory, they are written once.
+// A gather: a block has a tile of cells for some classes and goes through every pixel of every patch
+// that touches one of them. A thread has a column of patches, from the top of the tile to its bottom,
+// for four classes; its neighbours in the warp have the next classes of the same patches, so that a
+// pixel's numbers are one broadcast load. It holds the four cells of the student around its patch in
+// registers, so that a pixel costs no loads of logits but a multiply-add, and it adds up what each of
+// the four gets from the patch. Below a row of patches it hands over the sums to the right and left of
+// the row that is complete; added up through shared memory, they are written once.
 //
 // The patches at the rim of a tile are computed by the tile beyond as well (plan_cells weighs that),
-// which costs a few percent and keeps the sum of each cell in one block: in an order that never changes.
-// The rows of both maps are on their way (asynchronously) while the row above them is computed.
+// which costs a few percent and keeps the sum of each cell in one block: in an order that never
+// changes. The rows of both maps are on their way (asynchronously) while the row above them is
+// computed.
 #pragma once
 
-#include "cuda/distill_kernels.h"
 #include "cuda/distill_upsampled_rows.h"
 
 namespace isp_distill::cuda {
@@ -75,9 +75,11 @@ ISP_KERNEL(2) upsampled_cells(ISP_CONSTANT UpsampledLoss up) {
   for (int i = thread; i < pixel_end - pixel_begin; i += threads) {
     columns[i] = column_of(up, pixel_begin + i);
   }
-  const int cells_begin = begin_x > 0 ? begin_x - 1 : 0, cells_end = end_x < across ? end_x + 1 : across;
+  const int cells_begin = begin_x > 0 ? begin_x - 1 : 0;
+  const int cells_end = end_x < across ? end_x + 1 : across;
+  const int last_pixel = pixel_end > pixel_begin ? pixel_end - 1 : pixel_begin;
   const int teacher_begin = source_of(up.x[1], pixel_begin).cell;
-  const int teacher_last = pixel_end > pixel_begin ? source_of(up.x[1], pixel_end - 1).cell : teacher_begin;
+  const int teacher_last = source_of(up.x[1], last_pixel).cell;
   const int teacher_end = teacher_last + 1 < up.x[1].cells ? teacher_last + 2 : up.x[1].cells;
   char* const rows_s = memory + 16 * tiles.columns;
   char* const rows_t = rows_s + 3 * V * tiles.lanes * tiles.pitch[0];

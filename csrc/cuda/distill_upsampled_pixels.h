@@ -3,10 +3,10 @@
 // A thread has kRows pixels below each other, a block as many of them side by side as its threads. The
 // classes pass by in groups. Of each the block brings the two rows of cells that its pixels lie between
 // (asynchronously, while it computes the group before), and writes down once for every cell and class
-// what all pixels of the patch share: the values on its left, and the steps to the right. Interpolating a
-// class at kRows pixels then takes one load of 16 bytes for each map and a multiply-add a pixel beside a
-// few for all; pixels of one patch read the same words. Maxima and sums are a thread's own: nothing is
-// exchanged between threads before the block adds up its losses.
+// what all pixels of the patch share: the values on its left, and the steps to the right. Interpolating
+// a class at kRows pixels then takes one load of 16 bytes for each map and a multiply-add a pixel
+// beside a few for all; pixels of one patch read the same words. Maxima and sums are a thread's own:
+// nothing is exchanged between threads before the block adds up its losses.
 //
 // A strip of rows that crosses into the next patch, of student or teacher, is taken in parts.
 #pragma once
@@ -31,9 +31,9 @@ ISP_DEVICE float interpolated(const Logits& logits, int64_t n, int index, Source
   return result < kNoLogit ? minus_infinity() : result;
 }
 
-// A block's shared memory: its parts of the loss, what its threads agree on, then for either map the rows
-// of cells as they came (`raw`) and what was made of them (`lines`: for a class and cell the values above
-// and below, each with the step to its right).
+// A block's shared memory: its parts of the loss, what its threads agree on, then for either map the
+// rows of cells as they came (`raw`) and what was made of them (`lines`: for a class and cell the
+// values above and below, each with the step to its right).
 struct PixelMemory {
   static constexpr int kMaps = 256;
   struct Patches {
@@ -46,7 +46,7 @@ struct PixelMemory {
   ISP_DEVICE Patches& patches(int map) const {
     return reinterpret_cast<Patches*>(memory + 128)[map];
   }
-  // Whether there is a class that is ruled out; two, in turn.
+  // Whether there is a class that is ruled out; two, in turn. Who sets it, sets it to 1.
   ISP_DEVICE int& ruled_out(int turn) const { return reinterpret_cast<int*>(memory + 192)[turn % 2]; }
   ISP_DEVICE char* raw(int map) const {
     return memory + kMaps + (map ? up.pixels.classes * 2 * up.pixels.pitch[0] : 0);
@@ -103,12 +103,13 @@ ISP_DEVICE void look_up(const char* own, int cells, float share, int k, float (&
   }
 }
 
-// Whether a batch may hold a class that is ruled out: most code is compiled for both, since telling them
-// apart at each value costs a fifth of a pixel's instructions.
+// Whether a batch may hold a class that is ruled out: most code is compiled for both, since telling
+// them apart at each value costs a fifth of a pixel's instructions.
 template <bool R>
 struct RuledOut {};
 
-// Visits all classes, kBatch at a time, with the values and steps of both maps. Every thread comes here.
+// Visits all classes, kBatch at a time, with the values and steps of both maps. Every thread comes
+// here.
 template <class Visit>
 ISP_DEVICE void all_classes(const PixelMemory& at, int64_t n, const char* (&own)[2],
                             const float (&share)[2], int& turn, const Visit& visit) {

@@ -1,7 +1,7 @@
 // Rows of low-resolution logits on their way through shared memory, for distill_upsampled_*.h.
 //
-// A row lies there as it lies in global memory, a line for each class, so that asynchronous copies bring
-// it, of 16 bytes where cells are neighbours. Lines begin at a multiple of 16 bytes and the cells
+// A row lies there as it lies in global memory, a line for each class, so that asynchronous copies
+// bring it, of 16 bytes where cells are neighbours. Lines begin at a multiple of 16 bytes and the cells
 // anywhere in the first 16: as in global memory.
 #pragma once
 

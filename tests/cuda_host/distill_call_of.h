@@ -1,5 +1,5 @@
-// What the host modules of the distillation loss have in common: a call made of a Python dictionary, and
-// memory for it.
+// What the host modules of the distillation loss have in common: a call made of a Python dictionary,
+// and memory for it.
 #pragma once
 
 #include <pybind11/pybind11.h>
