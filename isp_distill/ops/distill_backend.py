@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -245,10 +246,15 @@ def _by_reference(
     def upsampled(logits: Tensor) -> Tensor:
         if resize is None:
             return logits
-        # A class that the teacher rules out: -inf times a weight of 0 is not a number.
-        wide = logits.to(result_dtype(student)).clamp(min=-1e38)
-        wide = F.interpolate(wide, resize[0], mode="bilinear", align_corners=resize[1])
-        return wide.masked_fill(wide < -1e30, -math.inf)
+        interpolate = partial(
+            F.interpolate, size=resize[0], mode="bilinear", align_corners=resize[1]
+        )
+        # A class that the teacher rules out: -inf times a weight of 0 is not a number. In float64,
+        # where what rounding leaves of a weight of 0 is far below any other weight.
+        ruled_out = logits == -math.inf
+        weight = interpolate(ruled_out.double())
+        wide = interpolate(logits.to(result_dtype(student)).masked_fill(ruled_out, 0))
+        return wide.masked_fill(weight > 1e-8, -math.inf)
 
     with _autograd_inside_operator():
         leaf = student.detach().requires_grad_(gradient is not None)
