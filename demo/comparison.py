@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isp_distill import ISP, Report, Teacher, TrainResult, evaluate, rawify, render, train
 
+LINEAR = "a: teacher's weights rawified, linear RAW"
 BEFORE, AFTER = "student before training", "student after training"
 
 
@@ -33,7 +34,7 @@ def baselines(teacher: Teacher) -> dict[str, Callable[[Tensor, ISP], Any]]:
     bare = rawify(weights, mean=mean, std=std, curve="linear", white_balance=False)
     adapted = rawify(weights, mean=mean, std=std, curve="gamma", white_balance=True)
     return {
-        "a: teacher's weights rawified, linear RAW": bare,
+        LINEAR: bare,
         "b: the same, white balance and gamma 1/2.2": adapted,
         "c: RGB teacher on bilinear linear image": lambda m, i: linear_teacher(teacher, m, i),
     }
@@ -51,6 +52,7 @@ def table(rows: dict[str, Report]) -> str:
             "pixel agreement": columns.pop("top-1 agreement"),
             **columns,
             "mean IoU": lambda r: r.mean_iou,
+            "where the teacher is confident": lambda r: r.agreement_confident,
         }
     width = max(map(len, rows))
     lines = [
@@ -58,7 +60,7 @@ def table(rows: dict[str, Report]) -> str:
         f"| {'-' * width} | {' | '.join('-' * (len(c) - 1) + ':' for c in columns)} |",
     ]
     for name, report in rows.items():
-        cells = [f"{value(report):{len(column)}.3f}" for column, value in columns.items()]
+        cells = [f"{column(report):{len(title)}.3f}" for title, column in columns.items()]
         lines.append(f"| {name:{width}} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
