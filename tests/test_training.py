@@ -82,6 +82,26 @@ def test_batch_norm_statistics_are_frozen_or_not(tmp_path):
     assert not torch.equal(moving.student.model[1].running_mean, torch.zeros(16))
 
 
+def test_both_models_take_the_memory_format(tmp_path):
+    chosen, seen = teacher(), []
+    student = isp_distill.rawify(chosen.model)
+    for name, model in (("teacher", chosen.model), ("student", student.model)):
+        model[1].register_forward_pre_hook(
+            lambda _, x, name=name: seen.append(
+                (name, x[0].is_contiguous(memory_format=torch.channels_last))
+            )
+        )
+    data = [raw_image(i) for i in range(4)]
+    settings = {"steps": 1, "batch_size": 4, "progress": False, "tensorboard": False}
+    for channels_last in (False, True):
+        seen.clear()
+        isp_distill.train(
+            student, chosen, data, out=tmp_path / str(channels_last), channels_last=channels_last,
+            **settings,
+        )  # fmt: skip
+        assert set(seen) == {("teacher", channels_last), ("student", channels_last)}
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_module_can_be_the_student(tmp_path, channels):
     student = nn.Sequential(
