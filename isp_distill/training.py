@@ -210,7 +210,7 @@ def train(
         torch.manual_seed(seed)
         chosen = as_teacher(teacher)
         pupil = student_module(student, chosen).to(where)
-        chosen.model.to(where).eval().requires_grad_(False)
+        chosen.model.to(where).eval()
         if channels_last:
             for model in (pupil, chosen.model):
                 model.to(memory_format=torch.channels_last)

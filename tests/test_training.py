@@ -82,6 +82,21 @@ def test_batch_norm_statistics_are_frozen_or_not(tmp_path):
     assert not torch.equal(moving.student.model[1].running_mean, torch.zeros(16))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_student_of_a_teacher_is_trained_whole(tmp_path, frozen):
+    chosen = teacher()
+    chosen.model.requires_grad_(not frozen)
+    data = [raw_image(i) for i in range(4)]
+    for index in range(2):
+        result = isp_distill.train(
+            "rawify", chosen, data, out=tmp_path / str(index), steps=2, batch_size=4,
+            progress=False, tensorboard=False,
+        )  # fmt: skip
+        body = dict(result.student.model.named_parameters())
+        assert not torch.equal(body["6.weight"], chosen.model[6].weight)
+        assert not any(p.requires_grad == frozen for p in chosen.model.parameters())
+
+
 def test_both_models_take_the_memory_format(tmp_path):
     chosen, seen = teacher(), []
     student = isp_distill.rawify(chosen.model)
