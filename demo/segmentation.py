@@ -18,9 +18,10 @@ from make_raw import make_raw
 from photographs import gather
 from teacher import load_dense_teacher
 
-PICTURE = 448
-MOSAIC = 1024  # leaves room for random crops of twice the picture
-LOSS_SIZE = 112
+#: Side of the teacher's pictures, the one it was trained on. At 448 half of the pixels have a top
+#: class below a tenth of the probability, and maps of such classes are noise.
+PICTURE = 224
+LOSS_SIZE = 56
 # The whole picture, and two details of it.
 TILES = ((1.0, 0.5, 0.5), (1.3, 0.7, 0.2), (1.6, 0.4, 0.9))
 
@@ -39,7 +40,7 @@ def main() -> int:
 
     photographs = gather(options.out / "photographs")
     out = options.out / "segmentation"
-    training, held_out = make_raw(photographs, out / "raw", MOSAIC, TILES)
+    training, held_out = make_raw(photographs, out / "raw", tiles=TILES)
     counts = [len(list(folder.glob("*.dng"))) for folder in (training, held_out)]
     print(f"{counts[0]} training and {counts[1]} held-out DNG files", flush=True)
     rows, _ = compare(
