@@ -1,9 +1,9 @@
 """A RAW student that predicts a class for every pixel, measured as demo/run.py measures one.
 
 ``python demo/segmentation.py [--out demo-output]``: the ImageNet teacher made dense (see
-teacher.py) looks at 448-pixel pictures, its student at 896-pixel mosaics; the loss is taken at 112
-pixels, where neither's logits ever exist. Ends with 1 unless the student is ahead of all baselines
-and nearer to the teacher (KL) than before training.
+teacher.py) looks at 224-pixel pictures, its student at 448-pixel mosaics; the loss is taken at 56
+pixels, where neither's logits ever exist. Ends with 1 unless the student is ahead of all baselines,
+and training has raised pixel agreement and mean IoU and lowered the KL.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from make_raw import make_raw
 from photographs import gather
 from teacher import load_dense_teacher
 
+from isp_distill.training import TRAINABLE
+
 #: Side of the teacher's pictures, the one it was trained on. At 448 half of the pixels have a top
 #: class below a tenth of the probability, and maps of such classes are noise.
 PICTURE = 224
@@ -30,9 +32,14 @@ def main() -> int:
     """Run the demo; 0 if the student ends ahead of every baseline, and nearer to the teacher."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=3e-5)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-4)
+    # The body forgets: at this learning rate and with so few photographs in a batch, pixel agreement
+    # falls from 0.633 to 0.591 in 24 steps where all weights are trained.
+    parser.add_argument("--trainable", choices=TRAINABLE, default="stem")
+    # At 2, usual for classes of pictures, it is mostly the tail of 1000 classes that is compared.
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--stem-lr", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -53,6 +60,8 @@ def main() -> int:
         dense_size=LOSS_SIZE,
         lr=options.lr,
         stem_lr=options.stem_lr,
+        trainable=options.trainable,
+        temperature=options.temperature,
         seed=options.seed,
     )
     print(f"{time.perf_counter() - began:.0f} s in all")
