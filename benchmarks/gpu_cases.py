@@ -10,9 +10,9 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import compiled_cuda
 import torch
 from compiled_triton import Launch, recorded
+from gpu_cuda_cases import LOGIT, STEMS, CudaKernel, cuda_conv, cuda_distill
 from isp_distill.kernels import (
     distill_held,
     distill_streamed,
@@ -51,31 +51,6 @@ KERNELS = {
     "unprocess_kernel": (unprocess_kernels, {"out"}),
     "expose_kernel": (unprocess_kernels, {"out"}),
 }
-# Kernel, stride, padding and channels of the stems of EfficientNet, ResNet and ConvNeXt.
-STEMS = {"efficientnet": (3, 2, 1, 32), "resnet": (7, 2, 3, 64), "convnext": (4, 4, 0, 96)}
-
-
-@dataclass(frozen=True)
-class CudaKernel:
-    """A kernel of csrc/cuda in a call.
-
-    Attributes:
-        source: its file.
-        name: as the source has it.
-        threads: of a block.
-        shared: bytes of a block.
-        loaded: bytes that the call reads.
-        stored: bytes that it writes.
-        operations: as :class:`Case` has them.
-    """
-
-    source: str
-    name: str
-    threads: int
-    shared: int
-    loaded: int
-    stored: int
-    operations: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -93,7 +68,7 @@ class Case:
             that is not named is one straight line, whose instructions are counted.
         wide: kernels that must load 16 bytes at a time.
         tensor_core: kernels that must use the matrix units.
-        cuda: the kernel of csrc/cuda that does the same, if there is one.
+        cuda: the kernels of csrc/cuda that do the same, if there are some.
     """
 
     operation: str
@@ -105,7 +80,7 @@ class Case:
     operations: dict[str, dict[str, float]] = field(default_factory=dict)
     wide: frozenset[str] = frozenset()
     tensor_core: frozenset[str] = frozenset()
-    cuda: CudaKernel | None = None
+    cuda: tuple[CudaKernel, ...] = ()
 
     def launches(self) -> list[Launch]:
         """What the call launches, every tile that the autotuner would try."""
@@ -140,38 +115,6 @@ def _conv_operations(stem: str, half: bool) -> dict[str, float]:
     products = 2 * 4 * positions * padded * (1 if half else 3)
     scalar = 6 * 4 * positions * padded / block
     return {"half" if half else "tf32": products, "scalar": scalar}
-
-
-#: Blocks of a backward launch, each of which leaves sums to be added up (csrc/cuda).
-CUDA_BLOCKS = 256
-
-
-def _cuda_conv(stem: str, mosaic: Tensor, out: Tensor, backward: bool) -> CudaKernel:
-    """The kernel of csrc/cuda: its tiles are 8 x 32 outputs, each converted once for a group."""
-    kernel, stride, _, channels = STEMS[stem]
-    half = out.dtype != torch.float32
-    group, shared, parts = compiled_cuda.plan(
-        kernel, stride, channels, out.element_size(), backward
-    )
-    weights = channels * (4 * kernel**2 + 1)
-    loaded, stored = mosaic.nbytes + 4 * weights, out.nbytes
-    positions, padded = -(-(kernel**2) // 4) * 4, -(-channels // 32) * 32
-    if backward:
-        loaded, stored = mosaic.nbytes + 2 * out.nbytes, 4 * weights * CUDA_BLOCKS * parts
-        positions, padded = (kernel**2 + 8) // 8 * 8, -(-channels // group) * group
-    periods = (7 * stride + kernel) * (31 * stride + kernel) / 256 * -(-channels // group)
-    return CudaKernel(
-        f"raw_conv_{'backward' if backward else 'forward'}.cu",
-        f"raw_conv_{'backward' if backward else 'forward'}_{str(out.dtype).split('.')[1]}",
-        256,
-        shared,
-        loaded,
-        stored,
-        {
-            "half" if half else "tf32": 2 * 4 * positions * padded / channels * (1 if half else 3),
-            "scalar": 6 * 4 * periods / channels,
-        },
-    )
 
 
 def _conv(stem: str, dtype: torch.dtype, backward: bool, colour: bool = False) -> Case:
@@ -216,7 +159,7 @@ def _conv(stem: str, dtype: torch.dtype, backward: bool, colour: bool = False) -
         dict.fromkeys(names, operations),
         wide=frozenset(("raw_conv_weight_kernel",)),  # the gradient
         tensor_core=frozenset(names),
-        cuda=None if colour else _cuda_conv(stem, tensors.mosaic, out, backward),
+        cuda=() if colour else (cuda_conv(stem, tensors.mosaic, out, backward),),
     )
 
 
@@ -224,13 +167,11 @@ def _short(dtype: torch.dtype) -> str:
     return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
 
 
-# Per logit, counted from the formulas: two exponentials for the sums and two for the gradient of
-# what is not held; conversions, scaling, two running maxima and sums, and the gradient.
-_LOGIT = {"special": 2.0, "scalar": 14.0}
 # Per full-resolution logit: the four-tap interpolation of both maps, then as above; the cells'
-# kernel interpolates again and adds up with the transposed weights.
+# kernel interpolates again and adds up with the transposed weights, for each of the four cells that
+# a pixel came from.
 _PIXEL_LOGIT = {"special": 2.0, "scalar": 14.0 + 8.0}
-_CELL_LOGIT = {"special": 2.0, "scalar": 6.0 + 8.0 + 2.0}
+_CELL_LOGIT = {"special": 4 * 2.0, "scalar": 4 * (6.0 + 8.0 + 2.0)}
 
 
 def _distill(name: str, shape: tuple[int, ...], dtype: torch.dtype, size: int = 0) -> Case:
@@ -252,7 +193,7 @@ def _distill(name: str, shape: tuple[int, ...], dtype: torch.dtype, size: int = 
         else:
             kernels.logits(student, teacher, *rest)
 
-    operations = dict.fromkeys(("held_kernel", "streamed_kernel"), _LOGIT)
+    operations = dict.fromkeys(("held_kernel", "streamed_kernel"), LOGIT)
     units = student.numel()
     if size:
         operations = {"pixels_kernel": _PIXEL_LOGIT, "cells_kernel": _CELL_LOGIT}
@@ -266,6 +207,7 @@ def _distill(name: str, shape: tuple[int, ...], dtype: torch.dtype, size: int = 
         run,
         operations,
         wide=frozenset(("held_kernel", "streamed_kernel")),
+        cuda=cuda_distill(student, size),
     )
 
 

@@ -129,10 +129,11 @@ def triton_row(case: Case, launch: Launch, gpu: Gpu, code: Compiled) -> Row:
 
 
 def cuda_row(case: Case, kernel: CudaKernel, gpu: Gpu) -> Row:
-    """The line of a kernel of csrc/cuda, all of which load 16 bytes and multiply matrices."""
+    """The line of a kernel of csrc/cuda, all of which load 16 bytes at a time."""
     code = compiled_cuda.compiled(kernel.source, gpu.architecture)[kernel.name]
-    failures = failures_of(kernel.name, code, (kernel.name,), (kernel.name,))
-    return row_of(case, gpu, code, kernel, "cuda", kernel.name, failures)
+    tensor_core = (kernel.name,) if kernel.tensor_core else ()
+    failures = failures_of(kernel.name, code, (kernel.name,), tensor_core)
+    return row_of(case, gpu, code, kernel, "cuda", kernel.label or kernel.name, failures)
 
 
 def rows(
@@ -147,9 +148,9 @@ def rows(
         for launch in case.launches() if "triton" in backends else ():
             for gpu in gpus:
                 yield triton_row(case, launch, gpu, compile_launch(launch, gpu.architecture))
-        if case.cuda is not None and "cuda" in backends:
+        for kernel in case.cuda if "cuda" in backends else ():
             for gpu in gpus:
-                yield cuda_row(case, case.cuda, gpu)
+                yield cuda_row(case, kernel, gpu)
 
 
 HEADER = (

@@ -15,7 +15,7 @@ import torch
 
 _NAME = "isp_distill._cuda"
 #: Equal to kInterface in csrc/cuda/library.cu, or the library was built from other sources.
-_INTERFACE = 2
+_INTERFACE = 3
 
 
 def built() -> bool:

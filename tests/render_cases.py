@@ -64,8 +64,9 @@ def calls(draw, heights=HEIGHTS, widths=WIDTHS, sizes=SIZES):
         wide[:, 1:-1, 3:-4] = mosaic
         mosaic = wide[:, 1:-1, 3:-4]
     demosaic = draw(st.sampled_from(DEMOSAICS))
+    black = 0.06 * top * torch.rand(batch, 4, generator=generator)
     isp = ISP(
-        black=0.06 * top * torch.rand(batch, 4, generator=generator),
+        black=black.round() if draw(st.booleans()) else black,  # cameras' are whole numbers
         white=top * (0.8 + 0.2 * torch.rand(batch, generator=generator)),
         pattern=torch.randint(0, 4, (batch,), generator=generator),
         white_balance=0.5 + 2 * torch.rand(batch, 3, generator=generator),

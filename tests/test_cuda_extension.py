@@ -42,9 +42,9 @@ def test_no_kernel_spills():
     usage = dump("-res-usage")
     architectures = set(re.findall(r"arch = sm_(\d+)", usage))
     assert architectures
-    kernel = r"Function (\S*(?:held|streamed)\S*):\s+REG:(\d+) STACK:(\d+)"
+    kernel = r"Function (\S*(?:held|streamed|upsampled)\S*):\s+REG:(\d+) STACK:(\d+)"
     found = re.findall(kernel, usage)
-    assert len(found) == 25 * len(architectures)
+    assert len(found) == (25 + 14) * len(architectures)
     assert {name: int(stack) for name, _, stack in found if stack != "0"} == {}
 
 
@@ -59,6 +59,11 @@ def test_logits_move_16_bytes_at_a_time():
     for function in loss:
         assert re.search(r"LDG\.E(\.\w+)*\.128", function), function.split()[0]
         assert re.search(r"STG\.E(\.\w+)*\.128", function), function.split()[0]
+    upsampled = [f for f in functions if "upsampled" in f.split()[0]]
+    assert len(upsampled) == 14
+    for function in upsampled:
+        assert re.search(r"LDGSTS\.E(\.\w+)*\.128", function), function.split()[0]
+        assert not re.search(r"\b(ATOM|RED)G?\b", function), function.split()[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -36,7 +36,7 @@ def library(name: str) -> str:
     or not os.path.isabs(library("libasan.so")),
     reason="needs g++ and its address sanitiser",
 )
-@pytest.mark.parametrize("name", ["raw_conv", "distill_loss"])
+@pytest.mark.parametrize("name", ["raw_conv", "distill_loss", "distill_upsampled"])
 def test_kernels_on_the_cpu(name, tmp_path):
     module = tmp_path / f"{name}_host{sysconfig.get_config_var('EXT_SUFFIX')}"
     includes = [f"-I{ROOT / 'csrc'}", f"-isystem{pybind11.get_include()}"]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections import Counter
 
+import compiled_cuda
 import gpu_static
 import pytest
 from gpu_cases import KERNELS, cases, traffic
@@ -23,7 +24,7 @@ def with_code(**instructions: int) -> Compiled:
 def test_the_table_of_one_architecture(tmp_path, capsys):
     path = tmp_path / "rows.json"
     arguments = ["--architectures", "90", "--case", "rows fp32", "--json", str(path)]
-    assert gpu_static.main(arguments) == 0
+    assert gpu_static.main([*arguments, "--backends", "triton"]) == 0
     assert "distill_loss (triton) | rows fp32" in capsys.readouterr().out
     (row,) = json.loads(path.read_text())
     assert row["spills"] == 0
@@ -32,6 +33,33 @@ def test_the_table_of_one_architecture(tmp_path, capsys):
     assert row["loaded"] == pytest.approx(8, rel=1e-3)
     assert row["stored"] == pytest.approx(4, rel=1e-2)
     assert row["predicted_us"] == pytest.approx(4096 * 1000 * 12 / 3.35e6, rel=1e-2)
+
+
+@pytest.mark.skipif(compiled_cuda.missing() is not None, reason=str(compiled_cuda.missing()))
+def test_the_cuda_lines_of_one_architecture(tmp_path):
+    """No spill, 16 bytes at a time, matrix units in the convolution: else it does not return 0."""
+    path = tmp_path / "rows.json"
+    arguments = ["--architectures", "90", "--backends", "cuda", "--json", str(path)]
+    assert gpu_static.main(arguments) == 0
+    found = json.loads(path.read_text())
+    kernels = Counter(row["operation"] for row in found)
+    assert kernels == {"raw_conv": 8, "distill_loss": 5, "upsampled_distill_loss": 2}
+    assert all(row["spills"] == 0 and row["widest_load"] == 16 for row in found)
+    pixels, cells = (row for row in found if row["operation"] == "upsampled_distill_loss")
+    # Two maps at a sixteenth of the size, 16 bytes a pixel between the kernels, for 150 classes.
+    assert pixels["loaded"] == pytest.approx(2 * 2 / 16)
+    assert pixels["stored"] == pytest.approx(16 / 150)
+    assert cells["loaded"] == pytest.approx(2 * 2 / 16 + 16 / 150)
+    assert cells["stored"] == pytest.approx(2 / 16)
+
+
+def test_names_of_templates():
+    plain = compiled_cuda._plain
+    assert plain("_ZN11isp_distill4cuda15raw_conv_add_upEPKfPfii") == "raw_conv_add_up"
+    held = "_ZN11isp_distill4cuda4heldILNS_9ObjectiveE1ELNS0_5ShapeE3EEEvNS0_8LossCallE"
+    assert plain(held) == "held<1, 3>"
+    cells = "_ZN11isp_distill4cuda15upsampled_cellsILNS_9ObjectiveE1ELb0EEEvNS0_13UpsampledLossE"
+    assert plain(cells) == "upsampled_cells<1, 0>"
 
 
 def test_a_spill_a_narrow_load_and_a_lost_matrix_instruction_fail(monkeypatch, capsys):
@@ -45,7 +73,8 @@ def test_a_spill_a_narrow_load_and_a_lost_matrix_instruction_fail(monkeypatch, c
     assert gpu_static.failures_of("other", with_code(LDG_E=1), ("k",), ("k",)) == ()
     narrow = with_code(LDG_E_64=1)
     monkeypatch.setattr(gpu_static, "compile_launch", lambda launch, architecture: narrow)
-    assert gpu_static.main(["--architectures", "80", "--case", "rows fp32"]) == 1
+    arguments = ["--architectures", "80", "--case", "rows fp32", "--backends", "triton"]
+    assert gpu_static.main(arguments) == 1
     assert "sm_80: its widest load has 8 bytes, not 16" in capsys.readouterr().err
 
 

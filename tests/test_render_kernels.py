@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 
+import hypothesis.strategies as st
 import pytest
 import render_cases
 import torch
@@ -109,6 +110,39 @@ def test_reductions(instruction_set, demosaic, resize_in):
         # Sums of up to 300 x 800 float32 products.
         expected = expected_small(demosaic, resize_in, size)
         torch.testing.assert_close(picture.double(), expected, atol=TABLE + 1e-5, rtol=0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**20),
+    sides=st.tuples(st.integers(4, 60), st.integers(1, 70)),
+    ratio=st.sampled_from([4, 4.3, 5, 7.5, 13.4]),
+    bits=st.sampled_from([8, 12, 14, 16]),
+    clipped=st.sampled_from([0, 0.02, 0.5]),
+    demosaic=st.sampled_from(DEMOSAICS),
+)
+def test_linear_resize_of_whole_values(seed, sides, ratio, bits, clipped, demosaic):
+    """Integer sums, below, at and above what 16 bits hold, and where values are clipped."""
+    generator = torch.Generator().manual_seed(seed)
+    height, width = 2 * sides[0], 2 * sides[1]
+    top, random = 2**bits, functools.partial(torch.rand, generator=generator)
+    scene = random(2, height, width) * (top - 1) * (1 - 0.3 * random(2, 1, 1))
+    scene = torch.where(random(2, height, width) < clipped, top - 1, scene)
+    mosaic = scene.to(torch.int32).to(torch.uint16)
+    isp = ISP(
+        black=(random(2, 4) * top / 16).floor(),
+        white=torch.full((2,), top * 0.9),
+        pattern=torch.randint(0, 4, (2,), generator=generator),
+        white_balance=1 + 2 * random(2, 3),
+        tone="linear",
+        demosaic=demosaic,
+    )
+    size = (max(int(height // 2 / ratio), 1), max(int(width // 3), 1))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SETS:
+            patch.setenv("ISP_DISTILL_CPU", name)
+            picture, expected = both(mosaic, isp, size=size, resize_in="linear")
+            assert_same(picture, expected, isp)
 
 
 @functools.cache

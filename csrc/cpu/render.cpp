@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -85,6 +86,18 @@ std::vector<RenderPiece> pieces_of(const Render& r, int64_t batch) {
   return pieces;
 }
 
+// Whether sensor values and black levels are integers of 16 bits, and the steps from black to where
+// the sensor is clipped fewer than 2^15.
+bool are_whole(const Render& r, int64_t batch) {
+  if (r.mosaic_type != Element::uint16) return false;
+  for (int64_t i = 0; i < 4 * batch; ++i) {
+    const float black = r.black[i], steps = 1.0f / r.scale[i];
+    if (!(black >= 0 && black <= 65535 && black == std::floor(black))) return false;
+    if (!(steps >= 1 && steps < 32768)) return false;
+  }
+  return true;
+}
+
 // Pictures of more bytes than this do not stay in a cache anyway.
 constexpr int64_t kStreamingBytes = 16 << 20;
 
@@ -160,13 +173,13 @@ void render_picture(
   r.rows = rows.view();
   r.columns = columns.view();
   // Only where the picture is lower are there fewer sums than sensor rows.
-  std::optional<FoldedTable> folded_rows;
   std::optional<SegmentsTable> segments;
+  std::optional<FoldedTable> folded_rows;
   if (resize_linear && rows.target < rows.source) {
-    folded_rows.emplace(rows, r.demosaic, top, r.height);
-    r.folded = folded_rows->view();
-    segments.emplace(rows, r.demosaic, top);
+    segments.emplace(rows, r.demosaic, top, are_whole(r, batch));
     r.segments = segments->view();
+    folded_rows.emplace(rows, r.demosaic, top, r.height, r.segments);
+    r.folded = folded_rows->view();
   }
   r.streaming = out.numel() * out.element_size() > kStreamingBytes;
   if (batch == 0) return;

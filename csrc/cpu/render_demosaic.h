@@ -14,7 +14,6 @@
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {
 
-#define ISP_MEMBER inline __attribute__((always_inline))
 
 // The rows as the sensor has them.
 struct SensorRows {

@@ -62,25 +62,11 @@ static void colour_in_place(const Finisher& f, int64_t count, float* const* rgb)
   }
 }
 
-// `colours` is [3][planes][colour_length]. After the tone curve the teacher's normalisation commutes
-// with the resize, whose weights sum to 1, so it is done on the way.
-static void finish_row(Finisher& f, int64_t row, const float* colours) {
+// From the wide rows on.
+static void finish_wide(Finisher& f, int64_t row) {
   const Render& r = *f.render;
-  const int64_t length = colour_length(f.span.pairs);
   float* rows[3];
-  for (int c = 0; c < 3; ++c) {
-    const float slope = r.resize_linear ? 1.0f : r.slope[c];
-    const float offset = r.resize_linear ? 0.0f : r.offset[c];
-    const float* plane = colours + c * f.planes * length;
-    if (f.planes == 2) {
-      interleave_row(plane, plane + length, f.span.pairs, slope, offset, f.wide[c]);
-    } else {
-      for (int64_t i = 0; i < length; i += kLanes) {
-        store(f.wide[c] + i, load(plane + i) * slope + offset);
-      }
-    }
-    rows[c] = f.wide[c] + f.span.skip;
-  }
+  for (int c = 0; c < 3; ++c) rows[c] = f.wide[c] + f.span.skip;
   const int64_t begin = f.piece->column_begin, end = f.piece->column_end;
   if (!r.columns.identity) {
     resize_columns(r.columns, begin, end, r.columns.begin[begin], rows, f.narrow);

@@ -13,8 +13,11 @@
 // would take 12 multiply-adds a sensor value, 2 output rows having it in their support. But v is
 // piecewise linear: v(r-1) + v(r+1) = 2 v(r) except at its three corners. So T1[p] = 2 T0[1-p] + C1[p]
 // and T2[p] = 2 T0[p] + C2[p], exactly, where the corrections C have terms in the few rows around the
-// corners alone: about 3 multiply-adds a sensor value at large ratios. Every sensor row is read once,
-// in the order of memory, and added to the sums that its list of terms names (render_tables.cpp).
+// corners alone: about 3 multiply-adds a sensor value at large ratios. Every sensor row is read once.
+//
+// Whole sensor values, which cameras give, become T0, T1 and T2 in render_segments.h. Here is the way for
+// everything else, and for the first and last output row, whose triangles are cut: each sensor row in the
+// order of memory is added to the sums that its list of terms names (render_tables.cpp).
 #include "cpu/render_demosaic.h"
 #include "cpu/render_finish.h"
 #include "cpu/render_segments.h"
@@ -74,51 +77,53 @@ void complete_sums(float* sums, int64_t count, int64_t floats) {
   }
 }
 
-ReducedRows reduced_rows(const float* sums, int64_t floats, int parity, bool colour_even) {
-  const int64_t x = kPad + (colour_even ? 0 : floats / 2), y = kPad + (colour_even ? floats / 2 : 0);
-  const float *own = sums + parity * floats, *next = own + 2 * floats, *beyond = own + 4 * floats;
-  return {own + x, own + y, next + x, next + y, beyond + x, beyond + y};
+// Where the sums of an output row are: those of pair i at pairs[i], in planes of even and odd columns.
+struct SumPlanes {
+  const float* pairs;
+  int64_t plane;
+
+  const float* of(int64_t sum, int64_t column) const { return pairs + (2 * sum + column) * plane; }
+};
+
+ReducedRows reduced_rows(const SumPlanes& sums, int parity, bool colour_even) {
+  const int x = colour_even ? 0 : 1, y = 1 - x;
+  return {sums.of(parity, x),     sums.of(parity, y),     sums.of(2 + parity, x),
+          sums.of(2 + parity, y), sums.of(4 + parity, x), sums.of(4 + parity, y)};
 }
 
-// The even and the odd sensor rows, demosaiced and added. `even_row_starts`: the plane (R, Gr, Gb, B)
-// that stands first in the even rows.
+// Pairs [begin, end) demosaiced, the even and the odd sensor rows added: whole vectors of columns.
+// `blue`: the even rows are those with blue.
 template <Demosaic method, bool colour_even>
-void demosaic_sums(const float* sums, int64_t floats, const Span& span, bool blue, float* out) {
-  const ReducedRows even_rows = reduced_rows(sums, floats, 0, colour_even);
-  const ReducedRows odd_rows = reduced_rows(sums, floats, 1, !colour_even);
-  const int64_t length = colour_length(span.pairs);
-  float *own = out + (blue ? 4 : 0) * length, *other = out + (blue ? 0 : 4) * length;
-  float* green = out + 2 * length;
-  for (int64_t i = 0; i < span.pairs; i += kLanes) {
+void demosaic_sums(const SumPlanes& sums, int64_t begin, int64_t end, bool blue, float* const* rgb) {
+  const ReducedRows even_rows = reduced_rows(sums, 0, colour_even);
+  const ReducedRows odd_rows = reduced_rows(sums, 1, !colour_even);
+  float *own = rgb[blue ? 2 : 0], *green = rgb[1], *other = rgb[blue ? 0 : 2];
+  for (int64_t i = begin; i < end; i += kLanes) {
     Vec a[2][3], b[2][3];  // of the even and of the odd rows; [in even, in odd columns]
     demosaic_pairs<method, colour_even>(even_rows, i, a[0], a[1]);
     demosaic_pairs<method, !colour_even>(odd_rows, i, b[0], b[1]);
-    for (int plane = 0; plane < 2; ++plane) {
-      const int64_t at = plane * length + i;
-      store(own + at, a[plane][0] + b[plane][2]);
-      store(green + at, a[plane][1] + b[plane][1]);
-      store(other + at, a[plane][2] + b[plane][0]);
-    }
+    store_pairs(own + 2 * i, a[0][0] + b[0][2], a[1][0] + b[1][2]);
+    store_pairs(green + 2 * i, a[0][1] + b[0][1], a[1][1] + b[1][1]);
+    store_pairs(other + 2 * i, a[0][2] + b[0][0], a[1][2] + b[1][0]);
   }
 }
 
-void superpixel_sums(const float* sums, int64_t floats, const Span& span, int64_t pattern, float* out) {
+void superpixel_sums(
+    const SumPlanes& sums, int64_t begin, int64_t end, int64_t pattern, float* const* rgb) {
   const float* plane[4];
-  for (int site = 0; site < 4; ++site) {
-    plane[site ^ pattern] = sums + site / 2 * floats + site % 2 * span.length + kPad;
-  }
-  const int64_t length = colour_length(span.pairs);
-  for (int64_t i = 0; i < span.pairs; i += kLanes) {
-    store(out + i, load(plane[0] + i));
-    store(out + length + i, 0.5f * (load(plane[1] + i) + load(plane[2] + i)));
-    store(out + 2 * length + i, load(plane[3] + i));
+  for (int site = 0; site < 4; ++site) plane[site ^ pattern] = sums.of(site / 2, site % 2);
+  for (int64_t i = begin; i < end; i += kLanes) {
+    store(rgb[0] + i, load(plane[0] + i));
+    store(rgb[1] + i, 0.5f * (load(plane[1] + i) + load(plane[2] + i)));
+    store(rgb[2] + i, load(plane[3] + i));
   }
 }
 
-// The sums T0, T1, T2 of an output row to its colours, [3][planes][colour_length].
-void demosaic(const Render& r, int64_t sample, const Span& span, float* sums, float* out) {
-  const int64_t floats = 2 * span.length, pattern = r.pattern[sample] & 3;
-  if (r.demosaic == Demosaic::superpixel) return superpixel_sums(sums, floats, span, pattern, out);
+// The sums T0, T1, T2 of an output row to its colours, as wide as the sensor.
+void demosaic(const Render& r, int64_t sample, const SumPlanes& sums, int64_t begin, int64_t end,
+              float* const* rgb) {
+  const int64_t pattern = r.pattern[sample] & 3;
+  if (r.demosaic == Demosaic::superpixel) return superpixel_sums(sums, begin, end, pattern, rgb);
   // The plane (R, Gr, Gb, B) of site 0 is the pattern's code.
   const bool colour_even = pattern == 0 || pattern == 3, blue = pattern >= 2;
   const auto run = r.demosaic == Demosaic::bilinear
@@ -126,7 +131,7 @@ void demosaic(const Render& r, int64_t sample, const Span& span, float* sums, fl
                                       : demosaic_sums<Demosaic::bilinear, false>)
                        : (colour_even ? demosaic_sums<Demosaic::malvar, true>
                                       : demosaic_sums<Demosaic::malvar, false>);
-  run(sums, floats, span, blue, out);
+  run(sums, begin, end, blue, rgb);
 }
 
 // One output row after the other, its sums finished when its last sensor row is read.
@@ -168,40 +173,44 @@ void run_terms(
 
 void render_folded_sizes(
     const Render& r, int64_t source_columns, int64_t columns, int64_t* workspace) {
-  const int64_t pairs = most_pairs(r, source_columns), row = 2 * plane_length(pairs);
-  const int64_t sums = sums_of(r.demosaic) * row;
-  *workspace = finisher_floats(pairs, columns) + round_up(2 * pairs, kPad) +
-               6 * colour_length(pairs) +
-               at_least(r.folded.active * sums, sums + segment_floats(r.segments, pairs));
+  const int64_t pairs = most_pairs(r, source_columns);
+  const int64_t terms = round_up(2 * pairs, kPad) +
+                        r.folded.active * sums_of(r.demosaic) * 2 * plane_length(pairs);
+  *workspace = finisher_floats(pairs, columns) + at_least(terms, segment_floats(r.segments, pairs));
 }
 
 void render_folded(const Render& r, const RenderPiece& piece, float* workspace) {
   Finisher finisher = make_finisher(r, piece, workspace);
   const Span& span = finisher.span;
   workspace += finisher_floats(span.pairs, piece.column_end - piece.column_begin);
-  float *widened = workspace, *colours = widened + round_up(2 * span.pairs, kPad);
-  float* sums = colours + 6 * colour_length(span.pairs);
   const int64_t sample = piece.sample;
   const Levels levels = levels_of(r, sample);
-  const auto finish = [&](int64_t row, float* complete) {
-    demosaic(r, sample, span, complete, colours);
-    finish_row(finisher, row, colours);
+  const auto by_terms = [&](int64_t begin, int64_t end) {
+    if (begin >= end) return;
+    float *widened = workspace, *ring = widened + round_up(2 * span.pairs, kPad);
+    run_terms(r, sample, begin, end, span, levels, widened, ring, [&](int64_t row, const float* sums) {
+      demosaic(r, sample, {sums + kPad, span.length}, 0, span.pairs, finisher.wide);
+      finish_wide(finisher, row);
+    });
   };
-  const bool whole = are_whole(r, levels);
-  const int64_t begin = whole ? at_least(piece.row_begin, r.segments.begin) : piece.row_end;
-  const int64_t end = whole ? at_most(piece.row_end, r.segments.end) : piece.row_end;
-  const auto by_terms = [&](int64_t from, int64_t to) {
-    if (from < to) run_terms(r, sample, from, to, span, levels, widened, sums, finish);
-  };
+  const int64_t begin = at_least(piece.row_begin, r.segments.begin);
+  const int64_t end = at_most(piece.row_end, r.segments.end);
   if (begin >= end) {
     by_terms(piece.row_begin, piece.row_end);
   } else {
     by_terms(piece.row_begin, begin);
-    float* state = sums + sums_of(r.demosaic) * 2 * span.length;
-    const auto run = r.demosaic == Demosaic::superpixel ? run_segments<Demosaic::superpixel, decltype(finish)>
-                     : r.demosaic == Demosaic::bilinear ? run_segments<Demosaic::bilinear, decltype(finish)>
-                                                        : run_segments<Demosaic::malvar, decltype(finish)>;
-    run(r, sample, begin, end, span, levels, make_segment_state(r, span, state), sums, finish);
+    const auto develop = [&](const float* sums, int64_t origin, int64_t from, int64_t to) {
+      demosaic(r, sample, {sums - origin, kPlane}, from, to, finisher.wide);
+    };
+    const auto finish = [&](int64_t row) { finish_wide(finisher, row); };
+    const auto run = [&](auto* segments) {
+      segments(r, sample, begin, end, span, levels, workspace, develop, finish);
+    };
+    using Develop = decltype(develop);
+    using Finish = decltype(finish);
+    if (r.demosaic == Demosaic::superpixel) run(run_segments<Demosaic::superpixel, Develop, Finish>);
+    if (r.demosaic == Demosaic::bilinear) run(run_segments<Demosaic::bilinear, Develop, Finish>);
+    if (r.demosaic == Demosaic::malvar) run(run_segments<Demosaic::malvar, Develop, Finish>);
     by_terms(end, piece.row_end);
   }
   flush(finisher.writer);

@@ -110,6 +110,26 @@ Develop* developing(const Render& r) {
   }
 }
 
+// `colours` is [3][planes][colour_length]. After the tone curve the teacher's normalisation commutes
+// with the resize, whose weights sum to 1, so it is done on the way.
+void finish_row(Finisher& f, int64_t row, const float* colours) {
+  const Render& r = *f.render;
+  const int64_t length = colour_length(f.span.pairs);
+  for (int c = 0; c < 3; ++c) {
+    const float slope = r.resize_linear ? 1.0f : r.slope[c];
+    const float offset = r.resize_linear ? 0.0f : r.offset[c];
+    const float* plane = colours + c * f.planes * length;
+    if (f.planes == 2) {
+      interleave_row(plane, plane + length, f.span.pairs, slope, offset, f.wide[c]);
+    } else {
+      for (int64_t i = 0; i < length; i += kLanes) {
+        store(f.wide[c] + i, load(plane + i) * slope + offset);
+      }
+    }
+  }
+  finish_wide(f, row);
+}
+
 }  // namespace
 
 void render_sizes(const Render& r, int64_t source_columns, int64_t columns, int64_t* workspace) {

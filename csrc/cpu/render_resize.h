@@ -17,43 +17,62 @@ ISP_INLINE void add_row(const float* row, float weight, bool first, int64_t coun
   }
 }
 
+// Even and odd columns to consecutive ones.
+ISP_INLINE void store_pairs(float* out, Vec even_columns, Vec odd_columns) {
+  store(out, interleave_low(even_columns, odd_columns));
+  store(out + kLanes, interleave_high(even_columns, odd_columns));
+}
+
 // Two planes to consecutive columns, times slope plus offset; writes whole vectors.
 ISP_INLINE void interleave_row(
     const float* even_plane, const float* odd_plane, int64_t pairs, float slope, float offset,
     float* out) {
   for (int64_t i = 0; i < pairs; i += kLanes) {
     const Vec a = load(even_plane + i) * slope + offset, b = load(odd_plane + i) * slope + offset;
-    store(out + 2 * i, interleave_low(a, b));
-    store(out + 2 * i + kLanes, interleave_high(a, b));
+    store_pairs(out + 2 * i, a, b);
   }
 }
 
-// The sum of a vector's lanes, folded four at a time.
-ISP_INLINE float sum_lanes(Vec x) {
-  typedef float Quad __attribute__((vector_size(16)));
-  Quad quads[kLanes / 4];
-  memcpy(quads, &x, sizeof(x));
-  for (int k = 1; k < kLanes / 4; ++k) quads[0] += quads[k];
-  return (quads[0][0] + quads[0][1]) + (quads[0][2] + quads[0][3]);
+// The sums of the lanes of four vectors.
+ISP_INLINE void sum_lanes(Vec a, Vec b, Vec c, Vec d, float* four) {
+  // Each step adds up what stands side by side, of two vectors at once.
+  const Vec ab = even(a, b) + odd(a, b), cd = even(c, d) + odd(c, d);
+  Vec all = even(ab, cd) + odd(ab, cd);
+  for (int left = kLanes / 4; left > 1; left /= 2) all = even(all, all) + odd(all, all);
+  memcpy(four, &all, 4 * sizeof(float));
 }
 
-// Columns [begin, end) of the picture from three source rows whose first element is source column
-// `first`. Reads whole vectors, but a column outside a tap's support adds nothing, not even its NaN.
-static void resize_columns(
-    const Taps& taps, int64_t begin, int64_t end, int64_t first, const float* const* rows,
-    float* const* out) {
-  for (int64_t j = begin; j < end; ++j) {
+// A column of the picture, the lanes not added up yet. Reads whole vectors, but what is outside a tap's
+// support adds nothing, not even its NaN.
+struct ColumnSum {
+  Vec channel[3] = {};
+
+  ISP_MEMBER ColumnSum(const Taps& taps, int64_t j, int64_t first, const float* const* rows) {
     const float* weight = taps.weight + j * taps.stride;
     const int64_t from = taps.begin[j] - first, count = taps.end[j] - taps.begin[j];
-    Vec total[3] = {};
     for (int64_t k = 0; k < count; k += kLanes) {
       const Vec w = load(weight + k);
       for (int c = 0; c < 3; ++c) {
         const Vec x = load(rows[c] + from + k);
-        total[c] += w * (w != 0.0f ? x : Vec{});
+        channel[c] += w * (w != 0.0f ? x : Vec{});
       }
     }
-    for (int c = 0; c < 3; ++c) out[c][j - begin] = sum_lanes(total[c]);
+  }
+};
+
+// Columns [begin, end) of the picture from three source rows whose first element is source column
+// `first`, four at a time; `out` has room for whole fours.
+static void resize_columns(
+    const Taps& taps, int64_t begin, int64_t end, int64_t first, const float* const* rows,
+    float* const* out) {
+  for (int64_t j = begin; j < end; j += 4) {
+    const ColumnSum a(taps, j, first, rows), b(taps, at_most(j + 1, end - 1), first, rows);
+    const ColumnSum c(taps, at_most(j + 2, end - 1), first, rows);
+    const ColumnSum d(taps, at_most(j + 3, end - 1), first, rows);
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; ++k) {
+      sum_lanes(a.channel[k], b.channel[k], c.channel[k], d.channel[k], out[k] + j - begin);
+    }
   }
 }
 

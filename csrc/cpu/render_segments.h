@@ -6,19 +6,18 @@
 //
 //   S = sum of y[r],  M = sum of (r - first) y[r],  y = value above black,
 //
-// are all that its rows contribute to anything, and they stay in registers while the segment is read:
-// of 16-bit values, two rows at a time, by the integer multiply-add. The corrections C1 and C2 of an
-// output row are those of its three corners, 1, -2 and 1 times what the four sensor rows around a corner
-// say. Sums, corrections and the sums of the segment before are combined in registers and stored once
-// for each row of the picture.
+// are all that its rows contribute to any T0, and they stay in registers while the segment is read, two
+// rows at a time by the integer multiply-add: a triangle rises by M and falls by S and M. C1 and C2 are 1,
+// -2 and 1 times what the four sensor rows around each of the three corners say. All of it is combined
+// in registers and stored once for each row of the picture, and the rows of the next segment are fetched
+// meanwhile, since no processor follows so many streams by itself.
 //
 // Integers cannot be clipped at 1, since gain / (white - black) leaves a fraction: 1 is at
 // most + excess sensor steps. The largest value of a block is looked at, and only where it is above
 // `most` is the block read again, for the values clipped at `most` and for how many were clipped.
 #pragma once
 
-#include <math.h>
-
+#include "cpu/render_demosaic.h"
 #include "cpu/render_rows.h"
 
 namespace isp_distill {
@@ -93,7 +92,7 @@ ISP_INLINE Word both_halves(uint32_t even_column, uint32_t odd_column) {
 // What a sample's sites are, even and odd columns of the even and the odd rows.
 struct WholeLevels {
   Word black[2], most[2];  // of a sensor row's pairs
-  float excess[2][2], scale[2][2];
+  float excess[2][2], steps[2][2], scale[2][2];  // steps: most + excess
 };
 
 static WholeLevels whole_levels(const Levels& levels) {
@@ -105,6 +104,7 @@ static WholeLevels whole_levels(const Levels& levels) {
       const double steps = 1.0 / scale;
       most[column] = static_cast<uint32_t>(steps);
       whole.excess[row][column] = static_cast<float>(steps - most[column]);
+      whole.steps[row][column] = static_cast<float>(steps);
       whole.scale[row][column] = scale;
     }
     const float* black = levels.black + 2 * row;
@@ -112,17 +112,6 @@ static WholeLevels whole_levels(const Levels& levels) {
     whole.most[row] = both_halves(most[0], most[1]);
   }
   return whole;
-}
-
-// Whether a sample's values are 16-bit integers, and those between black and white signed ones.
-static bool are_whole(const Render& r, const Levels& levels) {
-  if (r.mosaic_type != Element::uint16) return false;
-  for (int site = 0; site < 4; ++site) {
-    const float black = levels.black[site], steps = 1.0f / levels.scale[site];
-    if (!(black >= 0 && black <= 65535 && black == floorf(black))) return false;
-    if (!(steps >= 1 && steps < 32768)) return false;
-  }
-  return true;
 }
 
 // The rows of one parity of a segment.
@@ -135,62 +124,70 @@ struct SegmentRows {
 
 // S and M of the even and of the odd columns.
 struct SegmentSums {
-  Int plain[2], weighted[2];
+  Int plain[2] = {}, weighted[2] = {};
 };
 
-template <bool fetches, class Value>
-ISP_INLINE SegmentSums sums_of_rows(const SegmentRows& rows, Value value) {
-  SegmentSums sums = {};
+// Adds the rows y and z (two values in each word), whose weights are alike in every word.
+ISP_INLINE void add_rows(Word y, Word z, Word weights, SegmentSums& sums) {
   const Word low = both_halves(0xffff, 0), ones = both_halves(1, 1);
-  const auto add = [&](Word y, Word z, Word weights) __attribute__((always_inline)) {
-    const Word columns[2] = {(y & low) | (z << 16), (y >> 16) | (z & ~low)};
-    for (int column = 0; column < 2; ++column) {
-      sums.plain[column] += multiply_halves(columns[column], ones);
-      sums.weighted[column] += multiply_halves(columns[column], weights);
-    }
-  };
+  const Word columns[2] = {(y & low) | (z << 16), (y >> 16) | (z & ~low)};
+  for (int column = 0; column < 2; ++column) {
+    sums.plain[column] += multiply_halves(columns[column], ones);
+    sums.weighted[column] += multiply_halves(columns[column], weights);
+  }
+}
+
+// Runs use(y, z, weights) for two rows at a time, the last one perhaps alone.
+template <class Use>
+ISP_INLINE void for_two_rows(const SegmentRows& rows, Use use) {
   const uint16_t* p = rows.pairs;
   Word weights = both_halves(rows.weight, rows.weight + rows.weight_step);
   const Word two_rows = both_halves(2 * rows.weight_step, 2 * rows.weight_step);
   int64_t k = 0;
   for (; k + 1 < rows.count; k += 2, p += 2 * rows.step, weights += two_rows) {
-    if (fetches) {
-      __builtin_prefetch(p + rows.ahead, 0, 2);
-      __builtin_prefetch(p + rows.ahead + rows.step, 0, 2);
-    }
-    add(value(load_words(p)), value(load_words(p + rows.step)), weights);
+    __builtin_prefetch(p + rows.ahead, 0, 2);
+    __builtin_prefetch(p + rows.ahead + rows.step, 0, 2);
+    use(load_words(p), load_words(p + rows.step), weights);
   }
-  if (k < rows.count) {
-    if (fetches) __builtin_prefetch(p + rows.ahead, 0, 2);
-    add(value(load_words(p)), Word{}, weights);
-  }
-  return sums;
+  if (k == rows.count) return;
+  __builtin_prefetch(p + rows.ahead, 0, 2);
+  use(load_words(p), Word{}, weights);
 }
 
-// S and M of a parity's rows as floats, in sensor steps.
-ISP_INLINE void segment_sums(
-    const SegmentRows& rows, const WholeLevels& levels, int parity, Vec* plain, Vec* weighted) {
+// S and M of a parity's rows as floats, in sensor steps. `clips`: whether the same columns were clipped
+// in the segment above, where it is likely that they are again; becomes whether they are here.
+ISP_INLINE void segment_sums(const SegmentRows& rows, const WholeLevels& levels, int parity, bool& clips,
+                             Vec* plain, Vec* weighted) {
   const Word black = levels.black[parity], most = levels.most[parity];
-  Word largest = {};
-  SegmentSums sums = sums_of_rows<true>(rows, [&](Word x) __attribute__((always_inline)) {
-    const Word y = subtract_halves(x, black);
-    largest = larger_halves(largest, y);
-    return y;
-  });
-  if (__builtin_expect(!any(subtract_halves(largest, most)), 1)) {
-    for (int column = 0; column < 2; ++column) {
-      plain[column] = __builtin_convertvector(sums.plain[column], Vec);
-      weighted[column] = __builtin_convertvector(sums.weighted[column], Vec);
+  SegmentSums sums;
+  if (!clips) {
+    Word largest = {};
+    for_two_rows(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
+      const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
+      largest = larger_halves(largest, larger_halves(y0, y1));
+      add_rows(y0, y1, weights, sums);
+    });
+    clips = any(subtract_halves(largest, most));
+    if (__builtin_expect(!clips, 1)) {
+      for (int column = 0; column < 2; ++column) {
+        plain[column] = __builtin_convertvector(sums.plain[column], Vec);
+        weighted[column] = __builtin_convertvector(sums.weighted[column], Vec);
+      }
+      return;
     }
-    return;
+    sums = {};
   }
-  sums = sums_of_rows<false>(rows, [&](Word x) __attribute__((always_inline)) {
-    return smaller_halves(subtract_halves(x, black), most);
+  Word clipped_values = {};
+  SegmentSums clipped;
+  for_two_rows(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
+    const Word one = both_halves(1, 1);
+    const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
+    const Word above0 = subtract_halves(y0, most), above1 = subtract_halves(y1, most);
+    clipped_values |= above0 | above1;
+    add_rows((Word)((Halves)y0 - (Halves)above0), (Word)((Halves)y1 - (Halves)above1), weights, sums);
+    add_rows(smaller_halves(above0, one), smaller_halves(above1, one), weights, clipped);
   });
-  const Word one = both_halves(1, 1);
-  const SegmentSums clipped = sums_of_rows<false>(rows, [&](Word x) __attribute__((always_inline)) {
-    return smaller_halves(subtract_halves(subtract_halves(x, black), most), one);
-  });
+  clips = any(clipped_values);
   for (int column = 0; column < 2; ++column) {
     const float excess = levels.excess[parity][column];
     plain[column] = __builtin_convertvector(sums.plain[column], Vec) +
@@ -200,126 +197,168 @@ ISP_INLINE void segment_sums(
   }
 }
 
-// ------------------------------------------------------------------------------------ of a whole row
-
-// Rows of 2 * length floats, planes of even and odd columns. `rising`: what the segment before gave to
-// the next triangle, of the even and the odd sensor rows. `above`, `centre`: what the corners above and
-// at the centre of the output row say, in the order C1[0], C1[1], C2[0], C2[1].
-struct SegmentState {
-  int64_t length;
-  float *rising, *above, *centre;
-  uint16_t* patch;  // a block of columns that reaches beyond the sensor, its rows one after the other
+// A block of a row: in memory `x`, `step` elements from row to row, `ahead` to the next segment.
+struct Block {
+  const uint16_t* x;
+  int64_t step, ahead;
 };
 
+// The numbers of a segment, the same for all blocks.
 template <Demosaic method>
-constexpr int kCorrections = method == Demosaic::superpixel ? 0 : method == Demosaic::bilinear ? 2 : 4;
+struct Segment {
+  static constexpr bool kPeriods = method == Demosaic::superpixel;
+  static constexpr int kSensorRows = kPeriods ? 2 : 1;  // of a row that is counted here
 
-// The rows of a parity in a segment whose first row, at kLanes pairs, is x.
-template <Demosaic method>
-ISP_INLINE SegmentRows rows_of(const Segments& segments, int64_t i, int parity, const uint16_t* x,
-                               int64_t step, int64_t ahead) {
-  const int64_t first = segments.first[i], count = segments.first[i + 1] - first;
-  // Of superpixels the rows are periods, each with one sensor row of either parity.
-  if (method == Demosaic::superpixel) return {x + parity * step, 2 * step, count, ahead, 0, 1};
-  const int skip = static_cast<int>((first ^ parity) & 1);
-  return {x + skip * step, 2 * step, (count - skip + 1) / 2, ahead, skip, 2};
-}
+  int64_t count;
+  int parity;  // of the first row
+  float length, beyond, weight, scale[2][2];
 
-// What the corner above sensor row `first`, by `beyond`, has to say: second differences of a ramp, to 1
-// and to 2 rows on either side, on the rows around it. store_end(sum, column, end), sum in the order of
-// the state's.
-template <Demosaic method, class StoreEnd>
-ISP_INLINE void corner_ends(const Levels& levels, int64_t first, float beyond, const uint16_t* x,
-                            int64_t step, StoreEnd store_end) {
-  constexpr int corrections = kCorrections<method>;
-  if constexpr (corrections > 0) {
-    Vec near[4][2];  // of the rows first - 2 to first + 1
-    for (int k = 0; k < 4; ++k) {
-      if (corrections == 2 && (k == 0 || k == 3)) continue;
-      const int site = 2 * static_cast<int>((first + k) & 1);
-      const float *black = levels.black + site, *scale = levels.scale + site;
-      load_pairs<Element::uint16>(x + (k - 2) * step, 0, &near[k][0], &near[k][1]);
+  Segment(const Segments& segments, int64_t i, const WholeLevels& levels)
+      : count(segments.first[i + 1] - segments.first[i]), parity(segments.first[i] & 1),
+        length(segments.length), beyond(segments.beyond[i]), weight(segments.weight[i]) {
+    for (int row = 0; row < 2; ++row) {
       for (int column = 0; column < 2; ++column) {
-        near[k][column] = clip((near[k][column] - black[column]) * scale[column]);
+        scale[row][column] = weight * levels.scale[row][column];
       }
     }
-    // C1 of a parity is made of rows of the other, C2 of its own.
-    const int parity = static_cast<int>(first & 1);
+  }
+
+  // The rows of a parity. Of superpixels the rows are periods, each with one sensor row of either.
+  ISP_MEMBER SegmentRows rows(const Block& block, int of) const {
+    if (kPeriods) return {block.x + of * block.step, 2 * block.step, count, block.ahead, 0, 1};
+    const int skip = parity ^ of;
+    return {block.x + skip * block.step, 2 * block.step, (count - skip + 1) / 2, block.ahead, skip, 2};
+  }
+};
+
+// The numbers of the corner above a segment, the same for all blocks.
+template <Demosaic method>
+struct Corner {
+  static constexpr int kCorrections =
+      method == Demosaic::superpixel ? 0 : method == Demosaic::bilinear ? 2 : 4;
+  static constexpr int kReach = kCorrections > 0 ? 2 : 0;  // sensor rows to either side
+
+  int parity;  // of the row below
+  // Second differences of a ramp that begins at the corner, 1 row to either side (of the rows above and
+  // below it) and 2 rows (of two rows above and two below), times the scale. By column.
+  float near[2][2], far[4][2];
+
+  Corner(const Segments& segments, int64_t i, const WholeLevels& levels)
+      : parity(segments.first[i] & 1) {
+    const float beyond = segments.beyond[i];
     for (int column = 0; column < 2; ++column) {
-      store_end(parity, column, beyond * near[1][column]);
-      store_end(1 - parity, column, (1 - beyond) * near[2][column]);
+      const float below = levels.scale[parity][column], above = levels.scale[1 - parity][column];
+      near[0][column] = beyond * above, near[1][column] = (1 - beyond) * below;
+      far[0][column] = beyond * below, far[1][column] = (1 + beyond) * above;
+      far[2][column] = (2 - beyond) * below, far[3][column] = (1 - beyond) * above;
+    }
+  }
+};
+
+// What a block of columns keeps from segment to segment.
+struct alignas(64) BlockState {
+  // What the segment above gave to the next triangle: of even and odd sensor rows in even and odd columns.
+  Vec rising[2][2];
+  // What the last two corners said, C1[0], C1[1], C2[0], C2[1], each in even and odd columns.
+  Vec ends[2][4][2];
+  bool clips[2];  // whether even and odd sensor rows were clipped
+};
+
+constexpr int kSums = 12;
+// Sums exist for so many blocks of a row at a time, which keeps them in the first-level cache.
+constexpr int64_t kSlots = 18;
+constexpr int64_t kPlane = kSlots * kLanes + kPad;
+
+// What a corner says, the row below which is x: store_end(k, column, value).
+template <int parity, Demosaic method, class StoreEnd>
+ISP_INLINE void corner_ends(const Corner<method>& corner, const WholeLevels& levels,
+                            const uint16_t* x, int64_t step, StoreEnd store_end) {
+  constexpr int corrections = Corner<method>::kCorrections;
+  if constexpr (corrections > 0) {
+    constexpr int from = corrections == 2 ? 1 : 0, to = 4 - from;
+    Vec y[4][2];  // two rows above, two below
+    for (int k = from; k < to; ++k) {
+      const int row = (parity + k) & 1;
+      const Word both = subtract_halves(load_words(x + (k - 2) * step), levels.black[row]);
+      split_pair<Element::uint16>(both, &y[k][0], &y[k][1]);
+      for (int column = 0; column < 2; ++column) {
+        y[k][column] = min(y[k][column], broadcast(levels.steps[row][column]));
+      }
+    }
+    for (int column = 0; column < 2; ++column) {
+      // C1 of a parity is made of rows of the other, C2 of its own.
+      store_end(parity, column, corner.near[0][column] * y[1][column]);
+      store_end(1 - parity, column, corner.near[1][column] * y[2][column]);
       if constexpr (corrections > 2) {
-        const Vec own = beyond * near[0][column] + (2 - beyond) * near[2][column];
-        store_end(2 + parity, column, own);
-        const Vec other = (1 + beyond) * near[1][column] + (1 - beyond) * near[3][column];
-        store_end(3 - parity, column, other);
+        const float(&far)[4][2] = corner.far;
+        store_end(2 + parity, column, far[0][column] * y[0][column] + far[2][column] * y[2][column]);
+        store_end(3 - parity, column, far[1][column] * y[1][column] + far[3][column] * y[3][column]);
       }
     }
   }
 }
 
-// Before output row i: the segment above its centre, and both of that segment's corners. x: kLanes pairs
-// of the segment's first row; at: their place in an even plane.
-template <Demosaic method>
-ISP_INLINE void begin_segments(
-    const Segments& segments, int64_t i, const Levels& levels, const WholeLevels& whole,
-    const uint16_t* x, int64_t step, int64_t ahead, int64_t at, const SegmentState& state) {
-  const int64_t count = segments.first[i] - segments.first[i - 1];
-  for (int parity = 0; parity < 2; ++parity) {
+// One block of a segment: completes the sums of the output row at whose centre it begins, in planes
+// kPlane apart, in the order T0[0], T0[1], T1[0], T1[1], T2[0], T2[1], each in even and odd columns.
+// `turn`: where the state has what that row's first corner said; what the third one says, at the
+// segment's end, takes its place.
+template <int parity, Demosaic method>
+ISP_INLINE void complete_block(
+    const Segment<method>& segment, const Corner<method>& end, const WholeLevels& levels,
+    const Block& block, int turn, BlockState& state, float* sums) {
+  Vec total[2][2];
+  for (int row = 0; row < 2; ++row) {
     Vec plain[2], weighted[2];
-    const SegmentRows rows = rows_of<method>(segments, i - 1, parity, x, step, ahead);
-    segment_sums(rows, whole, parity, plain, weighted);
+    segment_sums(segment.rows(block, row), levels, row, state.clips[row], plain, weighted);
     for (int column = 0; column < 2; ++column) {
-      store(state.rising + (2 * parity + column) * state.length + at,
-            weighted[column] + segments.beyond[i - 1] * plain[column]);
+      const Vec rising = weighted[column] + segment.beyond * plain[column];
+      const Vec falling = segment.length * plain[column] - rising;
+      total[row][column] = segment.scale[row][column] * (state.rising[row][column] + falling);
+      store(sums + (2 * row + column) * kPlane, total[row][column]);
+      state.rising[row][column] = rising;
     }
   }
-  for (int end = 0; end < 2; ++end) {
-    float* ends = end == 0 ? state.above : state.centre;
-    corner_ends<method>(
-        levels, segments.first[i - 1 + end], segments.beyond[i - 1 + end], x + end * count * step, step,
-        [&](int sum, int column, Vec of_corner) __attribute__((always_inline)) {
-          store(ends + (2 * sum + column) * state.length + at, of_corner);
-        });
-  }
-}
-
-// The sums of output row i, finished by the segment below its centre.
-template <Demosaic method>
-ISP_INLINE void finish_segments(
-    const Segments& segments, int64_t i, const Levels& levels, const WholeLevels& whole,
-    const uint16_t* x, int64_t step, int64_t ahead, int64_t at, const SegmentState& state, float* sums) {
-  const int64_t count = segments.first[i + 1] - segments.first[i], length = state.length;
-  const float weight = segments.weight[i], beyond = segments.beyond[i];
-  Vec total[2][2];  // T0 of the even and the odd rows, in the even and the odd columns
-  for (int parity = 0; parity < 2; ++parity) {
-    Vec plain[2], weighted[2];
-    const SegmentRows rows = rows_of<method>(segments, i, parity, x, step, ahead);
-    segment_sums(rows, whole, parity, plain, weighted);
-    for (int column = 0; column < 2; ++column) {
-      const int64_t place = (2 * parity + column) * length + at;
-      const Vec rising = weighted[column] + beyond * plain[column];
-      const Vec falling = segments.length * plain[column] - rising;
-      total[parity][column] =
-          (weight * whole.scale[parity][column]) * (load(state.rising + place) + falling);
-      store(state.rising + place, rising);
-      store(sums + place, total[parity][column]);
-    }
-  }
-  corner_ends<method>(
-      levels, segments.first[i + 1], segments.beyond[i + 1], x + count * step, step,
-      [&](int sum, int column, Vec end) __attribute__((always_inline)) {
-        const int64_t place = (2 * sum + column) * length + at;
-        const Vec kinks = load(state.above + place) - 2.0f * load(state.centre + place) + end;
-        store(state.above + place, end);
+  corner_ends<parity>(
+      end, levels, block.x + segment.count * block.step, block.step,
+      [&](int k, int column, Vec of_corner) __attribute__((always_inline)) {
+        Vec& above = state.ends[turn][k][column];
+        const Vec kinks = above - 2.0f * state.ends[1 - turn][k][column] + of_corner;
         // T1[p] = 2 T0[1 - p] + C1[p], T2[p] = 2 T0[p] + C2[p].
-        const Vec base = load(sums + (2 * (sum < 2 ? 1 - sum : sum - 2) + column) * length + at);
-        store(sums + 4 * length + place, 2.0f * base + weight * kinks);
+        const Vec base = total[k < 2 ? 1 - k : k - 2][column];
+        store(sums + (4 + 2 * k + column) * kPlane, 2.0f * base + segment.weight * kinks);
+        above = of_corner;
       });
 }
 
-// Runs use(x, step, ahead, at) for the blocks of columns from the pair in front of the piece to the one behind
-// it, x being kLanes pairs of sensor row `row`, the first of `count`.
+// The state before the first output row that the segment is part of, from it and from both its corners.
+template <Demosaic method>
+ISP_INLINE void begin_block(
+    const Segment<method>& segment, const Corner<method>& start, const Corner<method>& end,
+    const WholeLevels& levels, const Block& block, int turn, BlockState& state) {
+  state.clips[0] = state.clips[1] = false;
+  for (int row = 0; row < 2; ++row) {
+    Vec plain[2], weighted[2];
+    segment_sums(segment.rows(block, row), levels, row, state.clips[row], plain, weighted);
+    for (int column = 0; column < 2; ++column) {
+      state.rising[row][column] = weighted[column] + segment.beyond * plain[column];
+    }
+  }
+  const auto keep = [&](const Corner<method>& corner, const uint16_t* x, Vec (&ends)[4][2]) {
+    const auto store_end = [&](int k, int column, Vec of_corner) { ends[k][column] = of_corner; };
+    if (corner.parity == 0) {
+      corner_ends<0>(corner, levels, x, block.step, store_end);
+    } else {
+      corner_ends<1>(corner, levels, x, block.step, store_end);
+    }
+  };
+  keep(start, block.x, state.ends[turn]);
+  keep(end, block.x + segment.count * block.step, state.ends[1 - turn]);
+}
+
+// ---------------------------------------------------------------------------------- of a whole row
+
+// Runs use(block, i) for kLanes pairs from pair i on, from the one in front of the piece to the one
+// behind it; `row` is the first of `count` sensor rows. `patch` stands in for what is beyond the sensor.
 template <class Use>
 ISP_INLINE void for_each_block(
     const Render& r, int64_t sample, int64_t row, int64_t count, const Span& span, uint16_t* patch,
@@ -331,60 +370,92 @@ ISP_INLINE void for_each_block(
   for (int64_t i = -kLanes; i <= span.pairs; i += kLanes) {
     const int64_t column = 2 * (span.pair + i);
     if (column >= 0 && column + 2 * kLanes <= r.width) {
-      use(sensor + column, r.mosaic_row, ahead, kPad + i);
+      use(Block{sensor + column, r.mosaic_row, ahead}, i);
       continue;
     }
     const int64_t begin = i < 0 ? 2 * kLanes - 2 : 0;
     const int64_t end = i < 0 ? 2 * kLanes : at_most(2 * kLanes, 2 * (span.pairs + 1 - i));
-    for (int64_t k = 0; k < count; ++k) {
-      for (int64_t j = begin; j < end; ++j) {
-        patch[k * 2 * kLanes + j] = sensor[k * r.mosaic_row + reflect(column + j, r.width)];
-      }
+    for (int64_t j = begin; j < end; ++j) {
+      const uint16_t* from = sensor + reflect(column + j, r.width);
+      for (int64_t k = 0; k < count; ++k) patch[k * 2 * kLanes + j] = from[k * r.mosaic_row];
     }
-    use(patch, 2 * kLanes, 0, kPad + i);
+    use(Block{patch, 2 * kLanes, 0}, i);
   }
 }
 
-// Rows that a segment's patch may have, and floats that a piece of so many pairs needs.
+// What a piece works with: the states of its blocks, sums of some blocks, and a patch.
+struct SegmentMemory {
+  BlockState* states;  // from the block in front of the piece on
+  float* sums;
+  uint16_t* patch;
+};
+
 ISP_INLINE int64_t patch_rows(const Segments& segments) {
   return 2 * (static_cast<int64_t>(segments.length) + 2) + 4;
 }
 ISP_INLINE int64_t segment_floats(const Segments& segments, int64_t pairs) {
-  return (2 + 4 + 4) * 2 * plane_length(pairs) + patch_rows(segments) * kLanes;
+  return (pairs / kLanes + 2) * static_cast<int64_t>(sizeof(BlockState) / sizeof(float)) + kPad +
+         kSums * kPlane + patch_rows(segments) * kLanes;
 }
 
-static SegmentState make_segment_state(const Render& r, const Span& span, float* workspace) {
-  const int64_t row = 2 * span.length;
-  SegmentState state = {span.length, workspace, workspace + 2 * row, workspace + 6 * row,
-                        reinterpret_cast<uint16_t*>(workspace + 10 * row)};
-  memset(state.patch, 0, 4 * kLanes * patch_rows(r.segments));
-  return state;
+// Completes output row i, and hands develop(sums, origin, begin, end) the sums of pairs [begin, end):
+// those of pair p are at sums[p - origin], in planes kPlane apart.
+template <int parity, Demosaic method, class Develop>
+void complete_row(
+    const Render& r, int64_t sample, int64_t i, const Span& span, const WholeLevels& levels,
+    const SegmentMemory& memory, Develop develop) {
+  const Segment<method> segment(r.segments, i, levels);
+  const Corner<method> end(r.segments, i + 1, levels);
+  const int turn = static_cast<int>(i % 2);
+  // A pixel needs the pairs beside it: a slot is developed when the next one is filled.
+  int64_t slot = 1, ready = 2, origin = -2 * kLanes;
+  for_each_block(
+      r, sample, segment.kSensorRows * r.segments.first[i],
+      segment.kSensorRows * segment.count + end.kReach, span, memory.patch,
+      [&](const Block& block, int64_t pair) __attribute__((always_inline)) {
+        BlockState& state = memory.states[pair / kLanes + 1];
+        complete_block<parity>(segment, end, levels, block, turn, state, memory.sums + slot * kLanes);
+        if (++slot < kSlots) return;
+        const int64_t filled = at_most(origin + (kSlots - 1) * kLanes, span.pairs);
+        develop(memory.sums, origin, origin + ready * kLanes, filled);
+        for (int k = 0; k < kSums; ++k) {
+          float* plane = memory.sums + k * kPlane;
+          memcpy(plane, plane + (kSlots - 2) * kLanes, 2 * kLanes * sizeof(float));
+        }
+        origin += (kSlots - 2) * kLanes;
+        slot = 2, ready = 1;
+      });
+  develop(memory.sums, origin, origin + ready * kLanes, span.pairs);
 }
 
-// The sums of output rows [begin, end), each handed to finish(i, sums) when it is complete.
-template <Demosaic method, class Finish>
+// Output rows [begin, end): develop as above, then finish(i).
+template <Demosaic method, class Develop, class Finish>
 void run_segments(
     const Render& r, int64_t sample, int64_t begin, int64_t end, const Span& span,
-    const Levels& levels, SegmentState state, float* sums, Finish finish) {
-  const Segments& segments = r.segments;
-  const WholeLevels whole = whole_levels(levels);
-  constexpr int sensor_rows = method == Demosaic::superpixel ? 2 : 1;
-  constexpr int reach = kCorrections<method> > 0 ? 2 : 0;  // rows above and below a corner
-  const auto row = [&](int64_t i) { return sensor_rows * segments.first[i]; };
+    const Levels& of_sample, float* workspace, Develop develop, Finish finish) {
+  const WholeLevels levels = whole_levels(of_sample);
+  const uintptr_t aligned = (reinterpret_cast<uintptr_t>(workspace) + 63) / 64 * 64;
+  SegmentMemory memory = {reinterpret_cast<BlockState*>(aligned), nullptr, nullptr};
+  memory.sums = reinterpret_cast<float*>(memory.states + span.pairs / kLanes + 2);
+  memory.patch = reinterpret_cast<uint16_t*>(memory.sums + kSums * kPlane);
+  // Lanes that no pixel needs are never filled.
+  memset(memory.sums, 0, sizeof(float) * (kSums * kPlane + patch_rows(r.segments) * kLanes));
+
+  const Segment<method> before(r.segments, begin - 1, levels);
+  const Corner<method> top(r.segments, begin - 1, levels), bottom(r.segments, begin, levels);
   for_each_block(
-      r, sample, row(begin - 1) - reach, row(begin) - row(begin - 1) + 2 * reach, span, state.patch,
-      [&](const uint16_t* x, int64_t step, int64_t ahead, int64_t at) __attribute__((always_inline)) {
-        begin_segments<method>(segments, begin, levels, whole, x + reach * step, step, ahead, at, state);
+      r, sample, before.kSensorRows * r.segments.first[begin - 1] - top.kReach,
+      before.kSensorRows * before.count + 2 * top.kReach, span, memory.patch,
+      [&](const Block& block, int64_t pair) {
+        const Block inside = {block.x + top.kReach * block.step, block.step, block.ahead};
+        begin_block(before, top, bottom, levels, inside, static_cast<int>(begin % 2),
+                    memory.states[pair / kLanes + 1]);
       });
   for (int64_t i = begin; i < end; ++i) {
-    for_each_block(
-        r, sample, row(i), row(i + 1) - row(i) + reach, span, state.patch,
-        [&](const uint16_t* x, int64_t step, int64_t ahead, int64_t at) __attribute__((always_inline)) {
-          finish_segments<method>(segments, i, levels, whole, x, step, ahead, at, state, sums);
-        });
-    finish(i, sums);
-    float* above = state.above;
-    state.above = state.centre, state.centre = above;
+    const bool odd = r.segments.first[i + 1] & 1;
+    (odd ? complete_row<1, method, Develop> : complete_row<0, method, Develop>)(
+        r, sample, i, span, levels, memory, develop);
+    finish(i);
   }
 }
 

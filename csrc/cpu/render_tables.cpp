@@ -107,8 +107,9 @@ struct SensorRowWeights {
 
 }  // namespace
 
-FoldedTable::FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, int64_t height)
-    : first(rows.target), last(rows.target), begin(height + 1, 0) {
+FoldedTable::FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, int64_t height,
+                         const Segments& others)
+    : first(rows.target, height), last(rows.target, -1), begin(height + 1, 0) {
   const bool superpixel = demosaic == Demosaic::superpixel;
   const int64_t reach = superpixel ? 0 : demosaic == Demosaic::bilinear ? 1 : 2;
   struct Entry {
@@ -118,6 +119,7 @@ FoldedTable::FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, 
   std::vector<Entry> entries;
   SensorRowWeights direct[3][2];  // of T0, T1 and T2, for the even and the odd rows
   for (int64_t i = 0; i < rows.target; ++i) {
+    if (i >= others.begin && i < others.end) continue;
     const int64_t from = rows.begin[i], to = rows.end[i];
     const int64_t low = std::max<int64_t>(superpixel ? top + 2 * from : top + from - reach, 0);
     const int64_t high = std::min(superpixel ? top + 2 * to : top + to + reach, height);
@@ -160,7 +162,7 @@ FoldedTable::FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, 
   for (int64_t i = rows.target - 1; i > 0; --i) first[i - 1] = std::min(first[i - 1], first[i]);
   for (int64_t i = 1; i < rows.target; ++i) last[i] = std::max(last[i], last[i - 1]);
   for (int64_t i = 0, open = 0; i < rows.target; ++i) {
-    while (last[open] < first[i]) ++open;
+    while (open < i && last[open] < first[i]) ++open;
     active = std::max(active, i - open + 1);
   }
   // By sensor row, and in the order of the output rows for each.
@@ -177,13 +179,13 @@ FoldedRows FoldedTable::view() const {
 
 // --------------------------------------------------------------------------------------- segments
 
-SegmentsTable::SegmentsTable(const TapsTable& rows, Demosaic demosaic, int64_t top)
+SegmentsTable::SegmentsTable(const TapsTable& rows, Demosaic demosaic, int64_t top, bool whole)
     : first(rows.target), beyond(rows.target), weight(rows.target) {
   // More rows than this, and the sums of 32-bit integers could overflow.
   constexpr int64_t kLongest = 256;
   const double scale = static_cast<double>(rows.source) / static_cast<double>(rows.target);
   length = static_cast<float>(scale);
-  if (rows.source >= 4 * rows.target && rows.source <= kLongest * rows.target) {
+  if (whole && rows.source >= 4 * rows.target && rows.source <= kLongest * rows.target) {
     // The first and the last triangle are cut at the edges of the crop.
     begin = 1;
     end = std::max<int64_t>(rows.target - 1, 1);

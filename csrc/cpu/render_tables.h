@@ -22,28 +22,30 @@ struct TapsTable {
   Taps view() const;
 };
 
-// The taps of the rows with the vertical part of the demosaicing folded in (what the terms are:
-// render_folded_kernel.cpp).
-struct FoldedTable {
-  std::vector<int64_t> first, last, begin;
-  std::vector<FoldedTerm> terms;
-  int64_t active = 0;
-
-  // `top` is the first sensor row of the crop, `height` the sensor's.
-  FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, int64_t height);
-  FoldedRows view() const;
-};
-
-// The segments of the same taps. `height` rows of the sensor; there are no whole triangles unless at
-// least 4 of them make an output row, so that no two corners share one.
+// Where the segments of the rows' taps begin and end, for whole sensor values. There are no whole
+// triangles unless at least 4 rows make an output row, so that no two corners share one.
 struct SegmentsTable {
   std::vector<int64_t> first;
   std::vector<float> beyond, weight;
   int64_t begin = 0, end = 0;
   float length;
 
-  SegmentsTable(const TapsTable& rows, Demosaic demosaic, int64_t top);
+  // `top` is the first sensor row of the crop.
+  SegmentsTable(const TapsTable& rows, Demosaic demosaic, int64_t top, bool whole);
   Segments view() const;
+};
+
+// The taps of the rows with the vertical part of the demosaicing folded in (what the terms are:
+// render_folded_kernel.cpp), but for the output rows that are made of segments.
+struct FoldedTable {
+  std::vector<int64_t> first, last, begin;
+  std::vector<FoldedTerm> terms;
+  int64_t active = 0;
+
+  // `height` is the sensor's.
+  FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, int64_t height,
+              const Segments& others);
+  FoldedRows view() const;
 };
 
 }  // namespace isp_distill

@@ -19,6 +19,7 @@
 #endif
 
 #define ISP_INLINE static inline __attribute__((always_inline))
+#define ISP_MEMBER inline __attribute__((always_inline))
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {

@@ -20,6 +20,7 @@ struct LossCall {
   bool aligned;  // neighbours of every tensor can be moved 16 bytes (of a 16-bit dense one: 8) at a time
   int64_t ignore_index;
   float k, temperature, beta, smoothing, gradient_scale;  // k: log2(e) / temperature
+  float smoothing_of_class;  // smoothing / classes
 };
 
 inline constexpr int kLossThreads = 256;

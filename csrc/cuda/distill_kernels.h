@@ -181,10 +181,9 @@ ISP_KERNEL(S == Shape::dense ? 1 : 2) held(const LossCall call) {
     ISP_UNROLL for (int v = 0; v < V; ++v) {
       ISP_UNROLL for (int i = 0; i < N; ++i) {
         const int p = T::kDense ? i % P : 0;
-        const Mixture m = mixture(s[v][i], t[v][i], rows[p].top_s, rows[p].top_t,
-                                  log_2(sums[p].s), log_2(sums[p].t), call.k, call.beta);
-        compared[0][p] += m.p > 0 ? m.p * m.p_over_m : 0.0f;
-        compared[1][p] -= m.q > 0 ? m.q * m.m_over_q : 0.0f;
+        compare(compared[0][p], compared[1][p],
+                mixture(s[v][i], t[v][i], rows[p].top_s, rows[p].top_t, log_2(sums[p].s),
+                        log_2(sums[p].t), call.k, call.beta));
       }
     }
     threads.sum(compared);
@@ -247,43 +246,24 @@ ISP_KERNEL(2) streamed(const LossCall call) {
   const int64_t turn = 8 * kLossThreads, apart = call.aligned ? 1 : kLossThreads;
   const int64_t classes = place.inside ? call.classes : 0;
 
-  Choice choices[2][1] = {{{kNoLogit, 0x7fffffff}}, {{kNoLogit, 0x7fffffff}}};
-  Sums sums;
-  float seen = 0;
+  Passing passing;
   for (int64_t index = first; index < classes; index += turn) {
     float s[8], t[8];
     load_classes(call, call.student, of_s, index, s);
     load_classes(call, call.teacher, of_t, index, t);
-    const float old_s = choices[0][0].top, old_t = choices[1][0].top;
-    ISP_UNROLL for (int i = 0; i < 8; ++i) {
-      const int at = static_cast<int>(index + i * apart);
-      if (s[i] > choices[0][0].top) choices[0][0] = {s[i], at};
-      if (t[i] > choices[1][0].top) choices[1][0] = {t[i], at};
-    }
-    const float top_s = choices[0][0].top, top_t = choices[1][0].top;
-    raise<O>(sums, (top_s - old_s) * call.k, (top_t - old_t) * call.k);
-    if (call.cross_entropy) {
-      sums.total *= exp_2((old_s - top_s) * kLog2e);
-      if (seen > 0) sums.plain -= (top_s - old_s) * seen;
-    }
-    ISP_UNROLL for (int i = 0; i < 8; ++i) {
-      add_class<O>(sums, s[i], t[i], top_s, top_t, call.k);
-      if (!call.cross_entropy) continue;
-      add_class_label(sums, s[i], false, top_s);
-      seen += s[i] > minus_infinity() ? 1.0f : 0.0f;
-    }
+    pass_by<O>(passing, s, t, static_cast<int>(index), static_cast<int>(apart), call);
   }
-  const float own_s = choices[0][0].top, own_t = choices[1][0].top;
+  Choice choices[2][1] = {{passing.s}, {passing.t}};
   threads.best(choices);
   Row row;
   row.top_s = row.best_s = choices[0][0].top, row.top_t = choices[1][0].top, row.label = place.label;
-  raise<O>(sums, (row.top_s - own_s) * call.k, (row.top_t - own_t) * call.k);
+  raise_to<O>(passing, row.top_s, row.top_t, call);
+  Sums& sums = passing.sums;
   float parts[3][1] = {{sums.s}, {sums.t}, {sums.mixed}};
   threads.sum(parts);
   sums.s = parts[0][0], sums.t = parts[1][0], sums.mixed = parts[2][0];
   if (call.cross_entropy) {
-    float labels[2][1] = {{sums.total * exp_2((own_s - row.top_s) * kLog2e)},
-                          {seen > 0 ? sums.plain - (row.top_s - own_s) * seen : 0.0f}};
+    float labels[2][1] = {{sums.total}, {sums.plain}};
     threads.sum(labels);
     sums.total = labels[0][0], sums.plain = labels[1][0];
     if (row.label >= 0) sums.at_label = load_one(call.student, of_s + row.label) - row.top_s;
@@ -296,10 +276,8 @@ ISP_KERNEL(2) streamed(const LossCall call) {
       load_classes(call, call.student, of_s, index, s);
       load_classes(call, call.teacher, of_t, index, t);
       ISP_UNROLL for (int i = 0; i < 8; ++i) {
-        const Mixture m =
-            mixture(s[i], t[i], row.top_s, row.top_t, log_s, log_t, call.k, call.beta);
-        compared[0][0] += m.p > 0 ? m.p * m.p_over_m : 0.0f;
-        compared[1][0] -= m.q > 0 ? m.q * m.m_over_q : 0.0f;
+        compare(compared[0][0], compared[1][0],
+                mixture(s[i], t[i], row.top_s, row.top_t, log_s, log_t, call.k, call.beta));
       }
     }
     threads.sum(compared);

@@ -13,7 +13,9 @@ inline constexpr float kLn2 = 0.6931471805599453f, kLog2e = 1.4426950408889634f;
 inline constexpr float kNoLogit = -1e30f;
 
 ISP_DEVICE float minus_infinity() { return float_of(0xff800000u); }
-ISP_DEVICE float larger(float a, float b) { return a > b ? a : b; }
+// Of a number and what is none, the number.
+ISP_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
+ISP_DEVICE float smaller(float a, float b) { return fminf(a, b); }
 
 // Sums over classes. mixed: forward_kl's sum of et (yt - ys) and reverse_kl's of es (ys - yt), in
 // exponents y below the maxima; mse's squared differences.
@@ -59,6 +61,56 @@ ISP_DEVICE void raise(Sums& sums, float rise_s, float rise_t) {
   sums.s *= keep_s, sums.t *= keep_t;
 }
 
+struct Choice {
+  float top;
+  int index;
+};
+ISP_DEVICE Choice better(Choice a, Choice b) {
+  return b.top > a.top || (b.top == a.top && b.index < a.index) ? b : a;
+}
+
+// A row's maxima and sums while its classes pass by.
+struct Passing {
+  Choice s = {kNoLogit, 0x7fffffff}, t = {kNoLogit, 0x7fffffff};
+  Sums sums;
+  float seen = 0;  // the student's logits that are there
+};
+
+// The sums of student's and teacher's classes seen so far when their maxima rise to these.
+template <Objective O>
+ISP_DEVICE void raise_to(Passing& row, float top_s, float top_t, const LossCall& call) {
+  raise<O>(row.sums, (top_s - row.s.top) * call.k, (top_t - row.t.top) * call.k);
+  if (call.cross_entropy) {
+    row.sums.total *= exp_2((row.s.top - top_s) * kLog2e);
+    if (row.seen > 0) row.sums.plain -= (top_s - row.s.top) * row.seen;
+  }
+  row.s.top = top_s, row.t.top = top_t;
+}
+
+// Takes in classes index, index + apart, ... : the sums rise once for all of them, and only where a
+// maximum does. Their label's logit is the caller's affair.
+template <Objective O, int Count>
+ISP_DEVICE void pass_by(Passing& row, const float (&s)[Count], const float (&t)[Count], int index,
+                        int apart, const LossCall& call) {
+  float top_s = s[0], top_t = t[0];
+  ISP_UNROLL for (int i = 1; i < Count; ++i) top_s = larger(top_s, s[i]), top_t = larger(top_t, t[i]);
+  if (top_s > row.s.top || top_t > row.t.top) {
+    int at_s = row.s.index, at_t = row.t.index;
+    ISP_UNROLL for (int i = Count - 1; i >= 0; --i) {
+      if (s[i] == top_s && top_s > row.s.top) at_s = index + i * apart;
+      if (t[i] == top_t && top_t > row.t.top) at_t = index + i * apart;
+    }
+    raise_to<O>(row, larger(top_s, row.s.top), larger(top_t, row.t.top), call);
+    row.s.index = at_s, row.t.index = at_t;
+  }
+  ISP_UNROLL for (int i = 0; i < Count; ++i) {
+    add_class<O>(row.sums, s[i], t[i], row.s.top, row.t.top, call.k);
+    if (!call.cross_entropy) continue;
+    add_class_label(row.sums, s[i], false, row.s.top);
+    row.seen += s[i] > minus_infinity() ? 1.0f : 0.0f;
+  }
+}
+
 // jsd's mixture m = beta p + (1 - beta) q: with x = log2(p / q), m / q = beta 2^x + 1 - beta, taken
 // from the larger of p and q.
 struct Mixture {
@@ -72,6 +124,12 @@ ISP_DEVICE Mixture mixture(float s, float t, float top_s, float top_t, float log
   const float over_larger = log_2(inside);
   return {exp_2(log_q), exp_2(log_p), over_larger + (x > 0 ? x : 0.0f),
           (x > 0 ? 0.0f : x) - over_larger};
+}
+
+// jsd's two sums, what a class adds to them.
+ISP_DEVICE void compare(float& of_p, float& of_q, const Mixture& m) {
+  of_p += m.p > 0 ? m.p * m.p_over_m : 0.0f;
+  of_q -= m.q > 0 ? m.q * m.m_over_q : 0.0f;
 }
 
 // What a row needs for its gradient. a, b, c, d mean what `settle` says.
@@ -118,8 +176,8 @@ ISP_DEVICE float settle_label(Row& row, const Sums& sums, float weight, const Lo
   return weight * entropy;
 }
 
-// The derivative of both by the student's logit of a class.
-template <Objective O>
+// The derivative of both by the student's logit of a class. Without `Labels` there is no cross entropy.
+template <Objective O, bool Labels = true>
 ISP_DEVICE float gradient_of(const Row& row, float s, float t, int index, const LossCall& call) {
   const float k = call.k;
   float result = 0;
@@ -135,9 +193,9 @@ ISP_DEVICE float gradient_of(const Row& row, float s, float t, int index, const 
   } else if constexpr (O == Objective::mse) {
     result = row.a * difference(s, t);
   }
-  if (call.cross_entropy) {
+  if (Labels && call.cross_entropy) {
     result += row.label_scale * exp_2((s - row.best_s) * kLog2e);
-    result -= row.label_weight * call.smoothing / static_cast<float>(call.classes);
+    result -= row.label_weight * call.smoothing_of_class;
     if (index == row.label) result -= row.label_weight * (1 - call.smoothing);
   }
   return result;

@@ -88,12 +88,19 @@ inline uint32_t exchanged(uint32_t word, int bits) {
 }
 #endif
 
-struct Choice {
-  float top;
-  int index;
-};
-ISP_DEVICE Choice better(Choice a, Choice b) {
-  return b.top > a.top || (b.top == a.top && b.index < a.index) ? b : a;
+template <class T>
+ISP_DEVICE T exchanged_wide(T value, int bits) {
+  uint32_t words[2];
+  memcpy(words, &value, 8);
+  words[0] = exchanged(words[0], bits), words[1] = exchanged(words[1], bits);
+  memcpy(&value, words, 8);
+  return value;
+}
+// Adds up over a warp, the same in all of its lanes.
+ISP_DEVICE void add_over_warp(double& loss, int64_t& count) {
+  ISP_UNROLL for (int bits = 16; bits > 0; bits /= 2) {
+    loss += exchanged_wide(loss, bits), count += exchanged_wide(count, bits);
+  }
 }
 
 // The threads that share P rows: lanes whose numbers differ in bits from Step on, in one warp or in

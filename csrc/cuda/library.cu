@@ -24,7 +24,7 @@ PyModuleDef definition = {
 };
 
 // Raised here and in isp_distill/cuda_extension.py whenever an operator appears or changes.
-constexpr long kInterface = 2;
+constexpr long kInterface = 3;
 
 }  // namespace
 

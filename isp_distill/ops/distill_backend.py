@@ -65,8 +65,14 @@ class Kernels(Protocol):
 backend.register(backend.Implementation("distill_loss", "reference", reference.distill_loss))
 
 
-def choose(student: Tensor, teacher: Tensor, options: Options, form: str) -> backend.Implementation:
-    """Who serves a call; ``form`` is "logits", "upsampled" or "linear"."""
+def choose(
+    student: Tensor,
+    teacher: Tensor,
+    options: Options,
+    form: str,
+    size: tuple[int, int] | None = None,
+) -> backend.Implementation:
+    """Who serves a call; ``form`` is "logits", "upsampled" (to a size) or "linear"."""
     return backend.choose(
         "distill_loss",
         student.device,
@@ -76,6 +82,7 @@ def choose(student: Tensor, teacher: Tensor, options: Options, form: str) -> bac
         teacher=teacher.dtype,
         classes=student.shape[1],
         classes_together=student.stride(1) == 1 and teacher.stride(1) == 1,
+        sizes=None if size is None else (student.shape[2:], teacher.shape[2:], size),
     )
 
 
@@ -206,7 +213,7 @@ def upsampled_loss(
     """Loss and agreement at ``size`` of logits ``[N, C, h, w]``; fills ``gradient``."""
     labels, _, weight = rows
     check_values(labels, weight, student.shape[1], options.ignore_index)
-    chosen = choose(student, teacher, options, "upsampled")
+    chosen = choose(student, teacher, options, "upsampled", size)
     if chosen.backend == "reference":
         resize = (size, align_corners)
         return _by_reference(student, teacher, resize, rows, options, gradient, gradient_scale)

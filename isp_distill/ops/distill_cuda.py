@@ -1,20 +1,20 @@
 """The distillation loss on the GPU, compiled by nvcc: the kernels of ``csrc/cuda/distill_*``.
 
-They serve forward_kl, reverse_kl, jsd, mse and cross entropy, of logits at their own resolution;
-:mod:`isp_distill.ops.distill_triton` serves the rest. Nothing here looks at values on the device,
-and nothing is allocated but results and a number for each block, so a call may be captured in a
-CUDA graph.
+They serve forward_kl, reverse_kl, jsd, mse and cross entropy, of logits at their own resolution or
+at a lower one; :mod:`isp_distill.ops.distill_triton` serves the rest. Nothing here looks at values
+on the device, and nothing is allocated but results, a number for each block and, for the gradient
+of upsampled logits, 4 to 12 numbers a pixel, so a call may be captured in a CUDA graph.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from isp_distill import backend, cuda_extension
-from isp_distill.errors import BackendError
 from isp_distill.ops.distill_backend import Rows, plain_rows
 from isp_distill.ops.distill_options import Options
 
@@ -23,6 +23,10 @@ _NUMBERS = {"none": 0, "forward_kl": 1, "reverse_kl": 2, "jsd": 3, "mse": 6}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: kMostDense in csrc/cuda/distill_call.h: classes of logits whose classes are no neighbours.
 _MOST_DENSE = 160
+#: How much larger, along a row, than the full resolution either map may be, than the student's the
+#: full resolution and the teacher's map; cells times pixels of an axis (32-bit products). A block's
+#: shared memory sets them (csrc/cuda/distill_upsampled_call.h), and its tests hold them to that.
+_LARGER_MAP, _LARGER_IMAGE, _LARGER_TEACHER, _PRODUCTS = 4, 512, 64, 2**29
 
 
 class CudaKernels:
@@ -51,32 +55,69 @@ class CudaKernels:
             *plain_rows(rows, torch.uint8),
             factors,
             row_losses,
-            _NUMBERS["none" if options.alpha == 0 else options.objective],
-            (*options.parameters, 0.0)[0],
-            options.temperature,
-            options.alpha != 1 and rows[0] is not None,
-            options.ignore_index,
-            options.label_smoothing,
-            gradient_scale,
+            *_numbers(options, rows, gradient_scale),
         )
         if gradient is not None and g is not None and g.data_ptr() != gradient.data_ptr():
             gradient.copy_(g.view(gradient.shape))
-        # The blocks' parts, added in a fixed order (torch.sum uses no atomics).
-        loss = losses.sum().to(torch.float32) if row_losses is None else row_losses
-        return loss, agreements.sum()
+        return _add_up(losses, agreements, row_losses)
 
     def launch(self, *call: Any) -> tuple[Tensor, Tensor]:
         """Each block's loss (float64) and agreements; arguments as the operator's schema says."""
         losses, agreements = torch.ops.isp_distill_cuda.distill_loss(*call)
         return losses, agreements
 
-    def upsampled(self, *call: Any) -> tuple[Tensor, Tensor]:
-        """Refused by :func:`refuses`.
+    def upsampled(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        size: tuple[int, int],
+        align_corners: bool,
+        rows: Rows,
+        factors: Tensor,
+        options: Options,
+        gradient: Tensor | None,
+        gradient_scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and agreement at full resolution, gradient at the student's."""
+        row_losses = None
+        if options.reduction == "none":
+            row_losses = student.new_empty((student.shape[0], *size), dtype=torch.float32)
+        losses, agreements = self.launch_upsampled(
+            student,
+            teacher,
+            *size,
+            align_corners,
+            gradient,
+            *plain_rows(rows, torch.uint8),
+            factors,
+            row_losses,
+            *_numbers(options, rows, gradient_scale),
+        )
+        return _add_up(losses, agreements, row_losses)
 
-        Raises:
-            BackendError: always.
-        """
-        raise BackendError("cuda: there is no kernel for upsampled logits")
+    def launch_upsampled(self, *call: Any) -> tuple[Tensor, Tensor]:
+        """As :meth:`launch`, of the operator ``upsampled_distill_loss``."""
+        losses, agreements = torch.ops.isp_distill_cuda.upsampled_distill_loss(*call)
+        return losses, agreements
+
+
+def _numbers(options: Options, rows: Rows, gradient_scale: float) -> tuple[Any, ...]:
+    """The numbers of a call in the order of the operators' schemas."""
+    return (
+        _NUMBERS["none" if options.alpha == 0 else options.objective],
+        (*options.parameters, 0.0)[0],
+        options.temperature,
+        options.alpha != 1 and rows[0] is not None,
+        options.ignore_index,
+        options.label_smoothing,
+        gradient_scale,
+    )
+
+
+def _add_up(losses: Tensor, agreements: Tensor, row_losses: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The blocks' parts, added in a fixed order (torch.sum uses no atomics)."""
+    loss = losses.sum().to(torch.float32) if row_losses is None else row_losses
+    return loss, agreements.sum()
 
 
 def four_axes(
@@ -106,14 +147,33 @@ def refuses(**call: Any) -> str | None:
     for name in ("student", "teacher"):
         if call[name] not in _DTYPES:
             return f"its kernels compute in float32, and the {name} is {call[name]}"
-    if call["form"] == "upsampled":
-        return "it has no kernel for upsampled logits (triton has one)"
     if call["objective"] not in _NUMBERS:
         return f"it has no kernel for {call['objective']} (triton has one)"
+    if call["form"] == "upsampled":
+        return _unfit(*call["sizes"])
     if call["form"] == "logits" and call["classes"] > _MOST_DENSE and not call["classes_together"]:
         return (
             f"its kernels take more than {_MOST_DENSE} classes only where a row's classes are "
             "neighbours in memory (triton takes them)"
+        )
+    return None
+
+
+def _unfit(student: Sequence[int], teacher: Sequence[int], size: Sequence[int]) -> str | None:
+    """Why no tile of these sizes, each (height, width), fits a block's shared memory, or None."""
+    for cells in (student, teacher):
+        if any((n + 2) * pixels >= _PRODUCTS for n, pixels in zip(cells, size, strict=True)):
+            return f"interpolating {tuple(cells)} to {tuple(size)} overflows 32 bits"
+        if cells[1] > _LARGER_MAP * size[1]:
+            return (
+                f"its kernels take maps at most {_LARGER_MAP} times as wide as the size, and one "
+                f"of {cells[1]} columns is brought to {size[1]} (triton takes them)"
+            )
+    if size[1] > _LARGER_IMAGE * student[1] or teacher[1] > _LARGER_TEACHER * student[1]:
+        return (
+            f"its kernels take a size at most {_LARGER_IMAGE} times and a teacher's map at most "
+            f"{_LARGER_TEACHER} times as wide as the student's, which has {student[1]} columns, "
+            f"and these have {size[1]} and {teacher[1]} (triton takes them)"
         )
     return None
 

@@ -1,44 +1,9 @@
 // distill_loss's CUDA kernels as a Python module that runs them on the CPU; see csrc/cuda/host.h, which
 // says what that can show and what it cannot.
-#include <pybind11/pybind11.h>
-
 #include "cuda/distill_kernels.h"
-
-namespace py = pybind11;
-using namespace isp_distill;
-using namespace isp_distill::cuda;
+#include "distill_call_of.h"
 
 namespace {
-
-Logits logits_of(const py::dict& d, const char* name) {
-  const py::tuple t = d[name].cast<py::tuple>();
-  return {reinterpret_cast<char*>(t[0].cast<uintptr_t>()), static_cast<Dtype>(t[1].cast<int>()),
-          t[2].cast<int64_t>(), t[3].cast<int64_t>(), t[4].cast<int64_t>(), t[5].cast<int64_t>()};
-}
-
-LossCall call_of(const py::dict& d) {
-  LossCall call{};
-  const auto address = [&](const char* name) { return d[name].cast<uintptr_t>(); };
-  call.student = logits_of(d, "student"), call.teacher = logits_of(d, "teacher");
-  call.gradient = logits_of(d, "gradient");
-  const py::tuple sizes = d["sizes"].cast<py::tuple>();
-  call.size_n = sizes[0].cast<int64_t>(), call.classes = sizes[1].cast<int64_t>();
-  call.size_a = sizes[2].cast<int64_t>(), call.size_b = sizes[3].cast<int64_t>();
-  call.rows_per_sample = call.size_a * call.size_b;
-  call.labels = reinterpret_cast<const int64_t*>(address("labels"));
-  call.mask = reinterpret_cast<const uint8_t*>(address("mask"));
-  call.weight = reinterpret_cast<const float*>(address("weight"));
-  call.factors = reinterpret_cast<const double*>(address("factors"));
-  call.row_losses = reinterpret_cast<float*>(address("row_losses"));
-  call.cross_entropy = d["cross_entropy"].cast<bool>();
-  call.ignore_index = d["ignore_index"].cast<int64_t>();
-  const double temperature = d["temperature"].cast<double>();
-  call.k = static_cast<float>(1.4426950408889634 / temperature);
-  call.temperature = static_cast<float>(temperature), call.beta = d["beta"].cast<float>();
-  call.smoothing = d["smoothing"].cast<float>();
-  call.gradient_scale = d["gradient_scale"].cast<float>();
-  return call;
-}
 
 // Loss, agreements, and how the call was computed.
 py::tuple run(const py::dict& d, int objective, unsigned seed) {
@@ -59,22 +24,9 @@ py::tuple run(const py::dict& d, int objective, unsigned seed) {
   return py::make_tuple(loss, agreed, static_cast<int>(shape), call.aligned);
 }
 
-// A block of the heap of exactly this size, so that the address sanitiser sees every access beyond it.
-uintptr_t allocate(size_t bytes) {
-  void* block = nullptr;
-  if (posix_memalign(&block, 16, bytes)) throw std::bad_alloc();
-  return reinterpret_cast<uintptr_t>(block);
-}
-void release(uintptr_t block) { free(reinterpret_cast<void*>(block)); }
-void copy(uintptr_t to, uintptr_t from, size_t bytes) {
-  memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-}
-
 }  // namespace
 
 PYBIND11_MODULE(distill_loss_host, module) {
   module.def("run", &run);
-  module.def("allocate", &allocate);
-  module.def("release", &release);
-  module.def("copy", &copy);
+  offer_memory(module);
 }

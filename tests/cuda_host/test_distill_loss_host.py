@@ -6,14 +6,14 @@ import functools
 import math
 
 import distill_cases
-import distill_loss_host_backend as host
 import pytest
 import torch
 from distill_cases import assert_same, assert_same_call, calls
+from distill_loss_host_backend import operator
 from hypothesis import assume, given, settings
 
 from isp_distill import distill_loss, use_backend
-from isp_distill.ops.distill_cuda import refuses
+from isp_distill.ops.distill_cuda import CudaKernels, refuses
 from isp_distill.ops.distill_options import checked_options
 
 both = functools.partial(distill_cases.both, "cuda")
@@ -65,17 +65,19 @@ def test_every_kernel(objective, shape, alpha):
 
 def test_zz_every_kernel_was_taken():
     """Each with vectors and, where their number or place forbids it, without."""
-    assert host.taken == {(shape, vectors) for shape in range(5) for vectors in (True, False)}
+    assert set(operator.taken) == {
+        (shape, vectors) for shape in range(5) for vectors in (True, False)
+    }
 
 
 @pytest.mark.parametrize("shape", [(3, 64), (2, 1024), (2, 5000), (1, 19, 44), (1, 150, 4, 10)])
 @pytest.mark.parametrize("grad", [False, True])
 def test_contiguous_logits_move_in_vectors(shape, grad):
-    host.taken.clear()
+    operator.taken.clear()
     s, t = torch.randn(shape, requires_grad=grad), torch.randn(shape)
     with use_backend("cuda"):
         distill_loss(s, t)
-    assert {vectors for _, vectors in host.taken} == {True}
+    assert {vectors for _, vectors in operator.taken} == {True}
 
 
 @pytest.mark.parametrize("shape", [(5, 64), (2, 600), (1, 4200), (2, 19, 8), (2, 19, 9)])
@@ -117,7 +119,7 @@ def test_a_label_that_is_no_class_is_not_looked_up(shape):
         options = checked_options("forward_kl", 1.0, 0.5, -100, 0.1, "none")
         gradient, factors = torch.empty_like(s), torch.tensor([0.5, 0.5], dtype=torch.float64)
         rows = (labels, None, None)
-        loss, _ = host.HostKernels().logits(s, t, rows, factors, options, gradient, 1.0)
+        loss, _ = CudaKernels().logits(s, t, rows, factors, options, gradient, 1.0)
         assert bool(loss[-1].isnan().all())
         assert bool(gradient[-1].isnan().all())
         assert bool(loss[:-1].isfinite().all())
@@ -140,5 +142,4 @@ def test_what_is_refused():
     assert "neighbours" in str(refuses(**call))
     assert refuses(**(call | {"classes_together": True})) is None
     assert "tvd" in str(refuses(**(call | {"objective": "tvd"})))
-    assert "upsampled" in str(refuses(**(call | {"form": "upsampled"})))
     assert "float64" in str(refuses(**(call | {"teacher": torch.float64})))
