@@ -16,10 +16,11 @@ import statistics
 from pathlib import Path
 
 import torch
-from run import BATCH, VIEWS
+from comparison import LINEAR, baselines
+from run import BATCH
 from teacher import load_teacher
 
-from isp_distill import ISP, RawFolder, Report, Teacher, evaluate, rawify, render, train
+from isp_distill import ISP, RawFolder, Report, Teacher, evaluate, render, train
 
 
 def classes_of(folder: RawFolder, teacher: Teacher) -> dict[str, int]:
@@ -53,8 +54,8 @@ def main() -> None:
     labels = classes_of(RawFolder(training), teacher)
     shared = {
         "steps": options.steps, "batch_size": BATCH, "lr": 1e-4, "stem_lr": 5e-3,
-        "validation": held_out, "validation_views": VIEWS, "channels_last": True,
-        "device": "cpu", "resume": False, "tensorboard": False,
+        "validation": held_out, "channels_last": True, "device": "cpu", "resume": False,
+        "tensorboard": False,
     }  # fmt: skip
     ways = {"labels (cross entropy)": 0.0, "distilled (no labels)": 1.0}
     after: dict[str, list[Report]] = {name: [] for name in ways}
@@ -69,11 +70,9 @@ def main() -> None:
             before = result.before
             after[name].append(result.after)
             print(f"seed {seed}, {name}: {result.after}", flush=True)
-    bare = rawify(teacher.model, mean=teacher.mean, std=teacher.std, curve="linear",
-                  white_balance=False)  # fmt: skip
     rows = {
         "teacher's weights on linear RAW": [
-            evaluate(bare, teacher, held_out, views=VIEWS, batch_size=BATCH, device="cpu")
+            evaluate(baselines(teacher)[LINEAR], teacher, held_out, batch_size=BATCH, device="cpu")
         ],
         "RAW student before training": [before],
         **after,

@@ -8,48 +8,16 @@ three.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
+from comparison import AFTER, BEFORE, compare
 from make_raw import make_raw, picture_of
 from photographs import gather
 from teacher import load_teacher
-from torch import Tensor
 
-from isp_distill import ISP, Report, Teacher, evaluate, rawify, render, train
-
-VIEWS = 1
 BATCH = 16
-
-
-def linear_teacher(teacher: Teacher, mosaic: Tensor, isp: ISP) -> Tensor:
-    """The RGB teacher on a linear picture: bilinear, white-balanced, right colours, no tone curve.
-
-    The strongest form of this baseline: without the white balance and matrix it is far worse.
-    """
-    bare = isp.replace(demosaic="bilinear", tone="linear")
-    picture = render(mosaic, bare, size=teacher.size, mean=teacher.mean, std=teacher.std)
-    logits: Tensor = teacher.model(picture)
-    return logits
-
-
-def table(rows: dict[str, Report]) -> str:
-    """The results as Markdown."""
-    width = max(map(len, rows))
-    lines = [
-        f"| {'on held-out photographs':{width}} | top-1 agreement | top-5 | KL (nats) |",
-        f"| {'-' * width} | --------------: | ----: | --------: |",
-    ]
-    lines += [
-        f"| {name:{width}} | {r.agreement_top1:15.3f} | {r.agreement_top5:5.3f} | {r.kl:9.3f} |"
-        for name, r in rows.items()
-    ]
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -74,66 +42,20 @@ def main() -> int:
     )
     picture_of(sorted(held_out.glob("*.dng"))[0]).save(options.out / "rendered.png")
 
-    teacher = load_teacher()
-    bare = rawify(
-        teacher.model,
-        mean=teacher.mean,
-        std=teacher.std,
-        curve="linear",
-        white_balance=False,
-    )
-    adapted = rawify(
-        teacher.model,
-        mean=teacher.mean,
-        std=teacher.std,
-        curve="gamma",
-        white_balance=True,
-    )
-    baselines: dict[str, Callable[[Tensor, ISP], Any]] = {
-        "a: teacher's weights rawified, linear RAW": bare,
-        "b: the same, white balance and gamma 1/2.2": adapted,
-        "c: RGB teacher on bilinear linear image": lambda m, i: linear_teacher(teacher, m, i),
-    }
-    rows: dict[str, Report] = {}
-    for name, model in baselines.items():
-        rows[name] = evaluate(model, teacher, held_out, views=VIEWS, batch_size=BATCH, device="cpu")
-        print(f"baseline {name}: {rows[name]}", flush=True)
-    # On the CPU everywhere, so that the demo's figures can be compared between machines.
-    result = train(
-        "rawify",
-        teacher,
+    rows, _ = compare(
+        load_teacher(),
         training,
-        out=options.out / "student",
+        held_out,
+        options.out,
         steps=options.steps,
         batch_size=BATCH,
         lr=options.lr,
         stem_lr=options.stem_lr,
-        validation=held_out,
-        validation_views=VIEWS,
-        channels_last=True,  # halves a step on a CPU: most of this network is depthwise
-        device="cpu",
-        resume=False,
     )
-    assert result.before is not None
-    assert result.after is not None
-    rows["student before training"] = result.before
-    rows["student after training"] = result.after
-    text = table(rows)
-    seconds = time.perf_counter() - began
-    figures = {name: vars(report) for name, report in rows.items()}
-    (options.out / "results.json").write_text(json.dumps(figures, indent=1))
-    (options.out / "results.md").write_text(text + "\n")
-    print(f"\n{text}\n")
-    print(
-        f"{result.after.samples} views of {counts[1]} held-out files; {result.steps} steps of "
-        f"{BATCH} in {result.seconds:.0f} s; {seconds:.0f} s in all, "
-        f"{torch.get_num_threads()} threads"
-    )
-    print(f"report:        {result.out / 'report.json'}")
-    print(f"contact sheet: {result.out / 'contact_sheet.png'}")
     print(f"a RAW file as the teacher sees it: {options.out / 'rendered.png'}")
-    best = max(rows[name].agreement_top1 for name in baselines)
-    if result.after.agreement_top1 <= best:
+    print(f"{time.perf_counter() - began:.0f} s in all")
+    best = max(rows[name].agreement_top1 for name in rows.keys() - {BEFORE, AFTER})
+    if rows[AFTER].agreement_top1 <= best:
         print(f"FAILED: the student is not ahead of the best baseline ({best:.3f})")
         return 1
     return 0

@@ -93,6 +93,6 @@ def load_teacher() -> Teacher:
         classes = list(_IMAGENET_CATEGORIES)
     except ImportError:
         classes = None
-    return Teacher(
-        model.eval(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=224, classes=classes
-    )
+    # A third of the time on a CPU, where most of this network is depthwise.
+    model = model.eval().to(memory_format=torch.channels_last)
+    return Teacher(model, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), size=224, classes=classes)

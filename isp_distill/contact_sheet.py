@@ -14,16 +14,25 @@ from isp_distill.dense import class_maps
 from isp_distill.exposure import ShortExposure
 from isp_distill.isp import ISP
 from isp_distill.ops import reference
-from isp_distill.overlay import as_image, class_name, draw_legend, overlay, palette
+from isp_distill.overlay import (
+    LINE,
+    as_image,
+    class_name,
+    draw_legend,
+    legend_font,
+    overlay,
+    palette,
+)
 from isp_distill.teacher import Teacher, logits_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _TILE, _TEXT, _GAP = 224, 78, 10
-#: Of dense logits: classes that are drawn in a colour, and the height of their list.
+#: Of dense logits: classes that are drawn in a colour, and the height of their list with its title
+#: and the other classes.
 _CLASSES = 6
-_LEGEND = 14 * (_CLASSES + 1) + 8
+_LEGEND = LINE * (_CLASSES + 2) + 8
 
 
 @torch.no_grad()
@@ -73,7 +82,8 @@ def contact_sheet(
         for column, (name, logits) in enumerate(both):
             tile.paste(images[column], (column * _TILE, 0))
             lines = [name, *top_three(logits[0], teacher.classes)]
-            draw.multiline_text((column * _TILE + 4, _TILE + 4), "\n".join(lines), fill="black")
+            corner = (column * _TILE + 4, _TILE + 4)
+            draw.multiline_text(corner, "\n".join(lines), fill="black", font=legend_font())
         tiles.append(tile)
     batches.close()
     if not tiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ class Report:
             teacher's.
         agreement_top5: share whose five best classes hold the teacher's top class.
         kl: mean KL(teacher || student), nats.
+        confident: share of predictions for whose top class the teacher's probability is above 1/2.
+        agreement_confident: share of agreement among these; None where there are none. Elsewhere
+            the teacher's top class may be one of many that it holds nearly as likely.
         accuracy: the student's top-1 accuracy, where there are labels.
         teacher_accuracy: the teacher's, likewise.
         mean_iou: dense: intersection over union with the teacher's map, mean over the classes that
@@ -43,6 +47,8 @@ class Report:
     accuracy: float | None = None
     teacher_accuracy: float | None = None
     mean_iou: float | None = None
+    confident: float = 0.0
+    agreement_confident: float | None = None
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -56,6 +62,9 @@ class Report:
             parts.append(f"accuracy {self.accuracy:.3f} (teacher {self.teacher_accuracy:.3f})")
         if self.mean_iou is not None:
             parts.append(f"mIoU {self.mean_iou:.3f}")
+        if dense and self.agreement_confident is not None:
+            where = f"{self.confident:.0%} where the teacher is confident"
+            parts.append(f"{self.agreement_confident:.3f} of the {where}")
         return f"{', '.join(parts)} over {self.samples} views"
 
 
@@ -63,13 +72,18 @@ class _Tally:
     def __init__(self) -> None:
         self.views = self.rows = self.labelled = 0
         self.top1 = self.top5 = self.kl = self.right = self.teacher_right = 0.0
+        self.confident = self.agreed_confident = 0.0
         self.overlap: Tensor | None = None
 
     def add(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> None:
         classes = student.shape[1]
-        best_s, best_t = student.max(1).indices, teacher.max(1).indices
-        self.rows += best_s.numel()
-        self.top1 += float((best_s == best_t).sum())
+        best_s, (highest, best_t) = student.max(1).indices, teacher.float().max(1)
+        agreed = best_s == best_t
+        self.rows += agreed.numel()
+        self.top1 += float(agreed.sum())
+        confident = teacher.float().logsumexp(1) - highest < math.log(2)
+        self.confident += float(confident.sum())
+        self.agreed_confident += float((agreed & confident).sum())
         # Among the five best is what fewer than five surpass: no class need be sorted.
         surpass = (student > student.gather(1, best_t[:, None])).sum(1, dtype=torch.int32)
         self.top5 += float((surpass < 5).sum())
@@ -86,8 +100,9 @@ class _Tally:
 
     def merge(self, other: _Tally) -> None:
         """Count in what another process counted."""
-        for name in ("views", "rows", "labelled", "top1", "top5", "kl", "right", "teacher_right"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name, count in vars(other).items():
+            if name != "overlap":
+                setattr(self, name, getattr(self, name) + count)
         if other.overlap is not None:
             self.overlap = other.overlap + (0 if self.overlap is None else self.overlap)
 
@@ -107,6 +122,8 @@ class _Tally:
             accuracy=self.right / self.labelled if self.labelled else None,
             teacher_accuracy=self.teacher_right / self.labelled if self.labelled else None,
             mean_iou=miou,
+            confident=self.confident / self.rows,
+            agreement_confident=self.agreed_confident / self.confident if self.confident else None,
             skipped=dict(skipped),
         )
 

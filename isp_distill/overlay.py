@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 _OPACITY = (0.2, 0.8)
+#: Height of a line of a legend, pixels.
+LINE = 15
 
 
 def palette(maps: list[Tensor], count: int) -> dict[int, Colour]:
@@ -74,17 +76,29 @@ def draw_legend(
 ) -> None:
     """Write a title and the classes that a map holds, with colour and share of the area."""
     left, top = corner
-    draw.text((left, top), title, fill="black")
+    font = legend_font()
+    draw.text((left, top), title, fill="black", font=font)
     flat = classes.reshape(-1).cpu()
-    row = 0
-    for index, colour in colours.items():
-        share = float((flat == index).float().mean())
+    lines = [
+        (colour, class_name(index, names), float((flat == index).float().mean()))
+        for index, colour in colours.items()
+    ]
+    # What overlay() leaves grey.
+    lines.append(((110, 110, 110), "other classes", 1 - sum(share for _, _, share in lines)))
+    y = top
+    for colour, name, share in lines:
         if share < 0.005:
             continue
-        row += 1
-        y = top + 14 * row
-        draw.rectangle((left, y + 2, left + 9, y + 11), fill=colour)
-        draw.text((left + 14, y), f"{share:4.0%} {class_name(index, names)}", fill="black")
+        y += LINE
+        draw.rectangle((left, y + 3, left + 9, y + 12), fill=colour)
+        draw.text((left + 14, y), f"{share:.0%} {name}", fill="black", font=font)
+
+
+def legend_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of a sheet's texts; of Pillow's own at its usual size the spaces are lost."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=12)
 
 
 def class_name(index: int, names: object) -> str:

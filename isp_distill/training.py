@@ -172,7 +172,7 @@ def train(
         augmentation: ranges from which the exposure and white balance of the teacher's ISP are
             drawn for each view (:class:`ISPAugmentation`); None: each file's own.
         amp: bfloat16 autocast; None: where the device is a GPU.
-        channels_last: memory format of the student.
+        channels_last: memory format of the student and of the teacher.
         compile: run the student through ``torch.compile``.
         device: "cuda" if there is one, else "cpu", if None.
         workers: threads that read.
@@ -210,9 +210,10 @@ def train(
         torch.manual_seed(seed)
         chosen = as_teacher(teacher)
         pupil = student_module(student, chosen).to(where)
+        chosen.model.to(where).eval()
         if channels_last:
-            pupil = pupil.to(memory_format=torch.channels_last)
-        chosen.model.to(where).eval().requires_grad_(False)
+            for model in (pupil, chosen.model):
+                model.to(memory_format=torch.channels_last)
         groups = parameter_groups(pupil, trainable, lr, stem_lr, weight_decay)
         optimizer = torch.optim.AdamW(groups)
         average = Average(pupil, ema) if ema else None

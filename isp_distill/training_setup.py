@@ -30,6 +30,8 @@ def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
             white_balance=True,
             colour_matrix=True,
         )
+        # A copy of a teacher whose weights are frozen, as a teacher's often are, is to be trained.
+        student.requires_grad_(True)
     pupil = as_student(student)
     if not isinstance(pupil, nn.Module):
         raise TypeError(f"a student to train must be an nn.Module, not {type(student).__name__}")

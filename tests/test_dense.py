@@ -84,7 +84,7 @@ def test_reports_count_pixels_at_the_full_size():
     report = isp_distill.evaluate(
         student, chosen, data, batch_size=2, dense_size=(12, 20), progress=False
     )
-    best_s, best_t, kl = [], [], 0.0
+    best_s, best_t, sure, kl = [], [], [], 0.0
     with torch.no_grad():
         for batch in ViewLoader(data, View(32), 2).fixed(1):
             s = F.interpolate(student(batch.mosaic, batch.isp), (12, 20), mode="bilinear")
@@ -92,7 +92,8 @@ def test_reports_count_pixels_at_the_full_size():
             kl += float(F.kl_div(s.log_softmax(1), t.softmax(1), reduction="sum"))
             best_s.append(s.argmax(1))
             best_t.append(t.argmax(1))
-    s, t = torch.cat(best_s).numpy(), torch.cat(best_t).numpy()
+            sure.append(t.softmax(1).amax(1) > 0.5)
+    s, t, sure = (torch.cat(x).numpy() for x in (best_s, best_t, sure))
     ious = [
         np.mean((s == c)[(s == c) | (t == c)] & (t == c)[(s == c) | (t == c)])
         for c in range(7)
@@ -102,6 +103,9 @@ def test_reports_count_pixels_at_the_full_size():
     assert report.agreement_top1 == pytest.approx((s == t).mean(), abs=2e-3)
     assert report.mean_iou == pytest.approx(np.mean(ious), abs=5e-3)
     assert report.kl == pytest.approx(kl / s.size, rel=1e-3)
+    assert 0.02 < sure.mean() < 0.98
+    assert report.confident == pytest.approx(sure.mean(), abs=2e-3)
+    assert report.agreement_confident == pytest.approx((s == t)[sure].mean(), abs=5e-3)
     assert "pixel agreement" in str(report)
 
 

@@ -82,6 +82,41 @@ def test_batch_norm_statistics_are_frozen_or_not(tmp_path):
     assert not torch.equal(moving.student.model[1].running_mean, torch.zeros(16))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_student_of_a_teacher_is_trained_whole(tmp_path, frozen):
+    chosen = teacher()
+    chosen.model.requires_grad_(not frozen)
+    data = [raw_image(i) for i in range(4)]
+    for index in range(2):
+        result = isp_distill.train(
+            "rawify", chosen, data, out=tmp_path / str(index), steps=2, batch_size=4,
+            progress=False, tensorboard=False,
+        )  # fmt: skip
+        body = dict(result.student.model.named_parameters())
+        assert not torch.equal(body["6.weight"], chosen.model[6].weight)
+        assert not any(p.requires_grad == frozen for p in chosen.model.parameters())
+
+
+def test_both_models_take_the_memory_format(tmp_path):
+    chosen, seen = teacher(), []
+    student = isp_distill.rawify(chosen.model)
+    for name, model in (("teacher", chosen.model), ("student", student.model)):
+        model[1].register_forward_pre_hook(
+            lambda _, x, name=name: seen.append(
+                (name, x[0].is_contiguous(memory_format=torch.channels_last))
+            )
+        )
+    data = [raw_image(i) for i in range(4)]
+    settings = {"steps": 1, "batch_size": 4, "progress": False, "tensorboard": False}
+    for channels_last in (False, True):
+        seen.clear()
+        isp_distill.train(
+            student, chosen, data, out=tmp_path / str(channels_last), channels_last=channels_last,
+            **settings,
+        )  # fmt: skip
+        assert set(seen) == {("teacher", channels_last), ("student", channels_last)}
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_any_module_can_be_the_student(tmp_path, channels):
     student = nn.Sequential(
