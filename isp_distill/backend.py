@@ -63,6 +63,9 @@ class Implementation:
 
 _implementations: dict[tuple[str, str], Implementation] = {}
 
+#: Why a backend without kernels for an operation cannot serve it.
+NOT_THERE = "it has no kernels for it; triton's serve every GPU"
+
 
 def register(implementation: Implementation) -> None:
     """Make an implementation known to :func:`choose`. Called once by each file in ``ops/``.
@@ -132,7 +135,7 @@ def choose(operation: str, device: torch.device, **call: Any) -> Implementation:
     for candidate in candidates:
         implementation = _implementations.get((operation, candidate))
         if implementation is None:
-            objection: str | None = "there is no such implementation yet"
+            objection: str | None = NOT_THERE
         else:
             objection = implementation.objection(device, **call)
             if objection is None:

@@ -46,7 +46,7 @@ def doctor() -> str:
 def _served(operation: str, name: str, import_problem: str | None) -> str:
     implementation = backend.registered(operation, name)
     if implementation is None:
-        return f"no: {import_problem or 'there is no such implementation yet'}"
+        return f"no: {import_problem or backend.NOT_THERE}"
     reason = implementation.missing()
     if reason is not None:
         return f"no: {reason}"

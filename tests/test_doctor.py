@@ -58,7 +58,7 @@ def test_reasons(monkeypatch):
     assert table["render", "cpu"] == "no: OSError: bad library"
     assert table["render", "triton"] == "no: triton is not installed"
     assert table["render", "cuda"] == "no: it takes tensors on cuda, and torch sees none here"
-    assert table["unprocess", "cuda"] == "no: there is no such implementation yet"
+    assert table["unprocess", "cuda"] == f"no: {backend.NOT_THERE}"
     add("cpu", devices=("cpu",))
     assert served(doctor())["render", "cpu"] == "yes, cpu"
 
