@@ -64,7 +64,7 @@ class Implementation:
 _implementations: dict[tuple[str, str], Implementation] = {}
 
 #: Why a backend without kernels for an operation cannot serve it.
-NOT_THERE = "it has no kernels for it; triton's serve every GPU"
+NOT_THERE = "it has no kernels for it"
 
 
 def register(implementation: Implementation) -> None:

@@ -111,7 +111,7 @@ def test_auto_prefers_the_fast_one_and_skips_what_refuses():
 @pytest.mark.usefixtures("empty")
 def test_what_is_asked_for_is_never_replaced():
     backend.register(Implementation("render", "reference", None))
-    with use_backend("triton"), pytest.raises(isp_distill.BackendError, match="no such impl"):
+    with use_backend("triton"), pytest.raises(isp_distill.BackendError, match="no kernels"):
         choose("render", CPU)
     gpu = Implementation("render", "cuda", None, devices=("cuda",))
     backend.register(gpu)
