@@ -57,7 +57,9 @@ def children(pid):
 def victims(target, pids):
     """Processes that may be killed now: those whose program is running."""
     try:
-        running = [int(p.read_text()) for p in sorted(pids.glob("rank-*")) if p.read_text()]
+        # Read once: a process that starts anew empties its file before it writes.
+        texts = [path.read_text() for path in sorted(pids.glob("rank-*"))]
+        running = [int(text) for text in texts if text]
         if target == "worker":
             return [c for pid in running for c in children(pid)]
         return running
