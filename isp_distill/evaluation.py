@@ -77,11 +77,12 @@ class _Tally:
 
     def add(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> None:
         classes = student.shape[1]
-        best_s, (highest, best_t) = student.max(1).indices, teacher.float().max(1)
+        wide = teacher.float()
+        best_s, (highest, best_t) = student.max(1).indices, wide.max(1)
         agreed = best_s == best_t
         self.rows += agreed.numel()
         self.top1 += float(agreed.sum())
-        confident = teacher.float().logsumexp(1) - highest < math.log(2)
+        confident = wide.logsumexp(1) - highest < math.log(2)
         self.confident += float(confident.sum())
         self.agreed_confident += float((agreed & confident).sum())
         # Among the five best is what fewer than five surpass: no class need be sorted.
