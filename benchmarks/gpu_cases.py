@@ -27,6 +27,7 @@ from isp_distill.kernels import unprocess as unprocess_kernels
 from torch import Tensor
 
 from isp_distill.ops import raw_conv_triton, render_triton, unprocess_triton
+from isp_distill.ops.distill_call import Call
 from isp_distill.ops.distill_options import checked_options
 from isp_distill.ops.distill_triton import TritonKernels
 from isp_distill.ops.raw_conv_operator import Needs, output_like
@@ -178,20 +179,15 @@ def _distill(name: str, shape: tuple[int, ...], dtype: torch.dtype, size: int = 
     """Forward KL with its gradient; with a ``size``, of maps upsampled to it."""
     student, teacher = _meta(*shape, dtype=dtype), _meta(*shape, dtype=dtype)
     options = checked_options("forward_kl", 4.0, 1.0, -100, 0.0, "mean")
-    rest = (
-        (None, None, None),
-        _meta(2, dtype=torch.float64),
-        options,
-        torch.empty_like(student),
-        1.0,
-    )
+    factors = _meta(2, dtype=torch.float64)
+    call = Call((None, None, None), factors, options, torch.empty_like(student), 1.0)
     kernels = TritonKernels()
 
     def run() -> None:
         if size:
-            kernels.upsampled(student, teacher, (size, size), False, *rest)
+            kernels.upsampled(student, teacher, (size, size), False, call)
         else:
-            kernels.logits(student, teacher, *rest)
+            kernels.logits(student, teacher, call)
 
     operations = dict.fromkeys(("held_kernel", "streamed_kernel"), LOGIT)
     units = student.numel()

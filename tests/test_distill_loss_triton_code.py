@@ -15,6 +15,7 @@ import torch
 from compiled_triton import ARCHITECTURES, Compiled, compile_launch, recorded
 from isp_distill.kernels import distill_held, distill_streamed, distill_upsampled
 
+from isp_distill.ops.distill_call import Call
 from isp_distill.ops.distill_options import checked_options
 from isp_distill.ops.distill_triton import TritonKernels
 
@@ -51,11 +52,11 @@ def launches_of(name, dtype, objective, alpha):
     factors = torch.empty(2, dtype=torch.float64, device="meta")
     options = checked_options(objective, 4.0, alpha, -100, 0.1, "mean")
     with recorded(*((module, kernel) for kernel, module in KERNELS.items())) as launches:
-        call = (rows, factors, options, torch.empty_like(student), 1.0)
+        call = Call(rows, factors, options, torch.empty_like(student), 1.0)
         if name == "upsampled":
-            TritonKernels().upsampled(student, student, size, False, *call)
+            TritonKernels().upsampled(student, student, size, False, call)
         else:
-            TritonKernels().logits(student, student, *call)
+            TritonKernels().logits(student, student, call)
     return launches
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -14,36 +15,20 @@ from torch import Tensor
 
 from isp_distill import backend
 from isp_distill.ops import reference
+from isp_distill.ops.distill_call import Call, Rows
 from isp_distill.ops.distill_options import Options, check_values
-from isp_distill.ops.kernel_arguments import plain
-
-#: Labels (int64), mask (bool), weight of the rows; each may be missing.
-Rows = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class Kernels(Protocol):
     """The functions of a fused backend (``Implementation.functions``).
 
     Both add up ``factors[0] * weight * objective + factors[1] * weight * cross_entropy`` over the
-    rows that count in each. ``factors`` (``[2]``, float64, on the logits' device) holds alpha and
-    the reduction's denominators; a factor of exactly 0 may be skipped only where it is known on the
-    host, from ``options.alpha``. Rows outside the mask are not read and get a zero gradient.
-    With ``options.reduction == "none"`` the loss has one value for each row. ``gradient``, if
-    given, is filled with ``gradient_scale`` times the derivative of the (summed) loss; it may be
-    the student's own memory. The result is the loss, float32 (float64 for a float64 student), and
-    the agreement, an int64 scalar.
+    rows that count in each. Rows outside the mask are not read and get a zero gradient. With
+    ``options.reduction == "none"`` the loss has one value for each row. The result is the loss,
+    float32 (float64 for a float64 student), and the agreement, an int64 scalar.
     """
 
-    def logits(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    def logits(self, student: Tensor, teacher: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         """Student, teacher and gradient are ``[N, C, ...]`` of any strides."""
         ...
 
@@ -53,11 +38,7 @@ class Kernels(Protocol):
         teacher: Tensor,
         size: tuple[int, int],
         align_corners: bool,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """Logits ``[N, C, h, w]`` of either resolution; rows are the pixels of ``size``."""
         ...
@@ -125,16 +106,6 @@ def empty_head_gradients(
     )
 
 
-def plain_rows(rows: Rows, mask_dtype: torch.dtype = torch.bool) -> Rows:
-    """Labels, mask (a byte each) and weight as compiled kernels take them."""
-    labels, mask, weight = rows
-    return (
-        None if labels is None else labels.contiguous(),
-        None if mask is None else mask.contiguous().view(mask_dtype),
-        plain(weight),
-    )
-
-
 # ------------------------------------------------------------------ running a backend
 
 
@@ -198,7 +169,8 @@ def logits_loss(
     positions = (student.shape[0], *student.shape[2:])
     factors = _factors(student, positions, rows, options)
     kernels: Kernels = chosen.functions
-    return kernels.logits(student, teacher, rows, factors, options, gradient, gradient_scale)
+    call = Call(rows, factors, options, gradient, gradient_scale)
+    return kernels.logits(student, teacher, call)
 
 
 def upsampled_loss(
@@ -220,9 +192,8 @@ def upsampled_loss(
         return _by_reference(student, teacher, resize, rows, options, gradient, gradient_scale)
     factors = _factors(student, (student.shape[0], *size), rows, options)
     kernels: Kernels = chosen.functions
-    return kernels.upsampled(
-        student, teacher, size, align_corners, rows, factors, options, gradient, gradient_scale
-    )
+    call = Call(rows, factors, options, gradient, gradient_scale)
+    return kernels.upsampled(student, teacher, size, align_corners, call)
 
 
 def _factors(student: Tensor, positions: Sequence[int], rows: Rows, options: Options) -> Tensor:
@@ -322,29 +293,21 @@ def linear_loss(
     of_bias.zero_()
     loss = torch.zeros((), dtype=torch.float64, device=features.device)
     agreement = torch.zeros((), dtype=torch.int64, device=features.device)
-    summed = Options(
-        options.objective,
-        options.parameters,
-        options.temperature,
-        options.alpha,
-        options.ignore_index,
-        options.label_smoothing,
-        "sum",
-    )
+    summed = replace(options, reduction="sum")
     for begin in range(0, count, chunk_rows):
         part = slice(begin, min(begin + chunk_rows, count))
         s = F.linear(features[part], matrix, bias)
         t = F.linear(t_features[part], t_matrix, t_bias)
-        part_rows = tuple(None if row is None else row[part] for row in rows)
+        labels, mask, weight = (None if row is None else row[part] for row in rows)
+        part_rows = (labels, mask, weight)
         gradient = s if with_gradient else None
         if chosen.backend == "reference":
             chunk_loss, agreed = _chunk_by_reference(
                 s, t, part_rows, factors, summed, gradient, gradient_scale
             )
         else:
-            chunk_loss, agreed = chosen.functions.logits(
-                s, t, part_rows, factors, summed, gradient, gradient_scale
-            )
+            call = Call(part_rows, factors, summed, gradient, gradient_scale)
+            chunk_loss, agreed = chosen.functions.logits(s, t, call)
         loss += chunk_loss
         agreement += agreed
         if with_gradient:
@@ -375,15 +338,7 @@ def _chunk_by_reference(
     for alpha, factor in ((1.0, factors[0]), (0.0, factors[1])):
         if alpha == 0.0 and (labels is None or options.alpha == 1):
             continue
-        one = Options(
-            options.objective,
-            options.parameters,
-            options.temperature,
-            alpha,
-            options.ignore_index,
-            options.label_smoothing,
-            "sum",
-        )
+        one = replace(options, alpha=alpha, reduction="sum")
         term = None if total is None else torch.empty_like(student)
         value, agreement = _by_reference(
             student, teacher, None, (labels, mask, weight), one, term, gradient_scale

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from isp_distill import backend, extension
-from isp_distill.ops.distill_backend import Rows, plain_rows
-from isp_distill.ops.distill_options import Options
+from isp_distill.ops.distill_call import Call
 
 # The order of `Objective` in csrc/common/distill_call.h; "none" is cross entropy alone.
 _NUMBERS = ("none", "forward_kl", "reverse_kl", "jsd", "tvd", "dkd", "mse")
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _settings(rows: Rows, options: Options, gradient_scale: float) -> tuple[Any, ...]:
-    """The numbers of a call in the order of the operators' schemas."""
-    objective = "none" if options.alpha == 0 else options.objective
+def _arguments(call: Call, losses: Tensor | None) -> tuple[Any, ...]:
+    """What both operators of rows take behind the logits, in the order of their schemas."""
+    options = call.options
     parameters = (*options.parameters, 0.0, 0.0)
     return (
-        _NUMBERS.index(objective),
+        *call.plain_rows(),
+        call.factors,
+        losses,
+        _NUMBERS.index(call.objective),
         parameters[0],
         parameters[1],
         options.temperature,
-        options.alpha != 1 and rows[0] is not None,
+        options.alpha != 1 and call.rows[0] is not None,
         options.ignore_index,
         options.label_smoothing,
-        gradient_scale,
+        call.gradient_scale,
     )
 
 
@@ -40,28 +41,18 @@ class CpuKernels:
         self,
         student: Tensor,
         teacher: Tensor,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement of logits of any strides."""
-        if options.objective == "cwd" and options.alpha != 0:
-            return self._channels(
-                student, teacher, rows, factors, options, gradient, gradient_scale
-            )
-        positions = (student.shape[0], *student.shape[2:])
-        losses = None
-        if options.reduction == "none":
-            losses = student.new_empty(positions, dtype=torch.float32)
+        if call.objective == "cwd":
+            return self._channels(student, teacher, call)
+        losses = call.row_losses(student, (student.shape[0], *student.shape[2:]))
+        gradient = call.gradient
         s, t, g = student, teacher, gradient
         if student.dim() > 4:  # the kernels step along three axes of positions
             s, t = student.flatten(2), teacher.flatten(2)
             g = None if gradient is None else gradient.flatten(2)
-        loss, agreement = torch.ops.isp_distill_cpu.distill_loss(
-            s, t, g, *plain_rows(rows), factors, losses, *_settings(rows, options, gradient_scale)
-        )
+        loss, agreement = torch.ops.isp_distill_cpu.distill_loss(s, t, g, *_arguments(call, losses))
         _bring_back(g, gradient)
         return loss if losses is None else losses, agreement
 
@@ -69,24 +60,13 @@ class CpuKernels:
         self,
         student: Tensor,
         teacher: Tensor,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """``cwd``, whose rows are channels; cross entropy, if any, and agreement come apart."""
-        _, mask, weight = plain_rows(rows)
-        entropy = replace(options, alpha=0.0, reduction="sum")
-        of_entropy = None
-        if options.alpha != 1 and gradient is not None:
-            of_entropy = torch.empty_like(gradient)
-        second, agreement = self.logits(
-            student, teacher, rows, factors, entropy, of_entropy, gradient_scale
-        )
-        losses = None
-        if options.reduction == "none":
-            losses = student.new_empty(student.shape[:2], dtype=torch.float32)
+        entropy, gradient, options = call.cross_entropy_alone(), call.gradient, call.options
+        _, mask, weight = call.plain_rows()
+        second, agreement = self.logits(student, teacher, entropy)
+        losses = call.row_losses(student, student.shape[:2])
         g = None if gradient is None else gradient.flatten(2)
         loss = torch.ops.isp_distill_cpu.channel_distill_loss(
             student.flatten(2),
@@ -94,14 +74,14 @@ class CpuKernels:
             g,
             mask,
             weight,
-            factors,
+            call.factors,
             losses,
             options.temperature,
-            gradient_scale,
+            call.gradient_scale,
         )
         _bring_back(g, gradient)
-        if gradient is not None and of_entropy is not None:
-            gradient += of_entropy
+        if gradient is not None and entropy.gradient is not None:
+            gradient += entropy.gradient
         if losses is not None:
             return losses, agreement
         return loss + second if options.alpha != 1 else loss, agreement
@@ -112,26 +92,12 @@ class CpuKernels:
         teacher: Tensor,
         size: tuple[int, int],
         align_corners: bool,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement at full resolution, gradient at the student's."""
-        losses = None
-        if options.reduction == "none":
-            losses = student.new_empty((student.shape[0], *size), dtype=torch.float32)
+        losses = call.row_losses(student, (student.shape[0], *size))
         loss, agreement = torch.ops.isp_distill_cpu.upsampled_distill_loss(
-            student,
-            teacher,
-            *size,
-            align_corners,
-            gradient,
-            *plain_rows(rows),
-            factors,
-            losses,
-            *_settings(rows, options, gradient_scale),
+            student, teacher, *size, align_corners, call.gradient, *_arguments(call, losses)
         )
         return loss if losses is None else losses, agreement
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from isp_distill import backend, cuda_extension
-from isp_distill.ops.distill_backend import Rows, plain_rows
-from isp_distill.ops.distill_options import Options
+from isp_distill.ops.distill_call import Call
 
 # The numbers of `Objective` in csrc/common/distill_call.h; "none" is cross entropy alone.
 _NUMBERS = {"none": 0, "forward_kl": 1, "reverse_kl": 2, "jsd": 3, "mse": 6}
@@ -36,34 +35,20 @@ class CudaKernels:
         self,
         student: Tensor,
         teacher: Tensor,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement of logits of any strides."""
-        row_losses = None
-        if options.reduction == "none":
-            positions = (student.shape[0], *student.shape[2:])
-            row_losses = student.new_empty(positions, dtype=torch.float32)
+        row_losses = call.row_losses(student, (student.shape[0], *student.shape[2:]))
+        gradient = call.gradient
         s, t, g = four_axes(student, teacher, gradient)
-        losses, agreements = self.launch(
-            s,
-            t,
-            g,
-            *plain_rows(rows, torch.uint8),
-            factors,
-            row_losses,
-            *_numbers(options, rows, gradient_scale),
-        )
+        losses, agreements = self.launch(s, t, g, *_arguments(call, row_losses))
         if gradient is not None and g is not None and g.data_ptr() != gradient.data_ptr():
             gradient.copy_(g.view(gradient.shape))
         return _add_up(losses, agreements, row_losses)
 
-    def launch(self, *call: Any) -> tuple[Tensor, Tensor]:
+    def launch(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         """Each block's loss (float64) and agreements; arguments as the operator's schema says."""
-        losses, agreements = torch.ops.isp_distill_cuda.distill_loss(*call)
+        losses, agreements = torch.ops.isp_distill_cuda.distill_loss(*arguments)
         return losses, agreements
 
     def upsampled(
@@ -72,45 +57,35 @@ class CudaKernels:
         teacher: Tensor,
         size: tuple[int, int],
         align_corners: bool,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement at full resolution, gradient at the student's."""
-        row_losses = None
-        if options.reduction == "none":
-            row_losses = student.new_empty((student.shape[0], *size), dtype=torch.float32)
+        row_losses = call.row_losses(student, (student.shape[0], *size))
         losses, agreements = self.launch_upsampled(
-            student,
-            teacher,
-            *size,
-            align_corners,
-            gradient,
-            *plain_rows(rows, torch.uint8),
-            factors,
-            row_losses,
-            *_numbers(options, rows, gradient_scale),
+            student, teacher, *size, align_corners, call.gradient, *_arguments(call, row_losses)
         )
         return _add_up(losses, agreements, row_losses)
 
-    def launch_upsampled(self, *call: Any) -> tuple[Tensor, Tensor]:
+    def launch_upsampled(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         """As :meth:`launch`, of the operator ``upsampled_distill_loss``."""
-        losses, agreements = torch.ops.isp_distill_cuda.upsampled_distill_loss(*call)
+        losses, agreements = torch.ops.isp_distill_cuda.upsampled_distill_loss(*arguments)
         return losses, agreements
 
 
-def _numbers(options: Options, rows: Rows, gradient_scale: float) -> tuple[Any, ...]:
-    """The numbers of a call in the order of the operators' schemas."""
+def _arguments(call: Call, row_losses: Tensor | None) -> tuple[Any, ...]:
+    """What both operators take behind the logits, in the order of their schemas."""
+    options = call.options
     return (
-        _NUMBERS["none" if options.alpha == 0 else options.objective],
+        *call.plain_rows(torch.uint8),
+        call.factors,
+        row_losses,
+        _NUMBERS[call.objective],
         (*options.parameters, 0.0)[0],
         options.temperature,
-        options.alpha != 1 and rows[0] is not None,
+        options.alpha != 1 and call.rows[0] is not None,
         options.ignore_index,
         options.label_smoothing,
-        gradient_scale,
+        call.gradient_scale,
     )
 
 

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from isp_distill import backend, triton_support
-from isp_distill.ops.distill_backend import Rows, plain_rows
-from isp_distill.ops.distill_options import Options
+from isp_distill.ops.distill_call import Call
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _numbers(options: Options, gradient_scale: float) -> tuple[Any, ...]:
+def _numbers(call: Call) -> tuple[Any, ...]:
     """The numbers of a call in the order in which every kernel takes them."""
+    options = call.options
     parameters = (*options.parameters, 0.0, 0.0)
     return (
         1 / (math.log(2) * options.temperature),
@@ -30,17 +29,12 @@ def _numbers(options: Options, gradient_scale: float) -> tuple[Any, ...]:
         parameters[1],
         options.ignore_index,
         options.label_smoothing,
-        gradient_scale,
+        call.gradient_scale,
     )
 
 
-def _objective(options: Options) -> str:
-    """The objective as the kernels know it: "none" is cross entropy alone."""
-    return "none" if options.alpha == 0 else options.objective
-
-
-def _cross_entropy(options: Options) -> bool:
-    return options.alpha != 1
+def _cross_entropy(call: Call) -> bool:
+    return call.options.alpha != 1
 
 
 def _add_up(losses: Tensor, agreements: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,24 +49,15 @@ class TritonKernels:
         self,
         student: Tensor,
         teacher: Tensor,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement of logits of any strides."""
-        if options.objective == "cwd" and options.alpha != 0:
-            return self._channels(
-                student, teacher, rows, factors, options, gradient, gradient_scale
-            )
-        row_losses = None
-        if options.reduction == "none":
-            positions = (student.shape[0], *student.shape[2:])
-            row_losses = student.new_empty(positions, dtype=torch.float32)
+        if call.objective == "cwd":
+            return self._channels(student, teacher, call)
+        row_losses = call.row_losses(student, (student.shape[0], *student.shape[2:]))
         loss, agreement = _launch(
-            student, teacher, gradient, (*plain_rows(rows, torch.uint8), None), factors, row_losses,
-            _numbers(options, gradient_scale), _objective(options), _cross_entropy(options),
+            student, teacher, call.gradient, (*call.plain_rows(torch.uint8), None), call.factors,
+            row_losses, _numbers(call), call.objective, _cross_entropy(call),
         )  # fmt: skip
         return loss if row_losses is None else row_losses, agreement
 
@@ -80,38 +65,27 @@ class TritonKernels:
         self,
         student: Tensor,
         teacher: Tensor,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """``cwd``, whose rows are channels; cross entropy, if any, and agreement come apart."""
-        _, mask, weight = plain_rows(rows, torch.uint8)
-        of_entropy = None
-        if options.alpha != 1 and gradient is not None:
-            of_entropy = torch.empty_like(gradient)
-        entropy = replace(options, alpha=0.0, reduction="sum")
-        second, agreement = self.logits(
-            student, teacher, rows, factors, entropy, of_entropy, gradient_scale
-        )
-        row_losses = None
-        if options.reduction == "none":
-            row_losses = student.new_empty(student.shape[:2], dtype=torch.float32)
+        entropy, gradient = call.cross_entropy_alone(), call.gradient
+        _, mask, weight = call.plain_rows(torch.uint8)
+        second, agreement = self.logits(student, teacher, entropy)
+        row_losses = call.row_losses(student, student.shape[:2])
         # Pixels in the place of classes: [N, H * W, C].
         s, t = student.flatten(2).transpose(1, 2), teacher.flatten(2).transpose(1, 2)
         g = None if gradient is None else gradient.flatten(2).transpose(1, 2)
         loss, _ = _launch(
-            s, t, g, (None, None, weight, mask), factors, row_losses,
-            _numbers(options, gradient_scale), "forward_kl", False, streamed=True,
+            s, t, g, (None, None, weight, mask), call.factors, row_losses,
+            _numbers(call), "forward_kl", False, streamed=True,
         )  # fmt: skip
         if gradient is not None and g is not None:
             _bring_back(g, gradient, g.transpose(1, 2).view(gradient.shape))
-            if of_entropy is not None:
-                gradient += of_entropy
+            if entropy.gradient is not None:
+                gradient += entropy.gradient
         if row_losses is not None:
             return row_losses, agreement
-        return loss + second if options.alpha != 1 else loss, agreement
+        return loss + second if call.options.alpha != 1 else loss, agreement
 
     def upsampled(
         self,
@@ -119,24 +93,17 @@ class TritonKernels:
         teacher: Tensor,
         size: tuple[int, int],
         align_corners: bool,
-        rows: Rows,
-        factors: Tensor,
-        options: Options,
-        gradient: Tensor | None,
-        gradient_scale: float,
+        call: Call,
     ) -> tuple[Tensor, Tensor]:
         """Loss and agreement at full resolution, gradient at the student's."""
         from isp_distill.kernels.distill_upsampled import launch_upsampled
 
-        row_losses = None
-        if options.reduction == "none":
-            row_losses = student.new_empty((student.shape[0], *size), dtype=torch.float32)
-        settings = (_numbers(options, gradient_scale), _objective(options), _cross_entropy(options))
-        logits = (student, teacher, size, align_corners, gradient)
+        row_losses = call.row_losses(student, (student.shape[0], *size))
         with _current_device(student):
             parts = launch_upsampled(
-                *logits, plain_rows(rows, torch.uint8), factors, row_losses, *settings
-            )
+                student, teacher, size, align_corners, call.gradient, call.plain_rows(torch.uint8),
+                call.factors, row_losses, _numbers(call), call.objective, _cross_entropy(call),
+            )  # fmt: skip
         loss, agreement = _add_up(*parts)
         return loss if row_losses is None else row_losses, agreement
 

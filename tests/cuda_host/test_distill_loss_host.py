@@ -13,6 +13,7 @@ from distill_loss_host_backend import operator
 from hypothesis import assume, given, settings
 
 from isp_distill import distill_loss, use_backend
+from isp_distill.ops.distill_call import Call
 from isp_distill.ops.distill_cuda import CudaKernels, refuses
 from isp_distill.ops.distill_options import checked_options
 
@@ -118,8 +119,8 @@ def test_a_label_that_is_no_class_is_not_looked_up(shape):
         labels[-1] = label
         options = checked_options("forward_kl", 1.0, 0.5, -100, 0.1, "none")
         gradient, factors = torch.empty_like(s), torch.tensor([0.5, 0.5], dtype=torch.float64)
-        rows = (labels, None, None)
-        loss, _ = CudaKernels().logits(s, t, rows, factors, options, gradient, 1.0)
+        call = Call((labels, None, None), factors, options, gradient, 1.0)
+        loss, _ = CudaKernels().logits(s, t, call)
         assert bool(loss[-1].isnan().all())
         assert bool(gradient[-1].isnan().all())
         assert bool(loss[:-1].isfinite().all())

@@ -17,6 +17,7 @@ from distill_upsampled_host_backend import plan as host_plan
 from hypothesis import assume, given, settings
 
 from isp_distill import upsampled_distill_loss, use_backend
+from isp_distill.ops.distill_call import Call
 from isp_distill.ops.distill_cuda import CudaKernels, refuses
 from isp_distill.ops.distill_options import checked_options
 
@@ -190,10 +191,8 @@ def test_a_label_that_is_no_class_is_not_looked_up():
         labels[0, 15, 15] = label
         options = checked_options("forward_kl", 1.0, 0.5, -100, 0.1, "none")
         gradient, factors = torch.empty_like(s), torch.tensor([0.5, 0.5], dtype=torch.float64)
-        rows = (labels, None, None)
-        loss, _ = CudaKernels().upsampled(
-            s, t, (16, 16), False, rows, factors, options, gradient, 1.0
-        )
+        call = Call((labels, None, None), factors, options, gradient, 1.0)
+        loss, _ = CudaKernels().upsampled(s, t, (16, 16), False, call)
         wrong = torch.zeros_like(loss, dtype=torch.bool)
         wrong[0, 15, 15] = True
         assert torch.equal(loss.isnan(), wrong)
