@@ -17,75 +17,12 @@
 // `most` is the block read again, for the values clipped at `most` and for how many were clipped.
 #pragma once
 
+#include "cpu/halves.h"
 #include "cpu/render_demosaic.h"
 #include "cpu/render_rows.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {
-
-// ------------------------------------------------- two 16-bit values in each word of a vector
-
-typedef uint16_t Halves __attribute__((vector_size(4 * kLanes), may_alias));
-
-// a - b, at least 0.
-ISP_INLINE Word subtract_halves(Word a, Word b) {
-#if defined(__AVX512BW__)
-  return (Word)_mm512_subs_epu16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (Word)_mm256_subs_epu16((__m256i)a, (__m256i)b);
-#elif defined(__x86_64__)
-  return (Word)_mm_subs_epu16((__m128i)a, (__m128i)b);
-#else
-  const Halves x = (Halves)a, y = (Halves)b;
-  return (Word)(x > y ? x - y : Halves{});
-#endif
-}
-
-ISP_INLINE Word larger_halves(Word a, Word b) {
-#if defined(__AVX512BW__)
-  return (Word)_mm512_max_epu16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (Word)_mm256_max_epu16((__m256i)a, (__m256i)b);
-#else
-  return (Word)((Halves)subtract_halves(a, b) + (Halves)b);
-#endif
-}
-
-ISP_INLINE Word smaller_halves(Word a, Word b) {
-  return (Word)((Halves)a - (Halves)subtract_halves(a, b));
-}
-
-// Of signed values: the sum of the two products in each word.
-ISP_INLINE Int multiply_halves(Word a, Word b) {
-#if defined(__AVX512BW__)
-  return (Int)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (Int)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(__x86_64__)
-  return (Int)_mm_madd_epi16((__m128i)a, (__m128i)b);
-#else
-  const auto low = [](Word w) { return (Int)(w << 16) >> 16; };
-  const auto high = [](Word w) { return (Int)w >> 16; };
-  return low(a) * low(b) + high(a) * high(b);
-#endif
-}
-
-ISP_INLINE bool any(Word w) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi32_mask((__m512i)w, (__m512i)w) != 0;
-#elif defined(__AVX2__)
-  return _mm256_testz_si256((__m256i)w, (__m256i)w) == 0;
-#else
-  uint64_t parts[kLanes / 2], all = 0;
-  memcpy(parts, &w, sizeof(w));
-  for (uint64_t part : parts) all |= part;
-  return all != 0;
-#endif
-}
-
-ISP_INLINE Word both_halves(uint32_t even_column, uint32_t odd_column) {
-  return (even_column | odd_column << 16) - Word{};
-}
 
 // ---------------------------------------------------------------------------- of one block of columns
 
@@ -237,6 +174,7 @@ struct Corner {
   static constexpr int kCorrections =
       method == Demosaic::superpixel ? 0 : method == Demosaic::bilinear ? 2 : 4;
   static constexpr int kReach = kCorrections > 0 ? 2 : 0;  // sensor rows to either side
+  static constexpr int kPlanes = 2 * (2 + kCorrections);   // of T0 and what is corrected
 
   int parity;  // of the row below
   // Second differences of a ramp that begins at the corner, 1 row to either side (of the rows above and
@@ -264,7 +202,7 @@ struct alignas(64) BlockState {
   bool clips[2];  // whether even and odd sensor rows were clipped
 };
 
-constexpr int kSums = 12;
+constexpr int kMostPlanes = 12;
 // Sums exist for so many blocks of a row at a time, which keeps them in the first-level cache.
 constexpr int64_t kSlots = 18;
 constexpr int64_t kPlane = kSlots * kLanes + kPad;
@@ -395,7 +333,7 @@ ISP_INLINE int64_t patch_rows(const Segments& segments) {
 }
 ISP_INLINE int64_t segment_floats(const Segments& segments, int64_t pairs) {
   return (pairs / kLanes + 2) * static_cast<int64_t>(sizeof(BlockState) / sizeof(float)) + kPad +
-         kSums * kPlane + patch_rows(segments) * kLanes;
+         kMostPlanes * kPlane + patch_rows(segments) * kLanes;
 }
 
 // Completes output row i, and hands develop(sums, origin, begin, end) the sums of pairs [begin, end):
@@ -418,7 +356,7 @@ void complete_row(
         if (++slot < kSlots) return;
         const int64_t filled = at_most(origin + (kSlots - 1) * kLanes, span.pairs);
         develop(memory.sums, origin, origin + ready * kLanes, filled);
-        for (int k = 0; k < kSums; ++k) {
+        for (int k = 0; k < end.kPlanes; ++k) {
           float* plane = memory.sums + k * kPlane;
           memcpy(plane, plane + (kSlots - 2) * kLanes, 2 * kLanes * sizeof(float));
         }
@@ -437,9 +375,9 @@ void run_segments(
   const uintptr_t aligned = (reinterpret_cast<uintptr_t>(workspace) + 63) / 64 * 64;
   SegmentMemory memory = {reinterpret_cast<BlockState*>(aligned), nullptr, nullptr};
   memory.sums = reinterpret_cast<float*>(memory.states + span.pairs / kLanes + 2);
-  memory.patch = reinterpret_cast<uint16_t*>(memory.sums + kSums * kPlane);
+  memory.patch = reinterpret_cast<uint16_t*>(memory.sums + kMostPlanes * kPlane);
   // Lanes that no pixel needs are never filled.
-  memset(memory.sums, 0, sizeof(float) * (kSums * kPlane + patch_rows(r.segments) * kLanes));
+  memset(memory.sums, 0, sizeof(float) * (kMostPlanes * kPlane + patch_rows(r.segments) * kLanes));
 
   const Segment<method> before(r.segments, begin - 1, levels);
   const Corner<method> top(r.segments, begin - 1, levels), bottom(r.segments, begin, levels);
