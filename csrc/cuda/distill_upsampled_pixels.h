@@ -213,16 +213,22 @@ ISP_KERNEL(2) upsampled_pixels(ISP_CONSTANT UpsampledLoss up) {
     Passing passing[kRows];
     bool any = false;
     ISP_UNROLL for (int p = 0; p < kRows; ++p) any |= place(p).inside;
-    all_classes(at, n, own, share_x, turn, [&](int index, const auto& s, const auto& step_s,
+    // use(p, s, t, index): a batch of classes from `index` on at pixel p.
+    const auto at_every_pixel = [&](const auto& use) {
+      all_classes(at, n, own, share_x, turn, [&](int index, const auto& s, const auto& step_s,
                                                  const auto& t, const auto& step_t, auto ruled_out) {
-      if (!any) return;
-      ISP_UNROLL for (int p = 0; p < kRows; ++p) {
-        if (p >= rows) continue;
-        float of_s[kBatch], of_t[kBatch];
-        at_pixel(s, step_s, shares[0][p], ruled_out, of_s);
-        at_pixel(t, step_t, shares[1][p], ruled_out, of_t);
-        pass_by<O>(passing[p], of_s, of_t, index, 1, call);
-      }
+        if (!any) return;
+        ISP_UNROLL for (int p = 0; p < kRows; ++p) {
+          if (p >= rows) continue;
+          float of_s[kBatch], of_t[kBatch];
+          at_pixel(s, step_s, shares[0][p], ruled_out, of_s);
+          at_pixel(t, step_t, shares[1][p], ruled_out, of_t);
+          use(p, of_s, of_t, index);
+        }
+      });
+    };
+    at_every_pixel([&](int p, const auto& s, const auto& t, int index) {
+      pass_by<O>(passing[p], s, t, index, 1, call);
     });
     float compared[2][kRows] = {};
     if constexpr (O == Objective::jsd) {
@@ -230,19 +236,11 @@ ISP_KERNEL(2) upsampled_pixels(ISP_CONSTANT UpsampledLoss up) {
       ISP_UNROLL for (int p = 0; p < kRows; ++p) {
         log_s[p] = log_2(passing[p].sums.s), log_t[p] = log_2(passing[p].sums.t);
       }
-      all_classes(at, n, own, share_x, turn, [&](int, const auto& s, const auto& step_s,
-                                                   const auto& t, const auto& step_t, auto ruled_out) {
-        if (!any) return;
-        ISP_UNROLL for (int p = 0; p < kRows; ++p) {
-          if (p >= rows) continue;
-          float of_s[kBatch], of_t[kBatch];
-          at_pixel(s, step_s, shares[0][p], ruled_out, of_s);
-          at_pixel(t, step_t, shares[1][p], ruled_out, of_t);
-          ISP_UNROLL for (int i = 0; i < kBatch; ++i) {
-            compare(compared[0][p], compared[1][p],
-                    mixture(of_s[i], of_t[i], passing[p].s.top, passing[p].t.top, log_s[p], log_t[p],
-                            call.k, call.beta));
-          }
+      at_every_pixel([&](int p, const auto& s, const auto& t, int) {
+        ISP_UNROLL for (int i = 0; i < kBatch; ++i) {
+          compare(compared[0][p], compared[1][p],
+                  mixture(s[i], t[i], passing[p].s.top, passing[p].t.top, log_s[p], log_t[p], call.k,
+                          call.beta));
         }
       });
     }
