@@ -6,133 +6,21 @@
 //
 //   S = sum of y[r],  M = sum of (r - first) y[r],  y = value above black,
 //
-// are all that its rows contribute to any T0, and they stay in registers while the segment is read, two
-// rows at a time by the integer multiply-add: a triangle rises by M and falls by S and M. C1 and C2 are 1,
+// are all that its rows contribute to any T0, and they stay in registers while the segment is read
+// (render_segment_sums.h): a triangle rises by M and falls by S and M. C1 and C2 are 1,
 // -2 and 1 times what the four sensor rows around each of the three corners say. All of it is combined
 // in registers and stored once for each row of the picture, and the rows of the next segment are fetched
 // meanwhile, since no processor follows so many streams by itself.
-//
-// Integers cannot be clipped at 1, since gain / (white - black) leaves a fraction: 1 is at
-// most + excess sensor steps. The largest value of a block is looked at, and only where it is above
-// `most` is the block read again, for the values clipped at `most` and for how many were clipped.
 #pragma once
 
-#include "cpu/halves.h"
 #include "cpu/render_demosaic.h"
 #include "cpu/render_rows.h"
+#include "cpu/render_segment_sums.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {
 
 // ---------------------------------------------------------------------------- of one block of columns
-
-// What a sample's sites are, even and odd columns of the even and the odd rows.
-struct WholeLevels {
-  Word black[2], most[2];  // of a sensor row's pairs
-  float excess[2][2], steps[2][2], scale[2][2];  // steps: most + excess
-};
-
-static WholeLevels whole_levels(const Levels& levels) {
-  WholeLevels whole;
-  for (int row = 0; row < 2; ++row) {
-    uint32_t most[2];
-    for (int column = 0; column < 2; ++column) {
-      const float scale = levels.scale[2 * row + column];
-      const double steps = 1.0 / scale;
-      most[column] = static_cast<uint32_t>(steps);
-      whole.excess[row][column] = static_cast<float>(steps - most[column]);
-      whole.steps[row][column] = static_cast<float>(steps);
-      whole.scale[row][column] = scale;
-    }
-    const float* black = levels.black + 2 * row;
-    whole.black[row] = both_halves(static_cast<uint32_t>(black[0]), static_cast<uint32_t>(black[1]));
-    whole.most[row] = both_halves(most[0], most[1]);
-  }
-  return whole;
-}
-
-// The rows of one parity of a segment.
-struct SegmentRows {
-  const uint16_t* pairs;  // kLanes pairs of the first of them
-  int64_t step, count;    // elements from one to the next; how many
-  int64_t ahead;          // elements to the same row of the next segment, which is fetched by the way
-  int weight, weight_step;
-};
-
-// S and M of the even and of the odd columns.
-struct SegmentSums {
-  Int plain[2] = {}, weighted[2] = {};
-};
-
-// Adds the rows y and z (two values in each word), whose weights are alike in every word.
-ISP_INLINE void add_rows(Word y, Word z, Word weights, SegmentSums& sums) {
-  const Word low = both_halves(0xffff, 0), ones = both_halves(1, 1);
-  const Word columns[2] = {(y & low) | (z << 16), (y >> 16) | (z & ~low)};
-  for (int column = 0; column < 2; ++column) {
-    sums.plain[column] += multiply_halves(columns[column], ones);
-    sums.weighted[column] += multiply_halves(columns[column], weights);
-  }
-}
-
-// Runs use(y, z, weights) for two rows at a time, the last one perhaps alone.
-template <class Use>
-ISP_INLINE void for_two_rows(const SegmentRows& rows, Use use) {
-  const uint16_t* p = rows.pairs;
-  Word weights = both_halves(rows.weight, rows.weight + rows.weight_step);
-  const Word two_rows = both_halves(2 * rows.weight_step, 2 * rows.weight_step);
-  int64_t k = 0;
-  for (; k + 1 < rows.count; k += 2, p += 2 * rows.step, weights += two_rows) {
-    __builtin_prefetch(p + rows.ahead, 0, 2);
-    __builtin_prefetch(p + rows.ahead + rows.step, 0, 2);
-    use(load_words(p), load_words(p + rows.step), weights);
-  }
-  if (k == rows.count) return;
-  __builtin_prefetch(p + rows.ahead, 0, 2);
-  use(load_words(p), Word{}, weights);
-}
-
-// S and M of a parity's rows as floats, in sensor steps. `clips`: whether the same columns were clipped
-// in the segment above, where it is likely that they are again; becomes whether they are here.
-ISP_INLINE void segment_sums(const SegmentRows& rows, const WholeLevels& levels, int parity, bool& clips,
-                             Vec* plain, Vec* weighted) {
-  const Word black = levels.black[parity], most = levels.most[parity];
-  SegmentSums sums;
-  if (!clips) {
-    Word largest = {};
-    for_two_rows(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
-      const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
-      largest = larger_halves(largest, larger_halves(y0, y1));
-      add_rows(y0, y1, weights, sums);
-    });
-    clips = any(subtract_halves(largest, most));
-    if (__builtin_expect(!clips, 1)) {
-      for (int column = 0; column < 2; ++column) {
-        plain[column] = __builtin_convertvector(sums.plain[column], Vec);
-        weighted[column] = __builtin_convertvector(sums.weighted[column], Vec);
-      }
-      return;
-    }
-    sums = {};
-  }
-  Word clipped_values = {};
-  SegmentSums clipped;
-  for_two_rows(rows, [&](Word x0, Word x1, Word weights) __attribute__((always_inline)) {
-    const Word one = both_halves(1, 1);
-    const Word y0 = subtract_halves(x0, black), y1 = subtract_halves(x1, black);
-    const Word above0 = subtract_halves(y0, most), above1 = subtract_halves(y1, most);
-    clipped_values |= above0 | above1;
-    add_rows((Word)((Halves)y0 - (Halves)above0), (Word)((Halves)y1 - (Halves)above1), weights, sums);
-    add_rows(smaller_halves(above0, one), smaller_halves(above1, one), weights, clipped);
-  });
-  clips = any(clipped_values);
-  for (int column = 0; column < 2; ++column) {
-    const float excess = levels.excess[parity][column];
-    plain[column] = __builtin_convertvector(sums.plain[column], Vec) +
-                    excess * __builtin_convertvector(clipped.plain[column], Vec);
-    weighted[column] = __builtin_convertvector(sums.weighted[column], Vec) +
-                       excess * __builtin_convertvector(clipped.weighted[column], Vec);
-  }
-}
 
 // A block of a row: in memory `x`, `step` elements from row to row, `ahead` to the next segment.
 struct Block {
@@ -245,6 +133,7 @@ ISP_INLINE void complete_block(
     const Segment<method>& segment, const Corner<method>& end, const WholeLevels& levels,
     const Block& block, int turn, BlockState& state, float* sums) {
   Vec total[2][2];
+#pragma GCC unroll 2
   for (int row = 0; row < 2; ++row) {
     Vec plain[2], weighted[2];
     segment_sums(segment.rows(block, row), levels, row, state.clips[row], plain, weighted);
@@ -295,6 +184,17 @@ ISP_INLINE void begin_block(
 
 // ---------------------------------------------------------------------------------- of a whole row
 
+// Of `count` rows from `sensor` on, the columns from `column` on that lie in [begin, end) of a block,
+// those beyond the sensor mirrored.
+__attribute__((noinline)) static void fill_patch(
+    const Render& r, const uint16_t* sensor, int64_t count, int64_t column, int64_t begin, int64_t end,
+    uint16_t* patch) {
+  for (int64_t j = begin; j < end; ++j) {
+    const uint16_t* from = sensor + reflect(column + j, r.width);
+    for (int64_t k = 0; k < count; ++k) patch[k * 2 * kLanes + j] = from[k * r.mosaic_row];
+  }
+}
+
 // Runs use(block, i) for kLanes pairs from pair i on, from the one in front of the piece to the one
 // behind it; `row` is the first of `count` sensor rows. `patch` stands in for what is beyond the sensor.
 template <class Use>
@@ -307,17 +207,14 @@ ISP_INLINE void for_each_block(
   const int64_t ahead = at_most(count, at_least(r.height - row - count, 0)) * r.mosaic_row;
   for (int64_t i = -kLanes; i <= span.pairs; i += kLanes) {
     const int64_t column = 2 * (span.pair + i);
-    if (column >= 0 && column + 2 * kLanes <= r.width) {
-      use(Block{sensor + column, r.mosaic_row, ahead}, i);
-      continue;
+    Block block = {sensor + column, r.mosaic_row, ahead};
+    if (__builtin_expect(column < 0 || column + 2 * kLanes > r.width, 0)) {
+      const int64_t begin = i < 0 ? 2 * kLanes - 2 : 0;
+      const int64_t end = i < 0 ? 2 * kLanes : at_most(2 * kLanes, 2 * (span.pairs + 1 - i));
+      fill_patch(r, sensor, count, column, begin, end, patch);
+      block = {patch, 2 * kLanes, 0};
     }
-    const int64_t begin = i < 0 ? 2 * kLanes - 2 : 0;
-    const int64_t end = i < 0 ? 2 * kLanes : at_most(2 * kLanes, 2 * (span.pairs + 1 - i));
-    for (int64_t j = begin; j < end; ++j) {
-      const uint16_t* from = sensor + reflect(column + j, r.width);
-      for (int64_t k = 0; k < count; ++k) patch[k * 2 * kLanes + j] = from[k * r.mosaic_row];
-    }
-    use(Block{patch, 2 * kLanes, 0}, i);
+    use(block, i);  // in one place: it is long, and inlined
   }
 }
 
