@@ -109,6 +109,16 @@ class Teacher:
         )
         return logits_of(self.model((picture - mean[:, None, None]) / std[:, None, None]))
 
+    @torch.no_grad()
+    def output_shape(self, device: torch.device) -> tuple[int, ...]:
+        """The shape of one picture's logits, ``(C,)`` or ``(C, h, w)``: the model is run once.
+
+        Args:
+            device: where the model is, in eval mode.
+        """
+        picture = torch.zeros(1, 3, self.size, self.size, device=device)
+        return tuple(self.logits(picture).shape[1:])
+
 
 class PlanesModel(nn.Module):
     """A student without a RawStem, fed the normalised mosaic its first convolution asks for.
