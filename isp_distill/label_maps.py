@@ -1,8 +1,8 @@
 """Label maps: a class for every pixel of a picture, and what a view of the picture shows of it.
 
-**Where a map lies.** Over the upright picture, edge on edge: the one that :func:`isp_distill.render`
-makes of the whole mosaic once the EXIF orientation is applied, which is also how viewers and
-annotation tools show a file. It may have any resolution of the picture's aspect ratio.
+**Where a map lies.** Over the upright picture, edge on edge: what :func:`isp_distill.render` makes
+of the whole mosaic, the EXIF orientation applied, which is also how viewers and annotation tools
+show a file. It may have any resolution of the picture's aspect ratio.
 
 **What a view sees of it.** The part that its mosaic shows, turned over as the mosaic is, at the
 resolution at which dense logits are compared (:class:`LabelGrid`): each of these pixels takes the
@@ -236,15 +236,16 @@ def _read_png(path: Path) -> Array:
         file.seek(0)
         try:
             with image_of.open(file, formats=("PNG",)) as image:
-                mode, array = image.mode, np.asarray(image)
+                mode = image.mode
+                array: Array = np.asarray(image)
         except image_of.DecompressionBombError as error:
             raise OSError(str(error)) from error
     if mode in ("I", "I;16", "I;16B"):
         return array.astype(np.uint16)
     if mode == "L" and depth in (b"\x02", b"\x04"):
         # Pillow stretches such greys to 8 bits.
-        return array // np.uint8(255 // (2 ** depth[0] - 1))
-    if mode not in ("1", "L", "P"):
+        array = array // np.uint8(255 // (2 ** depth[0] - 1))
+    elif mode not in ("1", "L", "P"):
         raise _NotSingleChannelError(
             f"{path}: is a PNG of mode {mode}: a label map has one channel of class indices, "
             "in 8 or 16 bits or by a palette"
