@@ -214,39 +214,32 @@ def _read(path: Path) -> Array:
         RawError: it cannot be read.
         ValueError: it is a PNG of more than one channel.
     """
-    try:
-        if path.suffix == ".npy":
-            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return array
+    if path.suffix == ".png":
         return _read_png(path)
-    except _NotSingleChannelError:
-        raise
-    except (OSError, EOFError, ValueError, SyntaxError) as error:
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, EOFError, ValueError) as error:
         raise RawError(path, f"cannot be read as a label map: {error}") from error
 
 
-class _NotSingleChannelError(ValueError):
-    pass
-
-
 def _read_png(path: Path) -> Array:
-    image_of = _pillow()
-    with open(path, "rb") as file:
-        depth = file.read(_DEPTH + 1)[_DEPTH:]
-        file.seek(0)
-        try:
-            with image_of.open(file, formats=("PNG",)) as image:
-                mode = image.mode
+    pillow = _pillow()
+    try:
+        with open(path, "rb") as file:
+            depth = file.read(_DEPTH + 1)[_DEPTH:]
+            file.seek(0)
+            with pillow.open(file, formats=("PNG",)) as image:
+                mode: str = image.mode
                 array: Array = np.asarray(image)
-        except image_of.DecompressionBombError as error:
-            raise OSError(str(error)) from error
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise RawError(path, f"cannot be read as a label map: {error}") from error
     if mode in ("I", "I;16", "I;16B"):
         return array.astype(np.uint16)
     if mode == "L" and depth in (b"\x02", b"\x04"):
         # Pillow stretches such greys to 8 bits.
         array = array // np.uint8(255 // (2 ** depth[0] - 1))
     elif mode not in ("1", "L", "P"):
-        raise _NotSingleChannelError(
+        raise ValueError(
             f"{path}: is a PNG of mode {mode}: a label map has one channel of class indices, "
             "in 8 or 16 bits or by a palette"
         )
