@@ -1,5 +1,6 @@
 """Label maps in train() and evaluate(): what is learnt from them, and how it is measured."""
 
+import functools
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ from isp_distill import PackedRaw, RawFolder, pack, train
 from isp_distill.cfa import PATTERNS
 from isp_distill.cli import main
 from isp_distill.data import View, ViewLoader
+from isp_distill.dense import upsampled_bands
 from isp_distill.evaluation import _Tally
 from isp_distill.label_maps import IGNORED, LabelGrid
 from isp_distill.sources import has_label_maps
@@ -84,7 +86,8 @@ def confusion(labels, predicted, classes):
 
 @pytest.mark.parametrize("size", [None, (12, 20)])
 def test_reports_against_a_confusion_matrix(monkeypatch, size):
-    monkeypatch.setattr("isp_distill.dense._BUDGET", 500)  # bands of few rows
+    bands = functools.partial(upsampled_bands, budget=500)  # a row or two each
+    monkeypatch.setattr("isp_distill.evaluation.upsampled_bands", bands)
     chosen, data = teacher(dense=True), pairs(5)
     chosen.model.eval()
     student = isp_distill.rawify(Coarse(chosen.model), curve="gamma").eval()
