@@ -67,15 +67,15 @@ class Report:
         ]
         if self.mean_iou is not None:
             parts.append(f"mIoU {self.mean_iou:.3f}")
+        if dense and self.agreement_confident is not None:
+            where = f"{self.confident:.0%} where the teacher is confident"
+            parts.append(f"{self.agreement_confident:.3f} of the {where}")
         if self.accuracy is not None:
             of = "pixel accuracy" if dense else "accuracy"
             parts.append(f"{of} {self.accuracy:.3f} (teacher {self.teacher_accuracy:.3f})")
         if self.label_iou is not None:
             with_labels = f"{self.label_iou:.3f} (teacher {self.teacher_label_iou:.3f})"
             parts.append(f"mIoU with the labels {with_labels}")
-        if dense and self.agreement_confident is not None:
-            where = f"{self.confident:.0%} where the teacher is confident"
-            parts.append(f"{self.agreement_confident:.3f} of the {where}")
         return f"{', '.join(parts)} over {self.samples} views"
 
 

@@ -86,10 +86,10 @@ class LabelMaps:
     """The label maps of a folder of pictures: the same tree of names, ``.png`` or ``.npy``.
 
     A PNG has one channel of class indices (or a palette, whose colours mean nothing); an array in
-    ``.npy`` is ``[h, w]``, of an integer type. Only what a view shows is read of an array, whereas a
-    PNG is decoded whole for each view: 53 ms on one core for a map of 12 MP, 3.5 for one of a
-    quarter of its sides, so maps are best no finer than the views. Pixels that have no class are 255 in 8 bits, 65535 in 16, and
-    -100 in signed arrays.
+    ``.npy`` is ``[h, w]``, of an integer type. Pixels that have no class are 255 in 8 bits, 65535
+    in 16, and -100 in signed arrays. Only what a view shows is read of an array, whereas a PNG is
+    decoded whole for each view: 53 ms on one core for a map of 12 MP, 3.5 for one with sides of a
+    quarter, so maps are best no finer than the views.
 
     Args:
         folder: of the maps.
