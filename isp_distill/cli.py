@@ -15,23 +15,38 @@ from isp_distill import __version__
 from isp_distill.errors import BackendError, RawError
 
 if TYPE_CHECKING:
+    from isp_distill.sources import Source
     from isp_distill.teacher import Teacher
+
+_TEACHER = "a pretrained timm model, or MODULE:FUNCTION of yours that returns a Teacher"
 
 
 def _train(a: argparse.Namespace) -> None:
     from isp_distill.packed import PackedRaw
+    from isp_distill.sources import open_source
+    from isp_distill.teacher import teacher_by_name
     from isp_distill.training import train
 
+    data: str | Source
+    if a.live_teacher:
+        data = PackedRaw(a.data, label_maps=a.label_maps, use_stored_teacher=False)
+    else:
+        data = open_source(a.data, a.label_maps)
+    validation = None
+    if a.validation is not None:
+        validation = open_source(a.validation, a.validation_label_maps)
     result = train(
         "rawify",
-        a.teacher,
-        PackedRaw(a.data, use_stored_teacher=False) if a.live_teacher else a.data,
+        teacher_by_name(a.teacher),
+        data,
         out=a.out,
         steps=a.steps,
         batch_size=a.batch_size,
-        validation=a.validation,
+        validation=validation,
         objective=a.objective,
         temperature=a.temperature,
+        alpha=a.alpha,
+        dense_size=a.dense_size,
         lr=a.lr,
         stem_lr=a.stem_lr,
         trainable=a.trainable,
@@ -67,17 +82,19 @@ def _trained(teacher: Teacher, checkpoint: str | None) -> torch.nn.Module:
 
 def _evaluate(a: argparse.Namespace) -> None:
     from isp_distill.evaluation import evaluate
-    from isp_distill.teacher import as_teacher
+    from isp_distill.sources import open_source
+    from isp_distill.teacher import teacher_by_name
 
-    teacher = as_teacher(a.teacher)
+    teacher = teacher_by_name(a.teacher)
     student = _trained(teacher, a.checkpoint)
     print(
         evaluate(
             student,
             teacher,
-            a.data,
+            open_source(a.data, a.label_maps),
             views=a.views,
             crop=a.crop,
+            dense_size=a.dense_size,
             exposure=a.exposure,
             batch_size=a.batch_size,
             device=a.device,
@@ -89,6 +106,7 @@ def _evaluate(a: argparse.Namespace) -> None:
 
 def _pack(a: argparse.Namespace) -> None:
     from isp_distill.pack import pack
+    from isp_distill.teacher import teacher_by_name
 
     report = pack(
         a.folder,
@@ -98,7 +116,7 @@ def _pack(a: argparse.Namespace) -> None:
         compression=a.compression,
         workers=a.workers,
         prune=a.prune,
-        teacher=a.teacher,
+        teacher=None if a.teacher is None else teacher_by_name(a.teacher),
         views=a.views,
         crop=a.crop,
         crop_area=None if a.crop_area is None else tuple(a.crop_area),
@@ -124,9 +142,9 @@ def _export(a: argparse.Namespace) -> None:
     from isp_distill.export import export
     from isp_distill.isp import ISP
     from isp_distill.raw import read_raw
-    from isp_distill.teacher import as_teacher
+    from isp_distill.teacher import teacher_by_name
 
-    teacher = as_teacher(a.teacher)
+    teacher = teacher_by_name(a.teacher)
     raw = None if a.camera is None else read_raw(a.camera)
     print(
         export(
@@ -234,7 +252,15 @@ def parser() -> argparse.ArgumentParser:
 
     def shared(one: argparse.ArgumentParser) -> None:
         one.add_argument("data", help="folder of RAW files, of pictures, or a packed one")
-        one.add_argument("--teacher", required=True, help="name of a pretrained timm model")
+        one.add_argument("--teacher", required=True, help=_TEACHER)
+        one.add_argument(
+            "--label-maps", metavar="FOLDER",
+            help="a class for every pixel: FOLDER/a/b.png (or .npy) for a/b.dng of the data",
+        )  # fmt: skip
+        one.add_argument(
+            "--dense-size", type=int, metavar="SIDE",
+            help="side at which dense logits are compared; default: the teacher's own",
+        )  # fmt: skip
         one.add_argument("--batch-size", type=int, default=16)
         one.add_argument(
             "--crop", type=int, help="side of the mosaics; default: twice the teacher's"
@@ -248,9 +274,14 @@ def parser() -> argparse.ArgumentParser:
     shared(one)
     one.add_argument("--out", default="runs/isp-distill")
     one.add_argument("--validation", help="folder to measure agreement on")
+    one.add_argument("--validation-label-maps", metavar="FOLDER", help="its label maps")
     one.add_argument("--steps", type=int, default=500)
     one.add_argument("--objective", default="forward_kl")
     one.add_argument("--temperature", type=float, default=2.0)
+    one.add_argument(
+        "--alpha", type=float, default=1.0,
+        help="share of the objective; the rest is the labels' cross entropy",
+    )  # fmt: skip
     one.add_argument("--lr", type=float, default=3e-5)
     one.add_argument("--stem-lr", type=float, default=2e-2)
     one.add_argument("--trainable", choices=("all", "stem"), default="all")
@@ -278,7 +309,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--compression", choices=("none", "zstd"), default="none")
     one.add_argument("--workers", type=int, help="decoding processes; default: one a core")
     one.add_argument("--prune", action="store_true", help="drop what is no longer in FOLDER")
-    one.add_argument("--teacher", help="store the logits of this pretrained timm model as well")
+    one.add_argument("--teacher", help=f"store its logits as well: {_TEACHER}")
     one.add_argument("--views", type=int, default=8, help="stored views a file")
     one.add_argument("--crop", type=int, help="their side; default: twice the teacher's")
     one.add_argument(
@@ -297,7 +328,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = command("export", _export, "write a student as ONNX or as a torch.export program")
     one.add_argument("out", help="ends in .onnx or .pt2")
-    one.add_argument("--teacher", required=True, help="name of a pretrained timm model")
+    one.add_argument("--teacher", required=True, help=_TEACHER)
     one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
     one.add_argument(
         "--camera", metavar="RAW", help="build in this file's camera; without: it is an input"

@@ -11,7 +11,7 @@ import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,15 @@ from torch import Tensor
 from isp_distill.binning import bin_mosaic
 from isp_distill.errors import RawError
 from isp_distill.isp import ISP, NoiseModel
+from isp_distill.label_maps import (
+    IGNORED,
+    LabelGrid,
+    LabelMaps,
+    Shown,
+    as_label_map,
+    collate_labels,
+    map_view,
+)
 from isp_distill.ops.unprocess import unprocess
 from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
@@ -55,8 +64,8 @@ _AT_FIRST = 2
 _REPLACEMENTS = 50
 
 
-#: Mosaic or picture, camera or None, label, the teacher's logits or None.
-Sample = tuple[Any, Any, int, Any]
+#: Mosaic or picture, camera or None, class or view of a label map, the teacher's logits or None.
+Sample = tuple[Any, Any, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,8 @@ class RawBatch:
     Attributes:
         mosaic: ``[N, H, W]`` uint16.
         isp: every sample's camera.
-        labels: int64 ``[N]`` with -100 where there is none, or None.
+        labels: int64 ``[N]``, or ``[N, h, w]`` where they are maps, at the resolution where dense
+            logits are compared; -100 where there is none. Or None.
         picture: what the teacher sees where the data are pictures: float32 ``[N, 3, H, W]``.
         teacher: the teacher's logits where they were stored: float32 ``[N, C, ...]``.
     """
@@ -130,6 +140,7 @@ class ViewLoader:
         prefetch_bytes: batches made ahead, so many bytes of them; always one at least.
         noise: for pictures: sensor noise that :func:`isp_distill.unprocess` adds.
         stored: the teacher's stored logits: training sees their views.
+        grid: what label maps are made for; None leaves them out.
         pin: make the batches in page-locked memory, from which a GPU copies by itself.
     """
 
@@ -144,6 +155,7 @@ class ViewLoader:
         prefetch_bytes: int = PREFETCH_BYTES,
         noise: NoiseModel | None = None,
         stored: StoredTeacher | None = None,
+        grid: LabelGrid | None = None,
         pin: bool = False,
     ) -> None:
         if min(batch_size, workers, prefetch_bytes) < 1:
@@ -151,6 +163,9 @@ class ViewLoader:
         self.source, self.view, self.batch_size = source, view, batch_size
         self.seed, self.workers, self.noise = seed, workers, noise
         self.prefetch_bytes, self.stored, self.pin = prefetch_bytes, stored, pin
+        self.grid = grid
+        maps = getattr(source, "label_maps", None)
+        self._maps = maps if isinstance(maps, LabelMaps) else None
         #: Files left out, with reasons.
         self.skipped: dict[str, str] = {}
 
@@ -227,27 +242,71 @@ class ViewLoader:
         self.skipped[error.path] = error.reason
 
     def _view(self, index: int, drawn: Draw) -> Sample:
+        given: tuple[Any, ...] = ()
         if isinstance(self.source, PackedRaw):
-            label = self.source.label(index)
             mosaic, camera = self.view.cut_packed(self.source, index, drawn)
-            return np.ascontiguousarray(mosaic), camera, -100 if label is None else label, None
+            label = self._label(index, given, drawn, self.source.shape(index), camera)
+            return np.ascontiguousarray(mosaic), camera, label, None
         item = self.source[index]
-        label = None
         if isinstance(item, tuple):
             item, label = item
-        elif hasattr(self.source, "label"):
-            label = self.source.label(index)
-        known = -100 if label is None else int(label)
+            given = (label,)
         if isinstance(item, RawImage):
             mosaic, camera = self.view.cut_raw(item, drawn)
-            return np.ascontiguousarray(mosaic), camera, known, None
+            label = self._label(index, given, drawn, item.mosaic.shape, camera)
+            return np.ascontiguousarray(mosaic), camera, label, None
         if isinstance(item, np.ndarray) and item.ndim == 3 and item.dtype == np.uint8:
             picture = self.view.cut_picture(item, drawn)
-            return np.ascontiguousarray(picture), None, known, None
+            label = self._label(index, given, drawn, item.shape[:2])
+            return np.ascontiguousarray(picture), None, label, None
         raise TypeError(
             f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a uint8 RGB "
             "array [H, W, 3], alone or with a label"
         )
+
+    def _label(
+        self,
+        index: int,
+        given: Sequence[Any],
+        drawn: Draw,
+        size: Sequence[int],
+        camera: RawImage | None = None,
+    ) -> Any:
+        """The class, or -100; or what the view shows of the label map, int64 ``[h, w]``.
+
+        Args:
+            index: of the item.
+            given: the label that came with it; empty where none did.
+            drawn: the view.
+            size: height and width of the mosaic or picture.
+            camera: of the mosaic; None for a picture.
+        """
+        found = None
+        if self._maps is None:
+            label = given[0] if given else None
+            if not given and hasattr(self.source, "label"):
+                label = self.source.label(index)
+            found = as_label_map(label)
+            if found is None:
+                return IGNORED if label is None else int(label)
+        if self.grid is None:
+            return IGNORED
+        height, width = size
+        if camera is None:
+            shown = Shown(*self.view.picture_window(height, width, drawn), drawn)
+        elif camera.orientation == 1:
+            window = self.view.window(height, width, drawn, camera.path)
+            shown = Shown((height, width), window, drawn)
+        else:
+            raise ValueError(
+                f"{camera.path or f'dataset item {index}'}: its mosaic lies on its side "
+                f"(orientation {camera.orientation}), its label map over the upright picture: "
+                "turn it upright (RawFolder and pack do so by themselves, isp_distill.raw.upright)"
+            )
+        if self._maps is not None:
+            return self._maps.view(index, shown, self.grid)
+        assert found is not None
+        return map_view(found, shown, self.grid, f"the label map of dataset item {index}")
 
     def _batches(
         self,
@@ -292,7 +351,7 @@ class ViewLoader:
 
     def _collate(self, samples: list[Sample], number: int) -> RawBatch:
         arrays, cameras, known, stored = zip(*samples, strict=True)
-        labels = torch.tensor(known) if any(k != -100 for k in known) else None
+        labels = collate_labels(known, self.grid)
         stacked = torch.from_numpy(np.stack(arrays))
         if cameras[0] is not None:
             logits = None if stored[0] is None else torch.from_numpy(np.stack(stored))

@@ -15,8 +15,10 @@ from tqdm import tqdm
 from isp_distill.data import Source, View, ViewLoader, open_source
 from isp_distill.dense import full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
+from isp_distill.label_maps import LabelGrid
 from isp_distill.ops.distill_loss import distill_loss
 from isp_distill.processes import Processes
+from isp_distill.sources import has_label_maps
 from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
 
 
@@ -33,10 +35,13 @@ class Report:
         confident: share of predictions for whose top class the teacher's probability is above 1/2.
         agreement_confident: share of agreement among these; None where there are none. Elsewhere
             the teacher's top class may be one of many that it holds nearly as likely.
-        accuracy: the student's top-1 accuracy, where there are labels.
+        accuracy: the student's top-1 accuracy (of pixels, where dense), where there are labels.
         teacher_accuracy: the teacher's, likewise.
         mean_iou: dense: intersection over union with the teacher's map, mean over the classes that
             either of them predicts.
+        label_iou: dense, where there are label maps: the student's intersection over union with
+            them, mean over the classes that either of the two has. Pixels of no class are left out.
+        teacher_label_iou: the teacher's, likewise.
         skipped: files left out, with reasons.
     """
 
@@ -49,6 +54,8 @@ class Report:
     mean_iou: float | None = None
     confident: float = 0.0
     agreement_confident: float | None = None
+    label_iou: float | None = None
+    teacher_label_iou: float | None = None
     skipped: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -58,13 +65,17 @@ class Report:
             f"top-5 {self.agreement_top5:.3f}",
             f"KL {self.kl:.3f}",
         ]
-        if self.accuracy is not None:
-            parts.append(f"accuracy {self.accuracy:.3f} (teacher {self.teacher_accuracy:.3f})")
         if self.mean_iou is not None:
             parts.append(f"mIoU {self.mean_iou:.3f}")
         if dense and self.agreement_confident is not None:
             where = f"{self.confident:.0%} where the teacher is confident"
             parts.append(f"{self.agreement_confident:.3f} of the {where}")
+        if self.accuracy is not None:
+            of = "pixel accuracy" if dense else "accuracy"
+            parts.append(f"{of} {self.accuracy:.3f} (teacher {self.teacher_accuracy:.3f})")
+        if self.label_iou is not None:
+            with_labels = f"{self.label_iou:.3f} (teacher {self.teacher_label_iou:.3f})"
+            parts.append(f"mIoU with the labels {with_labels}")
         return f"{', '.join(parts)} over {self.samples} views"
 
 
@@ -73,7 +84,10 @@ class _Tally:
         self.views = self.rows = self.labelled = 0
         self.top1 = self.top5 = self.kl = self.right = self.teacher_right = 0.0
         self.confident = self.agreed_confident = 0.0
+        # Counts of pairs of classes: the teacher's and the student's, then the label's and each's.
         self.overlap: Tensor | None = None
+        self.label_overlap: Tensor | None = None
+        self.teacher_label_overlap: Tensor | None = None
 
     def add(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> None:
         classes = student.shape[1]
@@ -89,32 +103,36 @@ class _Tally:
         surpass = (student > student.gather(1, best_t[:, None])).sum(1, dtype=torch.int32)
         self.top5 += float((surpass < 5).sum())
         self.kl += float(distill_loss(student, teacher, reduction="sum"))  # type: ignore[arg-type]
-        if labels is not None and student.dim() == 2:
+        dense = student.dim() > 2
+        if labels is not None and labels.shape == best_s.shape:
             known = labels >= 0
-            self.labelled += int(known.sum())
-            self.right += float((best_s == labels)[known].sum())
-            self.teacher_right += float((best_t == labels)[known].sum())
-        if student.dim() > 2:
-            pairs = (best_t * classes + best_s).reshape(-1)
-            pairs = torch.bincount(pairs, minlength=classes * classes).cpu()
-            self.overlap = pairs if self.overlap is None else self.overlap + pairs
+            labels, of_s, of_t = labels[known], best_s[known], best_t[known]
+            self.labelled += len(labels)
+            self.right += float((of_s == labels).sum())
+            self.teacher_right += float((of_t == labels).sum())
+            if dense:
+                self._count("label_overlap", labels, of_s, classes)
+                self._count("teacher_label_overlap", labels, of_t, classes)
+        if dense:
+            self._count("overlap", best_t, best_s, classes)
+
+    def _count(self, name: str, rows: Tensor, columns: Tensor, classes: int) -> None:
+        """Add pairs of classes to a table ``[classes, classes]``."""
+        pairs = (rows * classes + columns).reshape(-1)
+        pairs = torch.bincount(pairs, minlength=classes * classes).cpu()
+        counted = getattr(self, name)
+        setattr(self, name, pairs if counted is None else counted + pairs)
 
     def merge(self, other: _Tally) -> None:
         """Count in what another process counted."""
         for name, count in vars(other).items():
-            if name != "overlap":
-                setattr(self, name, getattr(self, name) + count)
-        if other.overlap is not None:
-            self.overlap = other.overlap + (0 if self.overlap is None else self.overlap)
+            own = getattr(self, name)
+            if count is not None:
+                setattr(self, name, count if own is None else own + count)
 
     def report(self, skipped: dict[str, str]) -> Report:
         if self.views == 0:
             raise ValueError(f"there was nothing to evaluate; {len(skipped)} files were skipped")
-        miou = None
-        if self.overlap is not None:
-            table = self.overlap.reshape(int(self.overlap.numel() ** 0.5), -1).double()
-            union = table.sum(0) + table.sum(1) - table.diagonal()
-            miou = float((table.diagonal()[union > 0] / union[union > 0]).mean())
         return Report(
             samples=self.views,
             agreement_top1=self.top1 / self.rows,
@@ -122,11 +140,22 @@ class _Tally:
             kl=self.kl / self.rows,
             accuracy=self.right / self.labelled if self.labelled else None,
             teacher_accuracy=self.teacher_right / self.labelled if self.labelled else None,
-            mean_iou=miou,
+            mean_iou=_mean_iou(self.overlap),
+            label_iou=_mean_iou(self.label_overlap),
+            teacher_label_iou=_mean_iou(self.teacher_label_overlap),
             confident=self.confident / self.rows,
             agreement_confident=self.agreed_confident / self.confident if self.confident else None,
             skipped=dict(skipped),
         )
+
+
+def _mean_iou(pairs: Tensor | None) -> float | None:
+    """Intersection over union, mean over the classes that either has; None of no pixels."""
+    if pairs is None or not bool(pairs.any()):
+        return None
+    table = pairs.reshape(math.isqrt(pairs.numel()), -1).double()
+    union = table.sum(0) + table.sum(1) - table.diagonal()
+    return float((table.diagonal()[union > 0] / union[union > 0]).mean())
 
 
 @torch.no_grad()
@@ -153,7 +182,8 @@ def evaluate(
         student: a rawified model, any module (see :class:`isp_distill.teacher.PlanesModel`), or a
             function of ``(mosaic, isp)``.
         teacher: a :class:`Teacher`, a module, or a timm name.
-        data: a folder of RAW files, a folder of pictures, or a dataset.
+        data: a folder of RAW files, a folder of pictures, or a dataset; with labels, or label maps,
+            the report also holds how well both models predict these.
         views: crops of each file: the middle, then the corners; 1 to 5.
         crop: side of the mosaics, even; twice the teacher's size if None.
         binning: see :class:`isp_distill.data.View`.
@@ -171,7 +201,8 @@ def evaluate(
         The :class:`Report`.
 
     Raises:
-        ValueError: if nothing could be evaluated, or for a setting out of range.
+        ValueError: if nothing could be evaluated, for a setting out of range, or for a label map
+            that does not fit its picture or has classes that the teacher has not.
     """
     chosen = as_teacher(teacher)
     pupil = as_student(student)
@@ -179,7 +210,6 @@ def evaluate(
     where = torch.device(device) if device is not None else next(module.parameters()).device
     view = View(2 * chosen.size if crop is None else crop, binning)
     source = open_source(data)
-    loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers)
     short = ShortExposure.of(exposure)
     tally = _Tally()
     modes = [(m, m.training) for m in {module, chosen.model}]
@@ -188,6 +218,10 @@ def evaluate(
     group = processes or Processes(where)
     total = -(-len(source) * views // (batch_size * group.count))
     try:
+        grid = None
+        if has_label_maps(source):
+            grid = LabelGrid.of(chosen.output_shape(where), dense_size)
+        loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers, grid=grid)
         batches = loader.fixed(views, rank=group.rank, count=group.count)
         for step, batch in enumerate(
             tqdm(batches, total=total, desc="evaluate", disable=not progress, leave=False)
@@ -206,8 +240,11 @@ def evaluate(
                 )
             tally.views += len(mosaic)
             if target.dim() == predicted.dim() == 4:
+                maps, top = None if grid is None else batch.labels, 0
                 for s, t in upsampled_bands([predicted, target], full_size(dense_size, target)):
-                    tally.add(s, t, None)
+                    bottom = top + s.shape[2]
+                    tally.add(s, t, None if maps is None else maps[:, top:bottom])
+                    top = bottom
             else:
                 tally.add(predicted, target, batch.labels)
     finally:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from .decoded_cache import DecodedCache
 from .decoding import DecodePool
 from .errors import CorruptRawError, RawError
+from .label_maps import LabelMaps
 from .raw import RawImage
 from .raw import upright as turn_upright
 
@@ -42,6 +44,11 @@ class RawFolder(Dataset[RawImage]):
         labels: None; "folder": the name of the file's first folder below ``root`` is its class,
             numbered in sorted order (see ``classes``); a mapping from the path below ``root``, with
             forward slashes, or from the bare file name, to an int; or a function of the path.
+        label_maps: instead of ``labels``: a folder with a class for every pixel of every file, by
+            the same name below it: ``a/b.png`` (one channel, 8 or 16 bits, or a palette; needs
+            Pillow) or ``a/b.npy`` for ``a/b.dng``. A map lies over the whole upright picture, at
+            any resolution; 255 (65535 in 16 bits, -100 in signed arrays) has no class. See
+            :mod:`isp_distill.label_maps`.
         on_error: what users of the dataset should do about a file that cannot be used. Either way
             ``folder[i]`` raises its RawError; with "skip" it is recorded in ``skipped`` too, never
             decoded again, and a training loader takes another file in its place.
@@ -59,14 +66,17 @@ class RawFolder(Dataset[RawImage]):
         root: the folder.
         paths: the files, sorted.
         classes: the class names, sorted; empty unless ``labels="folder"``.
+        label_maps: the :class:`~isp_distill.label_maps.LabelMaps`, or None.
         on_error: "skip" or "raise".
         skipped: reason by path, of the files that could not be used.
         decoded: files that were decoded so far, and the seconds that took: what :func:`pack`, or
             a cache, saves in every epoch.
 
     Raises:
-        FileNotFoundError: the folder is missing, or holds no file with these extensions.
+        FileNotFoundError: the folder is missing, or holds no file with these extensions; or a
+            label map is missing.
         ValueError: an argument is out of range, or a file has no label.
+        ImportError: label maps are PNG files, and Pillow is missing.
     """
 
     def __init__(
@@ -74,6 +84,7 @@ class RawFolder(Dataset[RawImage]):
         root: str | os.PathLike[str],
         *,
         labels: Labels = None,
+        label_maps: str | os.PathLike[str] | None = None,
         on_error: Literal["skip", "raise"] = "skip",
         upright: bool = True,
         workers: int = 2,
@@ -86,6 +97,8 @@ class RawFolder(Dataset[RawImage]):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
         if cache_bytes < 0:
             raise ValueError(f"cache_bytes must not be negative, not {cache_bytes}")
+        if labels is not None and label_maps is not None:
+            raise ValueError("labels are classes of whole files, label_maps of pixels: give one")
         self.root = Path(root)
         self.on_error = on_error
         self.upright = upright
@@ -97,6 +110,8 @@ class RawFolder(Dataset[RawImage]):
         if labels == "folder":
             self.classes = _classes(self.root, self.paths)
         self._labels = _labels(self.root, self.paths, labels, self.classes)
+        names = [path.relative_to(self.root) for path in self.paths]
+        self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._pool = DecodePool(workers, timeout_s)
         self._cache: OrderedDict[int, RawImage] = OrderedDict()
         self._cached_bytes = 0
@@ -171,8 +186,10 @@ class RawFolder(Dataset[RawImage]):
                 _, dropped = self._cache.popitem(last=False)
                 self._cached_bytes -= dropped.mosaic.nbytes
 
-    def label(self, index: int) -> int | None:
-        """The label of the i-th file, or None where the dataset has none."""
+    def label(self, index: int) -> int | np.ndarray | None:
+        """The i-th file's class, its whole label map (int64, -100 for no class), or None."""
+        if self.label_maps is not None:
+            return self.label_maps[index]
         return None if self._labels is None else self._labels[index]
 
     def report(self) -> str:

@@ -48,7 +48,11 @@ class DistillLoss(nn.Module):
         size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        checked_options(objective, temperature, alpha, ignore_index, label_smoothing, reduction)
+        options = checked_options(
+            objective, temperature, alpha, ignore_index, label_smoothing, reduction
+        )
+        #: Whether the value depends on labels where there are some.
+        self.needs_labels = options.needs_labels
         self.objective = objective
         self.temperature = temperature
         self.alpha = alpha

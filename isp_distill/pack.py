@@ -118,6 +118,7 @@ def pack(
         folder: of RAW files, see :class:`RawFolder`.
         out: the packed folder; made if need be.
         labels: see :class:`RawFolder`. They may change from call to call: nothing is decoded again.
+            Label maps stay where they are: ``PackedRaw(out, label_maps=FOLDER)``.
         upright: apply the orientation of each file.
         binning: store the averages of so many sites of one colour per side, for training that
             never looks closer: a quarter of the bytes with 2.

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from isp_distill import shards
 from isp_distill.errors import CorruptRawError
+from isp_distill.label_maps import LabelMaps
 from isp_distill.mosaic_codec import DamagedBandError, decompress
 from isp_distill.pack_writer import KIND
 from isp_distill.raw import RawImage
@@ -35,17 +36,23 @@ class PackedRaw(Dataset[RawImage]):
         path: the packed folder.
         on_error: what users of the dataset should do about a damaged record; see
             :class:`RawFolder`.
+        label_maps: a folder with a class for every pixel of every packed file, by the names that
+            the files had; see :class:`RawFolder`. They take the place of packed classes, and
+            follow stored views as they do any other.
         use_stored_teacher: whether ``train()`` takes the logits that ``pack(teacher=...)`` stored.
 
     Attributes:
         root: the folder that was packed, on the machine where it was.
         paths: the files that are packed, in the order of :class:`RawFolder`.
         classes: the class names where ``pack(labels="folder")`` made the labels.
+        label_maps: the :class:`~isp_distill.label_maps.LabelMaps`, or None.
         on_error: "skip" or "raise".
         skipped: reason by path, of the files that were left out; and of damaged records, once met.
 
     Raises:
-        FileNotFoundError: the folder is missing, or ``pack`` did not make it.
+        FileNotFoundError: the folder is missing, or ``pack`` did not make it; or a label map is
+            missing.
+        ImportError: label maps are PNG files, and Pillow is missing.
         ValueError: its manifest is damaged, or no file in it could be packed.
     """
 
@@ -53,6 +60,7 @@ class PackedRaw(Dataset[RawImage]):
         self,
         path: str | os.PathLike[str],
         *,
+        label_maps: str | os.PathLike[str] | None = None,
         on_error: Literal["skip", "raise"] = "skip",
         use_stored_teacher: bool = True,
     ) -> None:
@@ -84,6 +92,8 @@ class PackedRaw(Dataset[RawImage]):
         #: Names below the packed folder, with forward slashes.
         self.names = [name for name, _, _ in found]
         self.paths = [self.root / name for name in self.names]
+        names = [Path(name) for name in self.names]
+        self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._entries: list[dict[str, Any]] = [entry for _, entry, _ in found]
         self._files: list[tuple[str, int]] = [(s["file"], s["bytes"]) for _, _, s in found]
         self._open: dict[str, shards.Shard] = {}
@@ -172,8 +182,10 @@ class PackedRaw(Dataset[RawImage]):
                 self._open[file] = shards.Shard(self.path / file, size)
             return self._open[file]
 
-    def label(self, index: int) -> int | None:
-        """The label of the i-th file, or None where the dataset has none."""
+    def label(self, index: int) -> int | np.ndarray | None:
+        """The i-th file's class, its whole label map (int64, -100 for no class), or None."""
+        if self.label_maps is not None:
+            return self.label_maps[index]
         label: int | None = self._entries[index]["label"]
         return label
 

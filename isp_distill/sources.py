@@ -10,6 +10,7 @@ import numpy as np
 
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, RawFolder
+from isp_distill.label_maps import LabelMaps, as_label_map
 from isp_distill.packed import PackedRaw, is_packed
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -23,7 +24,11 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Any:
-        """A RawImage, a uint8 RGB array ``[H, W, 3]``, or either of these with an int label."""
+        """A RawImage or a uint8 RGB array ``[H, W, 3]``, alone or with its label.
+
+        A label is an int, or a label map: integers ``[h, w]`` over the upright picture, see
+        :mod:`isp_distill.label_maps`.
+        """
         ...
 
 
@@ -32,12 +37,13 @@ class ImageFolder:
 
     Args:
         root: searched recursively for JPEG, PNG, WebP, BMP and TIFF.
+        label_maps: a folder with a class for every pixel of every picture; see :class:`RawFolder`.
 
     Raises:
-        FileNotFoundError: if the folder is missing or holds no picture.
+        FileNotFoundError: if the folder is missing or holds no picture, or a label map is missing.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, label_maps: str | Path | None = None) -> None:
         self.root = Path(root)
         self.paths = _files(self.root, IMAGE_EXTENSIONS)
         if not self.paths:
@@ -45,6 +51,8 @@ class ImageFolder:
                 f"{self.root}: no pictures in it (looked for {', '.join(IMAGE_EXTENSIONS)})"
             )
         self.skipped: dict[str, str] = {}
+        names = [path.relative_to(self.root) for path in self.paths]
+        self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -103,20 +111,43 @@ def packing_note(source: Source, workers: int) -> str | None:
     )
 
 
-def open_source(data: str | Path | Source) -> Source:
+def has_label_maps(source: Source) -> bool:
+    """Whether the labels are maps; a dataset that is no folder is asked for its first item."""
+    if isinstance(source, (RawFolder, PackedRaw, ImageFolder)):
+        return source.label_maps is not None
+    for index in range(len(source)):
+        try:
+            item = source[index]
+        except RawError:
+            continue
+        if isinstance(item, tuple):
+            label = item[1]
+            if label is None:
+                continue  # some have none
+        else:
+            label = source.label(index) if hasattr(source, "label") else None
+        return as_label_map(label) is not None
+    return False
+
+
+def open_source(data: str | Path | Source, label_maps: str | Path | None = None) -> Source:
     """A packed folder, one of RAW files, one of ordinary pictures, or a dataset as it is.
 
+    Args:
+        data: the folder's path, or a dataset.
+        label_maps: the folder of its label maps, see :class:`RawFolder`.
+
     Raises:
-        FileNotFoundError: for a folder without either.
+        FileNotFoundError: for a folder without either, or a label map that is missing.
         TypeError: for something that is neither a path nor a dataset.
     """
     if isinstance(data, (str, Path)):
         root = Path(data)
         if is_packed(root):
-            return cast(Source, PackedRaw(root))
+            return cast(Source, PackedRaw(root, label_maps=label_maps))
         if root.is_dir() and not _files(root, RAW_EXTENSIONS) and _files(root, IMAGE_EXTENSIONS):
-            return ImageFolder(root)
-        return cast(Source, RawFolder(root))
+            return ImageFolder(root, label_maps=label_maps)
+        return cast(Source, RawFolder(root, label_maps=label_maps))
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         if len(data) == 0:
             raise ValueError("the dataset is empty")

@@ -351,6 +351,10 @@ class StoredTeacher:
             "teacher itself with PackedRaw(path, use_stored_teacher=False)"
         )
 
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of a view's logits, ``(C,)`` or ``(C, h, w)``."""
+        return self.view(0, 0)[1].shape
+
     def view(self, index: int, number: int) -> tuple[Draw, np.ndarray]:
         """A view of the i-th file, and its logits, float32 ``[C, ...]``.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,6 +112,16 @@ class Teacher:
         )
         return logits_of(self.model((picture - mean[:, None, None]) / std[:, None, None]))
 
+    @torch.no_grad()
+    def output_shape(self, device: torch.device) -> tuple[int, ...]:
+        """The shape of one picture's logits, ``(C,)`` or ``(C, h, w)``: the model is run once.
+
+        Args:
+            device: where the model is, in eval mode.
+        """
+        picture = torch.zeros(1, 3, self.size, self.size, device=device)
+        return tuple(self.logits(picture).shape[1:])
+
 
 class PlanesModel(nn.Module):
     """A student without a RawStem, fed the normalised mosaic its first convolution asks for.
@@ -159,3 +172,27 @@ def as_teacher(teacher: Teacher | nn.Module | str) -> Teacher:
     if isinstance(teacher, Teacher):
         return teacher
     return Teacher.from_timm(teacher) if isinstance(teacher, str) else Teacher(teacher)
+
+
+# A function of the user's, and no model of timm ("hf-hub:timm/...", "timm:...").
+_FUNCTION = re.compile(r"(?!timm:|hf_hub:)([^\W\d][\w.]*):([^\W\d]\w*)")
+
+
+def teacher_by_name(name: str) -> Teacher:
+    """A teacher from a shell: a timm name, or MODULE:FUNCTION, which returns a Teacher or a model.
+
+    The module is looked for in the working directory first.
+
+    Raises:
+        ImportError: there is no such module, or it cannot be imported.
+        ValueError: it has no such function.
+    """
+    found = _FUNCTION.fullmatch(name)
+    if found is None:
+        return as_teacher(name)
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    make = getattr(importlib.import_module(found[1]), found[2], None)
+    if not callable(make):
+        raise ValueError(f"teacher {name}: the module {found[1]} has no function {found[2]}")
+    return as_teacher(make())

@@ -33,9 +33,10 @@ from isp_distill.device_input import on_device
 from isp_distill.evaluation import Report, evaluate
 from isp_distill.exposure import ShortExposure
 from isp_distill.isp import NoiseModel
+from isp_distill.label_maps import LabelGrid
 from isp_distill.losses import DistillLoss
 from isp_distill.processes import joined
-from isp_distill.sources import packing_note
+from isp_distill.sources import has_label_maps, packing_note
 from isp_distill.stages import Stages
 from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_teacher
@@ -135,7 +136,8 @@ def train(
         teacher: a :class:`Teacher`, a module (taken to be ImageNet's, 224 pixels), or a timm name.
         data: a folder of RAW files, a folder of ordinary pictures (mosaics are then made from them
             and the teacher sees the pictures), or a dataset of :class:`RawImage` or uint8 RGB
-            arrays, with or without labels.
+            arrays, with or without labels: a class for each, or for each of its pixels
+            (``RawFolder(..., label_maps=FOLDER)``, or pairs with integers ``[h, w]``).
         out: folder for checkpoint, metrics, report and contact sheet. A run that finds its own
             checkpoint there goes on from it, to the same weights as if it had not been stopped.
         steps: optimiser steps.
@@ -150,7 +152,7 @@ def train(
         vertical_flip: turn half of the views upside down too; left and right always change places
             in half of them. The pattern follows, and teacher and student see the same view.
         objective: see :func:`isp_distill.distill_loss`; so ``temperature`` and ``alpha`` (below 1
-            it mixes in the labels' cross entropy).
+            it mixes in the labels' cross entropy; label maps are read only then).
         temperature: see ``objective``.
         alpha: see ``objective``.
         dense_size: of dense logits, the resolution at which they are compared, in the loss and in
@@ -188,8 +190,9 @@ def train(
         seed: of everything random.
 
     Raises:
-        ValueError: for a setting out of range, a checkpoint of a run with other settings, or
-            packed data whose stored logits are another teacher's or of other views.
+        ValueError: for a setting out of range, a checkpoint of a run with other settings,
+            packed data whose stored logits are another teacher's or of other views, or a label
+            map that does not fit its picture or has classes that the teacher has not.
         FileNotFoundError: for a folder without files that can be read.
         RuntimeError: if the loss is not finite, or no file can be used.
     """
@@ -228,6 +231,17 @@ def train(
         checked = None if validation is None else open_source(validation)
         stored = StoredTeacher.matching(source, chosen, view, augmentation)
         options["stored_teacher"] = None if stored is None else stored.name
+        loss = DistillLoss(
+            objective,
+            temperature=temperature,
+            alpha=alpha,
+            return_agreement=True,
+            size=dense_size,
+        )
+        grid = None
+        if loss.needs_labels and has_label_maps(source):
+            shape = chosen.output_shape(where) if stored is None else stored.output_shape()
+            grid = LabelGrid.of(shape, dense_size)
         loader = ViewLoader(
             source,
             view,
@@ -237,16 +251,10 @@ def train(
             prefetch_bytes=prefetch_bytes,
             noise=noise,
             stored=stored,
+            grid=grid,
             pin=where.type == "cuda",
         )
         short = ShortExposure.of(exposure)
-        loss = DistillLoss(
-            objective,
-            temperature=temperature,
-            alpha=alpha,
-            return_agreement=True,
-            size=dense_size,
-        )
         if processes.first:
             stack.enter_context(only_run(folder))
         if processes.rank:

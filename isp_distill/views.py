@@ -158,15 +158,14 @@ class View:
         """The view of an RGB picture ``[H, W, 3]``; without ``area``, its shorter side scaled."""
         from PIL import Image
 
-        height, width = picture.shape[:2]
+        (height, width), (top, left, rows, columns) = self.picture_window(
+            picture.shape[0], picture.shape[1], drawn
+        )
         if drawn.area is None:
-            scale = self.crop / min(height, width)
-            size = (max(self.crop, round(width * scale)), max(self.crop, round(height * scale)))
+            size = (width, height)
             resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-            top, left = _corner(resized.shape[:2], (self.crop, self.crop), drawn.place)
-            cut = resized[top : top + self.crop, left : left + self.crop]
+            cut = resized[top : top + rows, left : left + columns]
         else:
-            top, left, rows, columns = self.window(height, width, drawn, "")
             box = (left, top, left + columns, top + rows)
             sides = (self.crop, self.crop)
             cut = np.asarray(
@@ -174,6 +173,20 @@ class View:
             )
         cut = cut[:, ::-1] if drawn.mirror else cut
         return cut[::-1] if drawn.flip else cut
+
+    def picture_window(
+        self, height: int, width: int, drawn: Draw
+    ) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+        """The size at which a picture is cut, and the view's top, left, height and width there.
+
+        Without ``area`` its shorter side is scaled to the crop; else it is cut as it is.
+        """
+        if drawn.area is not None:
+            return (height, width), self.window(height, width, drawn, "")
+        scale = self.crop / min(height, width)
+        scaled = max(self.crop, round(height * scale)), max(self.crop, round(width * scale))
+        top, left = _corner(scaled, (self.crop, self.crop), drawn.place)
+        return scaled, (top, left, self.crop, self.crop)
 
 
 def _corner(

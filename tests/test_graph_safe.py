@@ -89,9 +89,10 @@ def cameras(count, device):
     )
 
 
-def batch_on(device, labels=True, count=4, side=32):
+def batch_on(device, labels=(), count=4, side=32):
+    """``labels``: the shape of one label; None for none."""
     mosaic = torch.zeros(count, side, side, dtype=torch.uint16, device=device)
-    known = torch.zeros(count, dtype=int, device=device) if labels else None
+    known = None if labels is None else torch.zeros(count, *labels, dtype=int, device=device)
     return RawBatch(mosaic, cameras(count, device), known)
 
 
@@ -102,8 +103,8 @@ def step_parts(device, dense=False, size=None):
     )
     chosen.model.to(device).requires_grad_(False)
     student.to(device)
-    loss = DistillLoss(temperature=2.0, alpha=1.0 if dense else 0.5, return_agreement=True,
-                       size=size)  # fmt: skip
+    alpha = 0.5 if size or not dense else 1.0
+    loss = DistillLoss(temperature=2.0, alpha=alpha, return_agreement=True, size=size)
     forward = Forward(
         student, chosen, loss, short=ShortExposure(0.5),
         augmentation=isp_distill.ISPAugmentation(),
@@ -132,7 +133,9 @@ def test_a_whole_step_waits_for_nothing(triton_everywhere, dense, size):
     window = Window(device, 2)
     with Recorder() as recorder:
         window.begin()
-        loss, agreed, rows = forward(batch_on(device, labels=not dense), 7)
+        # With a size, a map of labels.
+        labels = () if not dense else (size, size) if size else None
+        loss, agreed, rows = forward(batch_on(device, labels), 7)
         loss.backward()
         window.add(loss, agreed, rows)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)

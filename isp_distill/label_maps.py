@@ -1,0 +1,309 @@
+"""Label maps: a class for every pixel of a picture, and what a view of the picture shows of it.
+
+**Where a map lies.** Over the upright picture, edge on edge: what :func:`isp_distill.render` makes
+of the whole mosaic, the EXIF orientation applied, which is also how viewers and annotation tools
+show a file. It may have any resolution of the picture's aspect ratio.
+
+**What a view sees of it.** The part that its mosaic shows, turned over as the mosaic is, at the
+resolution at which dense logits are compared (:class:`LabelGrid`): each of these pixels takes the
+class at its centre. Classes are never blended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dense import full_size
+from .errors import RawError
+from .views import Draw
+
+Array = np.ndarray[Any, Any]
+
+#: The label of pixels that have none, as in ``torch.nn.functional.cross_entropy``.
+IGNORED = -100
+SUFFIXES = (".png", ".npy")
+# What stands for it in files: every value of a signed array is a number, IGNORED among them.
+_IGNORED_IN = {"uint8": 255, "uint16": 65535}
+# A PNG's bit depth: byte 8 of IHDR, the chunk that every PNG begins with.
+_DEPTH = 24
+# Sites that reading a mosaic may cut off a side: an odd last one; of a binned one, up to two.
+_CUT = 2
+
+
+@dataclass(frozen=True)
+class LabelGrid:
+    """What a view's label map is made for.
+
+    Attributes:
+        height: of dense logits where they are compared, pixels.
+        width: likewise.
+        classes: that they tell apart.
+    """
+
+    height: int
+    width: int
+    classes: int
+
+    @classmethod
+    def of(cls, logits: Sequence[int], size: int | Sequence[int] | None) -> LabelGrid:
+        """The grid on which logits ``[C, h, w]`` are compared at ``size`` (their own where None).
+
+        Raises:
+            ValueError: for logits of another form: a class for the whole picture has no pixels.
+        """
+        if len(logits) != 3:
+            raise ValueError(
+                f"label maps need a dense teacher, with logits [N, C, h, w]: this one's are "
+                f"{['N', *logits]}"
+            )
+        # Without memory: its shape is all that is asked for.
+        return cls(*full_size(size, torch.empty(1, *logits, device="meta")), int(logits[0]))
+
+
+class Shown(NamedTuple):
+    """Which part of a picture a view shows.
+
+    Attributes:
+        picture: height and width, in any unit.
+        window: top, left, height and width of the view in it.
+        draw: the view; of it, the mirror and the flip.
+    """
+
+    picture: tuple[int, int]
+    window: tuple[int, int, int, int]
+    draw: Draw
+
+
+class LabelMaps:
+    """The label maps of a folder of pictures: the same tree of names, ``.png`` or ``.npy``.
+
+    A PNG has one channel of class indices (or a palette, whose colours mean nothing); an array in
+    ``.npy`` is ``[h, w]``, of an integer type. Pixels that have no class are 255 in 8 bits, 65535
+    in 16, and -100 in signed arrays. Only what a view shows is read of an array, whereas a PNG is
+    decoded whole for each view: 53 ms on one core for a map of 12 MP, 3.5 for one with sides of a
+    quarter, so maps are best no finer than the views.
+
+    Args:
+        folder: of the maps.
+        names: the pictures' paths below their own folder; the map of ``a/b.dng`` is ``a/b.png``,
+            or ``a/b.npy`` where that is missing.
+
+    Attributes:
+        paths: of the maps, in the order of the pictures.
+
+    Raises:
+        FileNotFoundError: the folder is missing, or lacks a map.
+        ImportError: there are PNG files, and no Pillow to read them.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], names: Sequence[Path]) -> None:
+        root = Path(folder)
+        if not root.is_dir():
+            raise FileNotFoundError(f"{root}: there is no such folder (to look for label maps in)")
+        self.paths: list[Path] = []
+        missing = []
+        for name in names:
+            places = [root / name.with_suffix(suffix) for suffix in SUFFIXES]
+            found = next((place for place in places if place.is_file()), None)
+            if found is None:
+                missing.append(places[0])
+            else:
+                self.paths.append(found)
+        if missing:
+            raise FileNotFoundError(
+                f"{missing[0]}: there is no such label map (nor .npy); {len(missing)} of "
+                f"{len(names)} files have none"
+            )
+        if any(path.suffix == ".png" for path in self.paths):
+            _pillow()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Array:
+        """The i-th map: int64 ``[h, w]``, -100 where it is to be ignored.
+
+        Raises:
+            RawError: the file cannot be read.
+            ValueError: it holds no label map.
+        """
+        path = self.paths[index]
+        return _labels(_checked(_read(path), str(path)))
+
+    def view(self, index: int, shown: Shown, grid: LabelGrid) -> Array:
+        """What a view shows of the i-th map; see :func:`map_view`."""
+        path = self.paths[index]
+        return map_view(_read(path), shown, grid, str(path))
+
+
+def map_view(label_map: Array, shown: Shown, grid: LabelGrid, name: str) -> Array:
+    """What a view shows of a label map: int64 ``[grid.height, grid.width]``, -100 for none.
+
+    Args:
+        label_map: integers ``[h, w]``, with pixels of no class as in :class:`LabelMaps`.
+        shown: the part of the picture.
+        grid: what comes out.
+        name: of the map, for errors.
+
+    Raises:
+        ValueError: the map is none, its aspect ratio is not the picture's, or a class in the view
+            is not one of the grid's.
+    """
+    _checked(label_map, name)
+    _check_aspect(label_map.shape, shown.picture, name)
+    top, left, height, width = shown.window
+    rows = _nearest(top, height, grid.height, label_map.shape[0], shown.picture[0])
+    columns = _nearest(left, width, grid.width, label_map.shape[1], shown.picture[1])
+    rows = rows[::-1] if shown.draw.flip else rows
+    columns = columns[::-1] if shown.draw.mirror else columns
+    labels = _labels(label_map[np.ix_(rows, columns)])
+    wrong = (labels >= grid.classes) | ((labels < 0) & (labels != IGNORED))
+    if wrong.any():
+        found = np.unique(labels[wrong])
+        ignored = _IGNORED_IN.get(label_map.dtype.name, IGNORED)
+        raise ValueError(
+            f"{name}: holds the class {', '.join(map(str, found[:5].tolist()))}"
+            f"{', ...' if len(found) > 5 else ''}, but the teacher knows {grid.classes} "
+            f"(0 to {grid.classes - 1}); in a map of {label_map.dtype}, {ignored} stands for no "
+            "class"
+        )
+    return labels
+
+
+def as_label_map(label: Any) -> Array | None:
+    """A dataset's label as a map: any array of two axes or more; None for a class, or for none."""
+    if label is None or isinstance(label, int):
+        return None
+    array = label.detach().cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)
+    return array if array.ndim >= 2 else None
+
+
+def collate_labels(labels: Sequence[int | Array], grid: LabelGrid | None) -> Tensor | None:
+    """A batch's labels: int64 ``[N, h, w]`` on a grid, else ``[N]``, or None where none has one.
+
+    Args:
+        labels: a sample's class, or -100, or its view of a map.
+        grid: of the maps; None where there are none.
+
+    Raises:
+        ValueError: for a class among maps.
+    """
+    if grid is None:
+        return torch.tensor(labels) if any(label != IGNORED for label in labels) else None
+    maps = np.full((len(labels), grid.height, grid.width), IGNORED, np.int64)
+    for place, label in zip(maps, labels, strict=True):
+        if isinstance(label, int) and label != IGNORED:
+            raise ValueError(
+                f"the dataset gives a class ({label}) for one picture and label maps for others"
+            )
+        place[...] = label
+    return torch.from_numpy(maps)
+
+
+def _read(path: Path) -> Array:
+    """The file's array; an ``.npy`` is mapped into memory.
+
+    Raises:
+        RawError: it cannot be read.
+        ValueError: it is a PNG of more than one channel.
+    """
+    if path.suffix == ".png":
+        return _read_png(path)
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, EOFError, ValueError) as error:
+        raise RawError(path, f"cannot be read as a label map: {error}") from error
+
+
+def _read_png(path: Path) -> Array:
+    pillow = _pillow()
+    try:
+        with open(path, "rb") as file:
+            depth = file.read(_DEPTH + 1)[_DEPTH:]
+            file.seek(0)
+            with pillow.open(file, formats=("PNG",)) as image:
+                mode: str = image.mode
+                array: Array = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        raise RawError(path, f"cannot be read as a label map: {error}") from error
+    if mode in ("I", "I;16", "I;16B"):
+        return array.astype(np.uint16)
+    if mode == "L" and depth in (b"\x02", b"\x04"):
+        # Pillow stretches such greys to 8 bits.
+        array = array // np.uint8(255 // (2 ** depth[0] - 1))
+    elif mode not in ("1", "L", "P"):
+        raise ValueError(
+            f"{path}: is a PNG of mode {mode}: a label map has one channel of class indices, "
+            "in 8 or 16 bits or by a palette"
+        )
+    return array.astype(np.uint8, copy=False)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "reading label maps from PNG needs Pillow: pip install isp-distill[images] (or store "
+            "them as .npy)"
+        ) from error
+    return Image
+
+
+def _checked(label_map: Array, name: str) -> Array:
+    if label_map.ndim != 2 or 0 in label_map.shape or label_map.dtype.kind not in "bui":
+        raise ValueError(
+            f"{name}: a label map must be integers [h, w], not {label_map.dtype} "
+            f"{list(label_map.shape)}"
+        )
+    return label_map
+
+
+def _labels(values: Array) -> Array:
+    """As int64, the pixels to be ignored as -100."""
+    labels = values.astype(np.int64)
+    ignored = _IGNORED_IN.get(values.dtype.name)
+    if ignored is not None:
+        labels[labels == ignored] = IGNORED
+    return labels
+
+
+def _check_aspect(label_map: tuple[int, ...], picture: tuple[int, int], name: str) -> None:
+    if _fits(label_map, picture):
+        return
+    height, width = label_map
+    side = _fits((width, height), picture)
+    raise ValueError(
+        f"{name}: a label map of {height} x {width} does not fit its picture of {picture[0]} x "
+        f"{picture[1]}: {'it lies on its side; turn it' if side else 'draw it over the picture'} "
+        "as the upright picture is (what isp_distill.render shows), at any resolution of that "
+        "aspect ratio"
+    )
+
+
+def _fits(label_map: tuple[int, ...], picture: tuple[int, int]) -> bool:
+    """Whether one scale explains both sides: a map's are whole pixels, and a site may be cut."""
+    scales = [
+        ((of_map - 1) / (of_picture + _CUT), (of_map + 1) / of_picture)
+        for of_map, of_picture in zip(label_map, picture, strict=True)
+    ]
+    return max(low for low, _ in scales) <= min(high for _, high in scales)
+
+
+def _nearest(start: int, length: int, count: int, pixels: int, side: int) -> Array:
+    """On which of a map's ``pixels`` the centres of a window's ``count`` parts fall.
+
+    Along one axis: the window begins at ``start`` of the picture's ``side`` and has this length.
+    Exact, in whole numbers: a mirrored view is the view, mirrored.
+    """
+    centres = 2 * count * start + length * (2 * np.arange(count, dtype=np.int64) + 1)
+    nearest: Array = centres * pixels // (2 * count * side)
+    return nearest
