@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isp_distill.isp import ISP
+
 # Elements of one band of one tensor: 64 MB in float32.
 _BUDGET = 2**24
 
@@ -24,6 +26,23 @@ def full_size(size: int | Sequence[int] | None, logits: Tensor) -> tuple[int, in
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"dense_size {size}: expected one side or (height, width), at least 1")
     return pair[0], pair[1]
+
+
+def check_upright(isp: ISP, logits: Tensor) -> None:
+    """Dense logits of teacher and student must be of the same places.
+
+    The teacher sees the picture upright, the student the mosaic as it lies.
+
+    Raises:
+        ValueError: for dense logits of mosaics that do not lie upright.
+    """
+    if logits.dim() > 2 and isp.orientation != 1:
+        raise ValueError(
+            f"the mosaics' orientation is {isp.orientation}: a dense teacher sees the picture "
+            "turned upright and the student the mosaic as it lies, so their pixels are of "
+            "different places. Turn the mosaics upright (RawFolder and pack do so by themselves, "
+            "isp_distill.raw.upright one by one)"
+        )
 
 
 def upsampled_bands(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from isp_distill.data import Source, View, ViewLoader, open_source
-from isp_distill.dense import full_size, upsampled_bands
+from isp_distill.dense import check_upright, full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
 from isp_distill.label_maps import LabelGrid
 from isp_distill.ops.distill_loss import distill_loss
@@ -228,6 +228,7 @@ def evaluate(
         ):
             batch = batch.to(where)
             target = chosen.logits(chosen.picture(batch))
+            check_upright(batch.isp, target)
             mosaic, isp = batch.mosaic, batch.isp
             if short is not None:
                 drawn = seed + step * group.count + group.rank

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from isp_distill.augmentation import ISPAugmentation
 from isp_distill.checkpoint import Metrics
 from isp_distill.data import RawBatch
+from isp_distill.dense import check_upright
 from isp_distill.exposure import ShortExposure
 from isp_distill.losses import DistillLoss
 from isp_distill.processes import Processes
@@ -86,6 +87,7 @@ class Forward:
                         picture = self.teacher.picture(batch, self.augmentation, seed)
                     with stages("teacher"):
                         target = self.teacher.logits(picture)
+            check_upright(isp, target)
             with stages("student"):
                 predicted = logits_of(self.student(mosaic, isp))
             with stages("loss"):

@@ -1,5 +1,6 @@
 """Dense students: the loss at another resolution, mIoU and pixel agreement, class maps."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,6 +17,7 @@ from isp_distill import DistillLoss, Teacher
 from isp_distill.data import View, ViewLoader
 from isp_distill.dense import class_maps, full_size, upsampled_bands
 from isp_distill.overlay import overlay, palette
+from isp_distill.raw import upright
 
 
 @given(
@@ -132,6 +134,20 @@ def test_a_coarse_student_is_trained_and_drawn(tmp_path):
         isp_distill.train(
             student, dense, data, out=tmp_path, steps=30, batch_size=3, lr=1e-3, progress=False
         )
+
+
+def test_mosaics_on_their_side_are_refused_where_pixels_are_compared(tmp_path):
+    data = [dataclasses.replace(raw_image(i), orientation=6) for i in range(3)]
+    dense, whole = teacher(dense=True), teacher()
+    student = isp_distill.rawify(dense.model)
+    with pytest.raises(ValueError, match=r"orientation is 6.*upright"):
+        isp_distill.evaluate(student, dense, data, progress=False)
+    with pytest.raises(ValueError, match=r"orientation is 6.*upright"):
+        isp_distill.train(student, dense, data, out=tmp_path, steps=1, batch_size=3, progress=False)
+    # One class for the whole picture has no place.
+    isp_distill.evaluate(isp_distill.rawify(whole.model), whole, data, progress=False)
+    turned = [upright(raw) for raw in data]
+    isp_distill.evaluate(student, dense, turned, progress=False)
 
 
 def test_maps_are_drawn_where_they_are():
