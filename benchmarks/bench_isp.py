@@ -4,13 +4,15 @@
     python benchmarks/bench_isp.py --megapixels 12 --tasks display
     pytest benchmarks/bench_isp.py --benchmark-only     # the same calls under pytest-benchmark
 
-Three tasks: a 224-pixel picture resized in display values, the same resized in linear light, and
-the picture at the sensor's own size (Malvar, sRGB, float32). Compared: eager PyTorch (the
-reference) and the same under torch.compile; an OpenCV chain in float32; the fastest OpenCV chain
-that a careful user would write, 16-bit until the picture is small; LibRaw's postprocess at full and
-at half size, of a file that is decoded already; colour-demosaicing; and kornia's raw_to_rgb with
-the same steps around it. Every call takes the next of several mosaics, together larger than the
-caches. All take turns, and the least time of each counts. Ways that take seconds take one turn.
+Four tasks: a 224-pixel picture resized in display values, the same resized in linear light, and
+the picture at the sensor's own size (Malvar, sRGB, float32); and linear light once more with the
+bilinear demosaicing, which is what OpenCV's and kornia's chains do in every task. Compared: eager
+PyTorch (the reference) and the same under torch.compile; an OpenCV chain in float32; the fastest
+OpenCV chain that a careful user would write, 16-bit until the picture is small; LibRaw's
+postprocess at full and at half size, of a file that is decoded already; colour-demosaicing; and
+kornia's raw_to_rgb with the same steps around it. Every call takes the next of several mosaics,
+together larger than the caches. All take turns, and the least time of each counts. Ways that take
+seconds take one turn.
 
 The floor is the bytes that must move, mosaic and picture, at the rate of a large copy in the same
 run. Quality: see isp_quality.py.
@@ -19,6 +21,7 @@ run. Quality: see isp_quality.py.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import os
 import sys
@@ -38,10 +41,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from floor import interleaved
 
 from isp_distill import ISP, render, use_backend, write_dng
+from isp_distill.isp import DEMOSAICS
 from isp_distill.ops import reference
 
 SIZES = {2: (1216, 1632), 12: (3000, 4000), 48: (6000, 8000)}
-TASKS = ("display", "linear", "full size")
+TASKS = ("display", "linear", "linear, bilinear", "full size")
 SMALL = (224, 224)
 BLACK, WHITE, BALANCE = 256.0, 4095.0, (1.9, 1.0, 1.5)
 CCM = ((1.62, -0.48, -0.14), (-0.21, 1.49, -0.28), (0.02, -0.51, 1.49))
@@ -61,7 +65,11 @@ class Workload:
 
     def __init__(self, task: str, megapixels: int, folder: Path) -> None:
         self.task = task
-        self.resize_in = "linear" if task == "linear" else "display"
+        self.linear = task.startswith("linear")
+        self.resize_in = "linear" if self.linear else "display"
+        self.camera = dataclasses.replace(
+            CAMERA, demosaic="bilinear" if task.endswith("bilinear") else "malvar"
+        )
         self.size = None if task == "full size" else SMALL
         height, width = SIZES[megapixels]
         count = max(2, -(-CACHES // (2 * height * width)))
@@ -93,22 +101,22 @@ class Workload:
     def ours(self) -> Tensor:
         """The call that a user makes."""
         with use_backend("cpu"):
-            return render(next(self.turn), CAMERA, size=self.size, resize_in=self.resize_in)
+            return render(next(self.turn), self.camera, size=self.size, resize_in=self.resize_in)
 
     def kernel(self) -> None:
         """The same into memory that lies ready: without the system's clearing of fresh pages."""
         t, mosaic = self.tensors, next(self.turn)
         torch.ops.isp_distill_cpu.render(
             mosaic, t["black"].contiguous(), t["white"].contiguous(), t["pattern"], t["gain"],
-            t["ccm"].contiguous(), t["mean"], t["std"], 2, 1, 1, 0, 0, *mosaic.shape[1:],
-            self.resize_in == "linear", self.ready,
+            t["ccm"].contiguous(), t["mean"], t["std"], DEMOSAICS.index(self.camera.demosaic), 1, 1,
+            0, 0, *mosaic.shape[1:], self.linear, self.ready,
         )  # fmt: skip
 
     def _reference(self, mosaic: Tensor) -> Tensor:
         height, width = mosaic.shape[1:]
         return reference.render(
-            mosaic, **self.tensors, demosaic_method="malvar", tone="srgb", orientation=1,
-            crop=(0, 0, height, width), size=self.size or (height, width),
+            mosaic, **self.tensors, demosaic_method=self.camera.demosaic, tone="srgb",
+            orientation=1, crop=(0, 0, height, width), size=self.size or (height, width),
             resize_in=self.resize_in, dtype=torch.float32,
         )  # fmt: skip
 
@@ -127,7 +135,7 @@ class Workload:
         import cv2
 
         rgb = cv2.cvtColor(next(self.turn)[0].numpy(), cv2.COLOR_BayerRG2BGR).astype(np.float32)
-        if self.task == "linear":
+        if self.linear:
             rgb = cv2.resize(rgb, SMALL[::-1], interpolation=cv2.INTER_AREA)
         picture = self._colours(rgb)
         if self.task == "display":
@@ -191,7 +199,7 @@ class Workload:
 
     def _finish(self, rgb: Tensor) -> Tensor:
         rgb = torch.einsum("ij,njhw->nihw", torch.tensor(CCM), rgb)
-        if self.task == "linear":
+        if self.linear:
             rgb = _resized(rgb)
         rgb = reference.tone_curve(rgb.clamp(0, 1), "srgb")
         return _resized(rgb) if self.task == "display" else rgb
