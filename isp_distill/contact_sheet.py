@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isp_distill.data import RawBatch, ViewLoader
@@ -51,7 +52,8 @@ def contact_sheet(
 
     Every sample shows the mosaic as the sensor saw it (each site in its own colour, brightened by a
     square root), the teacher's picture, and what each model makes of them: the three best classes,
-    or, of dense logits, each model's map of classes over the picture.
+    or, of dense logits, each model's map of classes over the picture, and beside them the labels'
+    where the loader makes label maps.
 
     Returns:
         The path, or None where Pillow is not installed (the only thing that draws).
@@ -75,7 +77,8 @@ def contact_sheet(
         ]
         both = (("student", predicted), ("teacher", target))
         if target.dim() == 4:
-            tiles.append(_dense_tile(images, picture[0], both, teacher.classes))
+            labels = None if batch.labels is None else batch.labels[0]
+            tiles.append(_dense_tile(images, picture[0], both, labels, teacher.classes))
             continue
         tile = Image.new("RGB", (2 * _TILE, _TILE + _TEXT), "white")
         draw = ImageDraw.Draw(tile)
@@ -102,23 +105,34 @@ def _dense_tile(
     images: list[Image.Image],
     picture: Tensor,
     both: tuple[tuple[str, Tensor], tuple[str, Tensor]],
+    labels: Tensor | None,
     names: object,
 ) -> Image.Image:
-    """Mosaic and picture, and below each the map of the model that saw it, with its classes."""
+    """Mosaic and picture, and below each the map of the model that saw it, with its classes.
+
+    Label maps make a third column.
+    """
     from PIL import Image, ImageDraw
 
     height, width = picture.shape[1:]
-    maps = [class_maps(logits, (height, width)) for _, logits in both]
-    colours = palette([classes for classes, _ in maps], _CLASSES)
-    tile = Image.new("RGB", (2 * _TILE, 2 * _TILE + _LEGEND), "white")
+    maps = []
+    for name, logits in both:
+        classes, confidence = class_maps(logits, (height, width))
+        maps.append((name, classes[0], confidence[0]))
+    agree = float((maps[0][1] == maps[1][1]).float().mean())
+    maps[0] = (f"student: {agree:.0%} of the pixels agree", *maps[0][1:])
+    if labels is not None:
+        enlarged = F.interpolate(labels[None, None].float(), (height, width), mode="nearest-exact")
+        maps.append(("labels", enlarged[0, 0].long(), torch.ones(height, width)))
+    colours = palette([classes[classes >= 0] for _, classes, _ in maps], _CLASSES)
+    tile = Image.new("RGB", (len(maps) * _TILE, 2 * _TILE + _LEGEND), "white")
     draw = ImageDraw.Draw(tile)
-    agree = float((maps[0][0] == maps[1][0]).float().mean())
-    for column, (image, (name, _), found) in enumerate(zip(images, both, maps, strict=True)):
-        left, (classes, confidence) = column * _TILE, (x[0] for x in found)
-        tile.paste(image, (left, 0))
+    for column, (title, classes, confidence) in enumerate(maps):
+        left = column * _TILE
+        if column < len(images):
+            tile.paste(images[column], (left, 0))
         drawn = overlay(picture, classes, confidence, colours)
         tile.paste(as_image(drawn, _TILE), (left, _TILE))
-        title = f"{name}: {agree:.0%} of the pixels agree" if column == 0 else name
         draw_legend(draw, (left + 4, 2 * _TILE + 4), title, classes, colours, names)
     return tile
 

@@ -357,9 +357,11 @@ def train(
                 tqdm.write(stages.table(steps - first))
             if progress and skipped:
                 tqdm.write(skipped_report(skipped))
-            shown = ViewLoader(
-                source if checked is None else checked, view, 1, seed=seed, workers=1
-            )
+            # Label maps are drawn where they were read: in the loss, or in the validation.
+            drawn = source if checked is None else checked
+            if checked is not None and has_label_maps(checked):
+                grid = LabelGrid.of(chosen.output_shape(where), dense_size)
+            shown = ViewLoader(drawn, view, 1, seed=seed, workers=1, grid=grid)
             contact_sheet(folder / "contact_sheet.png", pupil, chosen, shown, where, exposure=short)
             written = json.dumps(_report(result, options), indent=1).encode()
             write_atomically(folder / "report.json", written)

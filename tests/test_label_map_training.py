@@ -196,6 +196,26 @@ def test_label_maps_follow_stored_views(folder):
         assert (picture.argmax(1) == batch.labels)[high == -low].all()
 
 
+def test_label_maps_are_drawn(folder):
+    """As a third column, in the colours of the models' maps; the scenes are of three classes."""
+    from PIL import Image
+
+    data = RawFolder(folder / "raw", label_maps=folder / "maps")
+    arguments = {"out": folder / "out", "steps": 1, "batch_size": 4, **QUIET}
+    widths = []
+    for alpha, validation in ((1.0, None), (0.5, None), (1.0, data)):
+        train("rawify", teacher(dense=True), data, alpha=alpha, validation=validation,
+              resume=False, **arguments)  # fmt: skip
+        with Image.open(folder / "out" / "contact_sheet.png") as sheet:
+            widths.append((sheet.width - 10) // 3 - 10)
+            pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    assert widths == [448, 672, 672]
+    shown = pixels[10 + 224 : 10 + 448, 10 + 448 : 10 + 672].reshape(-1, 3)
+    colours, counts = np.unique(shown // 64, axis=0, return_counts=True)
+    assert 2 <= (counts > 1000).sum() <= 12, colours
+    assert (shown.max(-1) - shown.min(-1)).mean() > 60
+
+
 def test_label_maps_are_read_where_they_count(folder, tmp_path):
     """Without cross entropy a training needs none; a class too many is found in the evaluation."""
     write_map(folder, "3", np.full((96, 128), 9, np.uint8))
