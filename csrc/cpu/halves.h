@@ -8,35 +8,43 @@ namespace ISP_DISTILL_ISA {
 
 typedef uint16_t Halves __attribute__((vector_size(4 * kLanes), may_alias));
 
+// x86's instruction of the vectors' width.
+#if defined(__AVX512BW__)
+typedef __m512i Integers;
+typedef __m512 Floats;
+#define ISP_OF_WIDTH(name) _mm512_##name
+#elif defined(__AVX2__)
+typedef __m256i Integers;
+typedef __m256 Floats;
+#define ISP_OF_WIDTH(name) _mm256_##name
+#elif defined(__x86_64__)
+typedef __m128i Integers;
+typedef __m128 Floats;
+#define ISP_OF_WIDTH(name) _mm_##name
+#endif
+
 // a - b, at least 0.
 ISP_INLINE Word subtract_halves(Word a, Word b) {
-#if defined(__AVX512BW__)
-  return (Word)_mm512_subs_epu16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (Word)_mm256_subs_epu16((__m256i)a, (__m256i)b);
-#elif defined(__x86_64__)
-  return (Word)_mm_subs_epu16((__m128i)a, (__m128i)b);
+#if defined(ISP_OF_WIDTH)
+  return (Word)ISP_OF_WIDTH(subs_epu16)((Integers)a, (Integers)b);
 #else
   const Halves x = (Halves)a, y = (Halves)b;
   return (Word)(x > y ? x - y : Halves{});
 #endif
 }
 
+// SSE2 has no maximum and minimum of these.
 ISP_INLINE Word larger_halves(Word a, Word b) {
-#if defined(__AVX512BW__)
-  return (Word)_mm512_max_epu16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (Word)_mm256_max_epu16((__m256i)a, (__m256i)b);
+#if defined(__AVX2__)
+  return (Word)ISP_OF_WIDTH(max_epu16)((Integers)a, (Integers)b);
 #else
   return (Word)((Halves)subtract_halves(a, b) + (Halves)b);
 #endif
 }
 
 ISP_INLINE Word smaller_halves(Word a, Word b) {
-#if defined(__AVX512BW__)
-  return (Word)_mm512_min_epu16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (Word)_mm256_min_epu16((__m256i)a, (__m256i)b);
+#if defined(__AVX2__)
+  return (Word)ISP_OF_WIDTH(min_epu16)((Integers)a, (Integers)b);
 #else
   return (Word)((Halves)a - (Halves)subtract_halves(a, b));
 #endif
@@ -55,31 +63,18 @@ ISP_INLINE Word add_where_larger(Word total, Word a, Word b, Word addend) {
 
 // Values of two rows side by side: each word is one column's value of y and of z. The columns are not in
 // order; even_columns and odd_columns of the two vectors that come of `low` and `high` put them in order.
-#if defined(__AVX512F__)
+#if defined(ISP_OF_WIDTH)
 ISP_INLINE Word rows_low(Word y, Word z) {
-  return (Word)_mm512_unpacklo_epi16((__m512i)y, (__m512i)z);
+  return (Word)ISP_OF_WIDTH(unpacklo_epi16)((Integers)y, (Integers)z);
 }
 ISP_INLINE Word rows_high(Word y, Word z) {
-  return (Word)_mm512_unpackhi_epi16((__m512i)y, (__m512i)z);
+  return (Word)ISP_OF_WIDTH(unpackhi_epi16)((Integers)y, (Integers)z);
 }
 ISP_INLINE Vec even_columns(Vec low, Vec high) {
-  return (Vec)_mm512_shuffle_ps((__m512)low, (__m512)high, 0x88);
+  return (Vec)ISP_OF_WIDTH(shuffle_ps)((Floats)low, (Floats)high, 0x88);
 }
 ISP_INLINE Vec odd_columns(Vec low, Vec high) {
-  return (Vec)_mm512_shuffle_ps((__m512)low, (__m512)high, 0xdd);
-}
-#elif defined(__AVX2__)
-ISP_INLINE Word rows_low(Word y, Word z) {
-  return (Word)_mm256_unpacklo_epi16((__m256i)y, (__m256i)z);
-}
-ISP_INLINE Word rows_high(Word y, Word z) {
-  return (Word)_mm256_unpackhi_epi16((__m256i)y, (__m256i)z);
-}
-ISP_INLINE Vec even_columns(Vec low, Vec high) {
-  return (Vec)_mm256_shuffle_ps((__m256)low, (__m256)high, 0x88);
-}
-ISP_INLINE Vec odd_columns(Vec low, Vec high) {
-  return (Vec)_mm256_shuffle_ps((__m256)low, (__m256)high, 0xdd);
+  return (Vec)ISP_OF_WIDTH(shuffle_ps)((Floats)low, (Floats)high, 0xdd);
 }
 #else
 // Of 4 words: the first and the second half.
@@ -95,12 +90,8 @@ ISP_INLINE Vec odd_columns(Vec low, Vec high) { return odd(low, high); }
 
 // Of signed values: the sum of the two products in each word.
 ISP_INLINE Int multiply_halves(Word a, Word b) {
-#if defined(__AVX512BW__)
-  return (Int)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return (Int)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(__x86_64__)
-  return (Int)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#if defined(ISP_OF_WIDTH)
+  return (Int)ISP_OF_WIDTH(madd_epi16)((Integers)a, (Integers)b);
 #else
   const auto low = [](Word w) { return (Int)(w << 16) >> 16; };
   const auto high = [](Word w) { return (Int)w >> 16; };

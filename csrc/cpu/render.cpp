@@ -71,6 +71,7 @@ std::vector<RenderPiece> pieces_of(const Render& r, int64_t batch) {
   };
   const int64_t widest = std::max(r.columns.source, width);
   const int64_t tiles = within((widest + kTileColumns - 1) / kTileColumns, width);
+  // Enough to even out the threads' shares; neighbouring bands read the rows between them twice.
   const int64_t wanted = 2 * torch::stable::get_num_threads();
   const int64_t bands = within((wanted + batch * tiles - 1) / std::max<int64_t>(batch * tiles, 1), height);
   std::vector<RenderPiece> pieces;
