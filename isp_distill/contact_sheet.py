@@ -77,7 +77,7 @@ def contact_sheet(
         ]
         both = (("student", predicted), ("teacher", target))
         if target.dim() == 4:
-            labels = None if batch.labels is None else batch.labels[0]
+            labels = None if loader.grid is None else batch.labels
             tiles.append(_dense_tile(images, picture[0], both, labels, teacher.classes))
             continue
         tile = Image.new("RGB", (2 * _TILE, _TILE + _TEXT), "white")
@@ -122,7 +122,7 @@ def _dense_tile(
     agree = float((maps[0][1] == maps[1][1]).float().mean())
     maps[0] = (f"student: {agree:.0%} of the pixels agree", *maps[0][1:])
     if labels is not None:
-        enlarged = F.interpolate(labels[None, None].float(), (height, width), mode="nearest-exact")
+        enlarged = F.interpolate(labels[:1, None].float(), (height, width), mode="nearest-exact")
         maps.append(("labels", enlarged[0, 0].long(), torch.ones(height, width)))
     colours = palette([classes[classes >= 0] for _, classes, _ in maps], _CLASSES)
     tile = Image.new("RGB", (len(maps) * _TILE, 2 * _TILE + _LEGEND), "white")

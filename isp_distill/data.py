@@ -242,32 +242,36 @@ class ViewLoader:
         self.skipped[error.path] = error.reason
 
     def _view(self, index: int, drawn: Draw) -> Sample:
-        given: tuple[Any, ...] = ()
         if isinstance(self.source, PackedRaw):
             mosaic, camera = self.view.cut_packed(self.source, index, drawn)
-            label = self._label(index, given, drawn, self.source.shape(index), camera)
+            size = self.source.shape(index)
+            label = self._label(index, self._class_or_map(index), drawn, size, camera)
             return np.ascontiguousarray(mosaic), camera, label, None
         item = self.source[index]
-        if isinstance(item, tuple):
-            item, label = item
-            given = (label,)
+        item, known = item if isinstance(item, tuple) else (item, self._class_or_map(index))
         if isinstance(item, RawImage):
             mosaic, camera = self.view.cut_raw(item, drawn)
-            label = self._label(index, given, drawn, item.mosaic.shape, camera)
+            label = self._label(index, known, drawn, item.mosaic.shape, camera)
             return np.ascontiguousarray(mosaic), camera, label, None
         if isinstance(item, np.ndarray) and item.ndim == 3 and item.dtype == np.uint8:
             picture = self.view.cut_picture(item, drawn)
-            label = self._label(index, given, drawn, item.shape[:2])
+            label = self._label(index, known, drawn, item.shape[:2])
             return np.ascontiguousarray(picture), None, label, None
         raise TypeError(
             f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a uint8 RGB "
             "array [H, W, 3], alone or with a label"
         )
 
+    def _class_or_map(self, index: int) -> Any:
+        """What the dataset says of an item; of a map in a file, the view reads its part later."""
+        if self._maps is not None or not hasattr(self.source, "label"):
+            return None
+        return self.source.label(index)
+
     def _label(
         self,
         index: int,
-        given: Sequence[Any],
+        known: Any,
         drawn: Draw,
         size: Sequence[int],
         camera: RawImage | None = None,
@@ -276,37 +280,41 @@ class ViewLoader:
 
         Args:
             index: of the item.
-            given: the label that came with it; empty where none did.
+            known: its class or its whole label map; None where it has none, or has it in a file.
             drawn: the view.
             size: height and width of the mosaic or picture.
             camera: of the mosaic; None for a picture.
         """
-        found = None
-        if self._maps is None:
-            label = given[0] if given else None
-            if not given and hasattr(self.source, "label"):
-                label = self.source.label(index)
-            found = as_label_map(label)
-            if found is None:
-                return IGNORED if label is None else int(label)
+        if self._maps is not None:
+            if self.grid is None:
+                return IGNORED
+            return self._maps.view(index, self._shown(index, drawn, size, camera), self.grid)
+        label_map = as_label_map(known)
+        if label_map is None:
+            return IGNORED if known is None else int(known)
         if self.grid is None:
             return IGNORED
+        shown = self._shown(index, drawn, size, camera)
+        return map_view(label_map, shown, self.grid, f"the label map of dataset item {index}")
+
+    def _shown(
+        self, index: int, drawn: Draw, size: Sequence[int], camera: RawImage | None
+    ) -> Shown:
+        """Which part of its label map a view shows; the arguments are :meth:`_label`'s.
+
+        Raises:
+            ValueError: for a mosaic that does not lie as its label map does.
+        """
         height, width = size
         if camera is None:
-            shown = Shown(*self.view.picture_window(height, width, drawn), drawn)
-        elif camera.orientation == 1:
-            window = self.view.window(height, width, drawn, camera.path)
-            shown = Shown((height, width), window, drawn)
-        else:
+            return Shown(*self.view.picture_window(height, width, drawn), drawn)
+        if camera.orientation != 1:
             raise ValueError(
                 f"{camera.path or f'dataset item {index}'}: its mosaic lies on its side "
                 f"(orientation {camera.orientation}), its label map over the upright picture: "
                 "turn it upright (RawFolder and pack do so by themselves, isp_distill.raw.upright)"
             )
-        if self._maps is not None:
-            return self._maps.view(index, shown, self.grid)
-        assert found is not None
-        return map_view(found, shown, self.grid, f"the label map of dataset item {index}")
+        return Shown((height, width), self.view.window(height, width, drawn, camera.path), drawn)
 
     def _batches(
         self,

@@ -15,10 +15,9 @@ from tqdm import tqdm
 from isp_distill.data import Source, View, ViewLoader, open_source
 from isp_distill.dense import check_upright, full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
-from isp_distill.label_maps import LabelGrid
 from isp_distill.ops.distill_loss import distill_loss
 from isp_distill.processes import Processes
-from isp_distill.sources import has_label_maps
+from isp_distill.sources import label_grid
 from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
 
 
@@ -102,6 +101,7 @@ class _Tally:
         # Among the five best is what fewer than five surpass: no class need be sorted.
         surpass = (student > student.gather(1, best_t[:, None])).sum(1, dtype=torch.int32)
         self.top5 += float((surpass < 5).sum())
+        # One tensor, since no agreement is asked for.
         self.kl += float(distill_loss(student, teacher, reduction="sum"))  # type: ignore[arg-type]
         dense = student.dim() > 2
         if labels is not None and labels.shape == best_s.shape:
@@ -218,9 +218,7 @@ def evaluate(
     group = processes or Processes(where)
     total = -(-len(source) * views // (batch_size * group.count))
     try:
-        grid = None
-        if has_label_maps(source):
-            grid = LabelGrid.of(chosen.output_shape(where), dense_size)
+        grid = label_grid(source, lambda: chosen.output_shape(where), dense_size)
         loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers, grid=grid)
         batches = loader.fixed(views, rank=group.rank, count=group.count)
         for step, batch in enumerate(

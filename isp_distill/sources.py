@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, RawFolder
-from isp_distill.label_maps import LabelMaps, as_label_map
+from isp_distill.label_maps import LabelGrid, LabelMaps, as_label_map
 from isp_distill.packed import PackedRaw, is_packed
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -128,6 +128,22 @@ def has_label_maps(source: Source) -> bool:
             label = source.label(index) if hasattr(source, "label") else None
         return as_label_map(label) is not None
     return False
+
+
+def label_grid(
+    source: Source, output_shape: Callable[[], Sequence[int]], size: int | Sequence[int] | None
+) -> LabelGrid | None:
+    """What a dataset's label maps are to be made for; None where it has none.
+
+    Args:
+        source: the dataset.
+        output_shape: the shape of a view's logits; asked only where there are label maps.
+        size: at which dense logits are compared; their own where None.
+
+    Raises:
+        ValueError: there are label maps, and the logits are not dense.
+    """
+    return LabelGrid.of(output_shape(), size) if has_label_maps(source) else None
 
 
 def open_source(data: str | Path | Source, label_maps: str | Path | None = None) -> Source:

@@ -33,10 +33,9 @@ from isp_distill.device_input import on_device
 from isp_distill.evaluation import Report, evaluate
 from isp_distill.exposure import ShortExposure
 from isp_distill.isp import NoiseModel
-from isp_distill.label_maps import LabelGrid
 from isp_distill.losses import DistillLoss
 from isp_distill.processes import joined
-from isp_distill.sources import has_label_maps, packing_note
+from isp_distill.sources import label_grid, packing_note
 from isp_distill.stages import Stages
 from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_teacher
@@ -238,10 +237,11 @@ def train(
             return_agreement=True,
             size=dense_size,
         )
-        grid = None
-        if loss.needs_labels and has_label_maps(source):
-            shape = chosen.output_shape(where) if stored is None else stored.output_shape()
-            grid = LabelGrid.of(shape, dense_size)
+
+        def output_shape() -> tuple[int, ...]:
+            return chosen.output_shape(where) if stored is None else stored.output_shape()
+
+        grid = label_grid(source, output_shape, dense_size) if loss.needs_labels else None
         loader = ViewLoader(
             source,
             view,
@@ -359,8 +359,8 @@ def train(
                 tqdm.write(skipped_report(skipped))
             # Label maps are drawn where they were read: in the loss, or in the validation.
             drawn = source if checked is None else checked
-            if checked is not None and has_label_maps(checked):
-                grid = LabelGrid.of(chosen.output_shape(where), dense_size)
+            if checked is not None:
+                grid = label_grid(checked, lambda: chosen.output_shape(where), dense_size)
             shown = ViewLoader(drawn, view, 1, seed=seed, workers=1, grid=grid)
             contact_sheet(folder / "contact_sheet.png", pupil, chosen, shown, where, exposure=short)
             written = json.dumps(_report(result, options), indent=1).encode()

@@ -216,6 +216,19 @@ def test_label_maps_are_drawn(folder):
     assert (shown.max(-1) - shown.min(-1)).mean() > 60
 
 
+def test_classes_of_whole_files_are_not_drawn(folder):
+    """A dense teacher's validation may have classes, whatever the training data have."""
+    from PIL import Image
+
+    maps = RawFolder(folder / "raw", label_maps=folder / "maps")
+    classes = RawFolder(folder / "raw", labels=lambda path: 3)
+    arguments = {"out": folder / "out", "steps": 1, "batch_size": 4, "resume": False, **QUIET}
+    for data, alpha in ((RawFolder(folder / "raw"), 1.0), (maps, 0.5)):
+        train("rawify", teacher(dense=True), data, alpha=alpha, validation=classes, **arguments)
+        with Image.open(folder / "out" / "contact_sheet.png") as sheet:
+            assert (sheet.width - 10) // 3 - 10 == 448
+
+
 def test_label_maps_are_read_where_they_count(folder, tmp_path):
     """Without cross entropy a training needs none; a class too many is found in the evaluation."""
     write_map(folder, "3", np.full((96, 128), 9, np.uint8))
