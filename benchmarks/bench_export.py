@@ -196,6 +196,7 @@ def measure(sensor: str, folder: Path, threads: int, rounds: int) -> dict[str, f
     ways: dict[str, Way] = {"RAW model": work.raw_model, "RGB model": work.rgb_model}
     for name, isp in isps.items():
         ways[f"ISP {name}"] = isp
+        # mypy cannot infer a lambda with a default.
         ways[f"whole {name}"] = lambda isp=isp: work.rgb_model(isp())  # type: ignore[misc]
     slow = {name: way for name, way in ways.items() if "LibRaw" in name}
     fast = {name: way for name, way in ways.items() if "LibRaw" not in name}

@@ -66,6 +66,7 @@ def main() -> None:
 
         def measured(student: object, exposure: ShortExposure = exposure) -> Report:
             return evaluate(
+                # A teacher's model on the RAW, or a student: what evaluate() takes.
                 student,  # type: ignore[arg-type]
                 teacher,
                 held_out,

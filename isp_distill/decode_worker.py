@@ -51,6 +51,7 @@ def read_exactly(stream: IO[bytes], buffer: memoryview) -> bool:
     """Fill the buffer from an unbuffered stream; False where the stream ends first."""
     done = 0
     while done < len(buffer):
+        # IO knows no readinto, which every raw stream has.
         count = stream.readinto(buffer[done:])  # type: ignore[attr-defined]
         if not count:
             return False

@@ -19,7 +19,7 @@ def on_device(batches: Iterable[RawBatch], device: torch.device) -> Iterator[Raw
         for batch in batches:
             yield batch.to(device)
         return
-    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has no types
     ahead: tuple[RawBatch, torch.cuda.Event] | None = None
     for batch in batches:
         pinned = batch.pin_memory()

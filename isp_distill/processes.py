@@ -175,7 +175,7 @@ def joined(device: torch.device | str | None) -> Iterator[Processes]:
         where = torch.device("cuda", local)
         torch.cuda.set_device(where)
     if ours:
-        # Not at the top: torch may be built without them.
+        # Not at the top: torch may be built without them. The second is private, hence the ignore.
         from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]
         from torch.distributed.rendezvous import rendezvous
 

@@ -82,6 +82,7 @@ class Teacher:
             model = create_model(name, pretrained=True)
         except Exception as error:
             raise RuntimeError(f"timm could not load {name!r} with its weights: {error}") from error
+        # Untyped in timm, hence the ignore.
         config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         found = {"mean": config["mean"], "std": config["std"], "size": config["input_size"][-1]}
         return cls(model, **{**found, **settings})

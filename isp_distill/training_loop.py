@@ -197,6 +197,7 @@ def run_steps(
                 with contextlib.nullcontext() if last else _no_sync(replica):
                     loss, agreed, rows = forward(batch, (settings.seed << 32) + place)
                     with stages("backward"):
+                        # Untyped in torch, hence the ignore.
                         (loss / accumulate).backward()  # type: ignore[no-untyped-call]
                 window.add(loss / accumulate, agreed, rows)
                 seen += len(batch.mosaic)

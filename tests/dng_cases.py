@@ -7,7 +7,7 @@ import pytest
 
 from isp_distill.raw import RawImage
 
-tifffile = pytest.importorskip("tifffile")
+tifffile = pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
 
 MATRIX = [[0.838, -0.263, -0.0639], [-0.2887, 1.0725, 0.2496], [-0.0627, 0.1427, 0.5438]]
 CFA = [

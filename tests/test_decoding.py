@@ -26,7 +26,7 @@ from isp_distill.dng import write_dng
 from isp_distill.errors import CorruptRawError, RawError, UnsupportedRawError
 from isp_distill.raw import RawImage, read_raw
 
-pytest.importorskip("tifffile")
+pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
 
 
 def small_dng(path, **arguments):
@@ -85,7 +85,7 @@ def test_same_as_in_process_on_a_camera_file(pool):
 
 
 def test_warnings_come_through(tmp_path, pool):
-    tifffile = pytest.importorskip("tifffile")
+    tifffile = pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
     path = small_dng(tmp_path / "x.dng")
     with tifffile.TiffFile(path, mode="r+") as file:
         file.pages[0].tags[50721].overwrite((0, 1) * 9)
@@ -291,7 +291,7 @@ def test_a_fork_has_workers_of_its_own(odd_pool):
 
 def test_lying_header_cannot_take_the_memory(tmp_path):
     """A sparse file that is as large as its header says gets past every check of sizes."""
-    tifffile = pytest.importorskip("tifffile")
+    tifffile = pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
     path = small_dng(tmp_path / "x.dng")
     side = 22000
     with tifffile.TiffFile(path, mode="r+") as file:

@@ -134,7 +134,7 @@ def test_margins_keep_colours_and_blacks(tmp_path, pattern, top, left, bottom, r
 
 def test_color_matrix_is_what_libraw_uses(tmp_path):
     """LibRaw's own camera to sRGB conversion, from the same tag, agrees with ours."""
-    rawpy = pytest.importorskip("rawpy")
+    rawpy = pytest.importorskip("rawpy", reason="LibRaw is what is compared with")
     matrix = [[0.838, -0.263, -0.0639], [-0.2887, 1.0725, 0.2496], [-0.0627, 0.1427, 0.5438]]
     path = write_dng(tmp_path / "x.dng", noise((32, 32)), color_matrix=matrix)
     with rawpy.imread(str(path)) as decoder:
@@ -145,7 +145,7 @@ def test_color_matrix_is_what_libraw_uses(tmp_path):
 
 def test_scene_white_maps_to_the_neutral(tmp_path):
     """With a ccm the matrix says "daylight": XYZ of D65 gives AsShotNeutral, up to scale."""
-    tifffile = pytest.importorskip("tifffile")
+    tifffile = pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
     path = write_dng(
         tmp_path / "x.dng",
         noise((32, 32)),

@@ -16,7 +16,7 @@ from isp_distill.dng import write_dng
 from isp_distill.errors import CorruptRawError, RawError, UnsupportedRawError
 from isp_distill.folder import RawFolder
 
-pytest.importorskip("tifffile")
+pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
 
 
 def mosaic(seed=0, shape=(24, 32)):

@@ -35,8 +35,8 @@ from isp_distill.mosaic_codec import DamagedBandError, compress, decompress
 from isp_distill.raw import crop
 from isp_distill.views import Draw, View, bin_mosaic
 
-pytest.importorskip("tifffile")
-pytest.importorskip("zstandard")
+pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
+pytest.importorskip("zstandard", reason="shards are compressed with it")
 
 
 def mosaic(seed=0, shape=(64, 80)):

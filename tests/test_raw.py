@@ -24,7 +24,7 @@ from isp_distill.errors import CorruptRawError, UnsupportedRawError
 from isp_distill.raw import RawImage, crop, read_raw, upright
 from isp_distill.raw_metadata import PATTERNS
 
-tifffile = pytest.importorskip("tifffile")
+tifffile = pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
 
 
 # --- geometry
@@ -130,7 +130,7 @@ def test_raw_image_pickles():
 
 @pytest.mark.registry
 def test_colorchart():
-    rawpy = pytest.importorskip("rawpy")
+    rawpy = pytest.importorskip("rawpy", reason="LibRaw is what is compared with")
     raw = read_raw(colorchart())
     assert (raw.pattern, raw.white, raw.mosaic.shape) == ("RGGB", 15000, (1156, 1734))
     assert raw.black == (2056, 2056, 2056, 2056)
@@ -148,7 +148,7 @@ def test_colorchart():
 
 @pytest.mark.parametrize("margins", [(0, 0), (1, 0), (0, 1), (1, 1), (3, 5), (4, 6)])
 def test_pattern_is_that_of_the_visible_area(tmp_path, margins):
-    rawpy = pytest.importorskip("rawpy")
+    rawpy = pytest.importorskip("rawpy", reason="LibRaw is what is compared with")
     area = (*margins, 48, 64)
     path = write_dng(tmp_path / "x.dng", noise((48, 64)), pattern="GRBG", active_area=area)
     raw = read_raw(path)

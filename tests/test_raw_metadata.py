@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isp_distill import raw_metadata, tiff
 from isp_distill.raw_metadata import PATTERNS
 
-tifffile = pytest.importorskip("tifffile")
+tifffile = pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
 
 
 # --- levels and colours

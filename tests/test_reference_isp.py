@@ -40,7 +40,7 @@ def codes(pattern, batch=1):
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(("method", "margin"), [("bilinear", 1), ("malvar", 2)])
 def test_demosaic_equals_colour_demosaicing(pattern, method, margin):
-    peer = pytest.importorskip("colour_demosaicing")
+    peer = pytest.importorskip("colour_demosaicing", reason="a peer")
     function = {
         "bilinear": peer.demosaicing_CFA_Bayer_bilinear,
         "malvar": peer.demosaicing_CFA_Bayer_Malvar2004,
@@ -122,7 +122,7 @@ MAX_DIFFERENCE = 5 / 65535
 
 def libraw(path, **settings):
     """LibRaw's linear sRGB at half size, float [3, h, w]."""
-    rawpy = pytest.importorskip("rawpy")
+    rawpy = pytest.importorskip("rawpy", reason="LibRaw is what is compared with")
     with rawpy.imread(str(path)) as decoder:
         picture = decoder.postprocess(
             half_size=True,
@@ -158,7 +158,7 @@ def smooth_mosaic(height, width, black, white):
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("balance", [(2.1, 1.0, 1.6), (0.8, 1.0, 1.9)])
 def test_render_equals_libraw_on_a_synthetic_file(tmp_path, pattern, balance):
-    pytest.importorskip("rawpy")
+    pytest.importorskip("rawpy", reason="LibRaw is what is compared with")
     path = write_dng(
         tmp_path / "scene.dng",
         smooth_mosaic(96, 128, 512, 16383),

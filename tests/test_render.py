@@ -124,8 +124,8 @@ def test_orientation_against_exif(orientation):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_against_pillow(orientation):
-    image = pytest.importorskip("PIL.Image")
-    ops = pytest.importorskip("PIL.ImageOps")
+    image = pytest.importorskip("PIL.Image", reason="a peer")
+    ops = pytest.importorskip("PIL.ImageOps", reason="a peer")
     stored = np.arange(12, dtype=np.uint8).reshape(3, 4)
     picture = image.fromarray(stored)
     picture.getexif()[0x0112] = orientation

@@ -19,7 +19,7 @@ from isp_distill.logit_codec import decode, encode
 from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.views import View
 
-pytest.importorskip("tifffile")
+pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
 
 CROP = 32
 QUIET = {"progress": False, "tensorboard": False}

@@ -298,4 +298,5 @@ def _choose_now(
 
 
 #: torch.compile asks once, when it compiles.
+# Untyped in torch, hence the ignore.
 _choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]

@@ -32,6 +32,7 @@ def _choose_now(device: torch.device, dtype: torch.dtype, batch: int, picture: b
 
 
 #: torch.compile asks once, when it compiles.
+# Untyped in torch, hence the ignore.
 _choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
 
 
