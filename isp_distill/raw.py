@@ -18,6 +18,7 @@ import rawpy
 
 from . import raw_metadata, tiff
 from .errors import CorruptRawError, UnsupportedRawError
+from .gain_map import GainMap
 from .raw_metadata import PATTERNS, SITE_PLANES, Blacks, Gains, Matrix
 
 #: Refuse headers that promise more than this. The largest Bayer mosaics have about 250 megapixels;
@@ -42,6 +43,12 @@ class RawImage:
         exposure_time: seconds, or None.
         iso: ISO speed, or None.
         path: the file it came from; "" for a mosaic that came from none.
+        default_crop: the part that the camera's own pictures show, within the mosaic: top, left,
+            height, width; None where the file does not say.
+        baseline_exposure: how much brighter than its white level says the maker wants the picture,
+            in stops (the DNG's BaselineExposure).
+        gain_map: the lens shading that the file asks to correct, or None. It is not applied to
+            ``mosaic``.
     """
 
     mosaic: np.ndarray
@@ -55,6 +62,9 @@ class RawImage:
     exposure_time: float | None = None
     iso: float | None = None
     path: str = ""
+    default_crop: tuple[int, int, int, int] | None = None
+    baseline_exposure: float = 0.0
+    gain_map: GainMap | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no later stage can handle.
