@@ -183,49 +183,22 @@ def _save_picture(picture: torch.Tensor, out: Path) -> None:
 
 
 def _unprocess(a: argparse.Namespace) -> None:
-    import numpy as np
-
-    from isp_distill.cfa import PATTERNS
-    from isp_distill.data import ImageFolder
-    from isp_distill.dng import write_dng
+    from isp_distill.data import skipped_report
     from isp_distill.isp import NoiseModel
-    from isp_distill.ops.unprocess import unprocess
+    from isp_distill.unprocess_folder import unprocess_folder
 
-    source = Path(a.pictures)
-    folder = ImageFolder(source)
-    out = Path(a.out)
-    out.mkdir(parents=True, exist_ok=True)
-    noise = NoiseModel() if a.noise else None
-    from tqdm import tqdm
-
-    for index, path in enumerate(tqdm(folder.paths, desc="unprocess")):
-        try:
-            rgb = np.ascontiguousarray(folder[index])
-        except RawError:
-            continue
-        height, width = (side - side % 2 for side in rgb.shape[:2])
-        tensor = torch.from_numpy(rgb[:height, :width].copy()).permute(2, 0, 1)[None]
-        pattern = PATTERNS[index % 4] if a.pattern == "all" else a.pattern
-        mosaic, isp = unprocess(
-            tensor, pattern=pattern, bits=a.bits, black=a.black, noise=noise, seed=a.seed + index
-        )
-        settings = isp.batched(1)
-        assert isinstance(settings.white_balance, torch.Tensor)
-        assert isinstance(settings.ccm, torch.Tensor)
-        write_dng(
-            out / path.relative_to(source).with_suffix(".dng").name,
-            mosaic[0].numpy(),
-            pattern=pattern,
-            black=a.black,
-            white=2**a.bits - 1,
-            white_balance=tuple(settings.white_balance[0].tolist()),
-            ccm=settings.ccm[0].tolist(),
-            bits=a.bits,
-        )
-    report = folder.report()
-    if report:
-        print(report)
-    print(out)
+    skipped = unprocess_folder(
+        a.pictures,
+        a.out,
+        pattern=a.pattern,
+        bits=a.bits,
+        black=a.black,
+        noise=NoiseModel() if a.noise else None,
+        seed=a.seed,
+    )
+    if skipped:
+        print(skipped_report(skipped))
+    print(a.out)
 
 
 def _doctor(_: argparse.Namespace) -> None:
@@ -351,7 +324,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--exposure", type=float, default=0.0, help="in stops")
     one.add_argument("--size", type=int, help="shorter side, pixels")
 
-    one = command("unprocess", _unprocess, "turn a folder of pictures into DNG files")
+    one = command("unprocess", _unprocess, "turn a tree of pictures into one of DNG files")
     one.add_argument("pictures")
     one.add_argument("out")
     one.add_argument("--pattern", default="all", help="RGGB, GRBG, GBRG, BGGR, or all in turn")

@@ -181,10 +181,14 @@ class ViewLoader:
         def sample(position: int) -> Sample:
             random = np.random.default_rng((self.seed, 1, position))
             drawn = self.view.draw(random)
-            for attempt in range(_REPLACEMENTS):
-                index = training_order(len(self.source), self.seed, position)
-                if attempt:
+            tried: set[int] = set()
+            index = training_order(len(self.source), self.seed, position)
+            while len(tried) < min(_REPLACEMENTS, len(self.source)):
+                if tried:
                     index = int(random.integers(len(self.source)))
+                    if index in tried:
+                        continue
+                tried.add(index)
                 try:
                     if self.stored is not None:
                         epoch = position // len(self.source)
@@ -193,9 +197,11 @@ class ViewLoader:
                     return self._view(index, drawn)
                 except RawError as error:
                     self._refuse(error)
-            raise RuntimeError(
-                f"{_REPLACEMENTS} files in a row could not be used:\n{self.report()}"
-            )
+            count = len(self.source)
+            what = f"{len(tried)} files in a row, of {count}, could not be used"
+            if len(tried) == count:
+                what = f"none of the {count} files could be used"
+            raise RuntimeError(f"{what}:\n{self.report()}")
 
         def positions() -> Iterator[list[Any]]:
             for step in range(first_step, steps):

@@ -6,18 +6,17 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from isp_distill.data import Source, View, ViewLoader, open_source
+from isp_distill.data import View, ViewLoader, open_source
 from isp_distill.dense import check_upright, full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
 from isp_distill.ops.distill_loss import distill_loss
 from isp_distill.processes import Processes
-from isp_distill.sources import label_grid
+from isp_distill.sources import Data, label_grid
 from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
 
 
@@ -162,7 +161,7 @@ def _mean_iou(pairs: Tensor | None) -> float | None:
 def evaluate(
     student: Student | nn.Module,
     teacher: Teacher | nn.Module | str,
-    data: str | Path | Source,
+    data: Data,
     *,
     views: int = 1,
     crop: int | None = None,
@@ -182,8 +181,8 @@ def evaluate(
         student: a rawified model, any module (see :class:`isp_distill.teacher.PlanesModel`), or a
             function of ``(mosaic, isp)``.
         teacher: a :class:`Teacher`, a module, or a timm name.
-        data: a folder of RAW files, a folder of pictures, or a dataset; with labels, or label maps,
-            the report also holds how well both models predict these.
+        data: a folder of RAW files, one of pictures, a list of files, or a dataset; with labels,
+            or label maps, the report also holds how well both models predict these.
         views: crops of each file: the middle, then the corners; 1 to 5.
         crop: side of the mosaics, even; twice the teacher's size if None.
         binning: see :class:`isp_distill.data.View`.

@@ -17,6 +17,7 @@ from .decoded_cache import DecodedCache
 from .decoding import DecodePool
 from .errors import CorruptRawError, RawError
 from .label_maps import LabelMaps
+from .listed_files import files_below
 from .raw import RawImage
 from .raw import upright as turn_upright
 
@@ -61,10 +62,11 @@ class RawFolder(Dataset[RawImage]):
             and later views read only the rows that they show. Any number of processes and runs
             may share it; a RAW file that changed is decoded anew.
         extensions: suffixes to look for, in any case.
+        files: take these files, in this order, instead of searching ``root``, which they lie in.
 
     Attributes:
         root: the folder.
-        paths: the files, sorted.
+        paths: the files, sorted unless they were named.
         classes: the class names, sorted; empty unless ``labels="folder"``.
         label_maps: the :class:`~isp_distill.label_maps.LabelMaps`, or None.
         on_error: "skip" or "raise".
@@ -73,9 +75,10 @@ class RawFolder(Dataset[RawImage]):
             a cache, saves in every epoch.
 
     Raises:
-        FileNotFoundError: the folder is missing, or holds no file with these extensions; or a
-            label map is missing.
-        ValueError: an argument is out of range, or a file has no label.
+        FileNotFoundError: the folder or a named file is missing, or the folder holds no file with
+            these extensions; or a label map is missing.
+        ValueError: an argument is out of range, a named file lies elsewhere, or a file has no
+            label.
         ImportError: label maps are PNG files, and Pillow is missing.
     """
 
@@ -92,6 +95,7 @@ class RawFolder(Dataset[RawImage]):
         cache_bytes: int = 0,
         cache: str | os.PathLike[str] | None = None,
         extensions: Sequence[str] = RAW_EXTENSIONS,
+        files: Sequence[str | os.PathLike[str]] | None = None,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
@@ -105,7 +109,10 @@ class RawFolder(Dataset[RawImage]):
         self.cache_bytes = cache_bytes
         self.skipped: dict[str, str] = {}
         self._errors: dict[str, type[RawError]] = {}
-        self.paths = _find(self.root, extensions)
+        if files is None:
+            self.paths = _find(self.root, extensions)
+        else:
+            self.root, self.paths = files_below(self.root, files, extensions)
         self.classes: list[str] = []
         if labels == "folder":
             self.classes = _classes(self.root, self.paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -11,7 +12,9 @@ import numpy as np
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, RawFolder
 from isp_distill.label_maps import LabelGrid, LabelMaps, as_label_map
+from isp_distill.listed_files import common_folder, files_below, is_list_of_files
 from isp_distill.packed import PackedRaw, is_packed
+from isp_distill.pictures import read_picture
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -32,20 +35,36 @@ class Source(Protocol):
         ...
 
 
+#: What data may be given as: a folder, a file, a list of files, or a dataset.
+Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Source
+
+
 class ImageFolder:
     """A folder of ordinary pictures; ``folder[i]`` is uint8 RGB ``[H, W, 3]``, upright.
 
     Args:
         root: searched recursively for JPEG, PNG, WebP, BMP and TIFF.
         label_maps: a folder with a class for every pixel of every picture; see :class:`RawFolder`.
+        files: take these pictures, in this order, instead of searching ``root``.
 
     Raises:
-        FileNotFoundError: if the folder is missing or holds no picture, or a label map is missing.
+        FileNotFoundError: if the folder or a named file is missing, the folder holds no picture,
+            or a label map is missing.
+        ValueError: a named file lies elsewhere, is named twice, or is no picture by its name.
     """
 
-    def __init__(self, root: str | Path, *, label_maps: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        label_maps: str | os.PathLike[str] | None = None,
+        files: Sequence[str | os.PathLike[str]] | None = None,
+    ) -> None:
         self.root = Path(root)
-        self.paths = _files(self.root, IMAGE_EXTENSIONS)
+        if files is None:
+            self.paths = _files(self.root, IMAGE_EXTENSIONS)
+        else:
+            self.root, self.paths = files_below(self.root, files, IMAGE_EXTENSIONS)
         if not self.paths:
             raise FileNotFoundError(
                 f"{self.root}: no pictures in it (looked for {', '.join(IMAGE_EXTENSIONS)})"
@@ -58,21 +77,14 @@ class ImageFolder:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray[Any, Any]:
-        try:
-            from PIL import Image, ImageOps
-        except ImportError as error:
-            raise ImportError(
-                "reading pictures needs Pillow: pip install isp-distill[images]"
-            ) from error
         path = self.paths[index]
         if str(path) in self.skipped:
             raise RawError(path, self.skipped[str(path)])
         try:
-            with Image.open(path) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            self.skipped[str(path)] = f"cannot be read as a picture: {error}"
-            raise RawError(path, self.skipped[str(path)]) from error
+            return read_picture(path)
+        except RawError as error:
+            self.skipped[str(path)] = error.reason
+            raise
 
     def report(self) -> str:
         """The pictures that were skipped, with reasons; empty if none."""
@@ -146,26 +158,50 @@ def label_grid(
     return LabelGrid.of(output_shape(), size) if has_label_maps(source) else None
 
 
-def open_source(data: str | Path | Source, label_maps: str | Path | None = None) -> Source:
+def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) -> Source:
     """A packed folder, one of RAW files, one of ordinary pictures, or a dataset as it is.
 
     Args:
-        data: the folder's path, or a dataset.
-        label_maps: the folder of its label maps, see :class:`RawFolder`.
+        data: the folder's path, one file's, a list of files, or a dataset.
+        label_maps: the folder of its label maps, see :class:`RawFolder`. Those of named files lie
+            as the files do below the innermost folder that holds them all.
 
     Raises:
-        FileNotFoundError: for a folder without either, or a label map that is missing.
+        FileNotFoundError: for a folder without either, or a file or label map that is missing.
+        ValueError: for an empty dataset, or a list of both RAW files and pictures.
         TypeError: for something that is neither a path nor a dataset.
     """
-    if isinstance(data, (str, Path)):
+    if isinstance(data, (str, os.PathLike)):
         root = Path(data)
+        if root.is_file():
+            return _open_files([root], label_maps)
         if is_packed(root):
             return cast(Source, PackedRaw(root, label_maps=label_maps))
         if root.is_dir() and not _files(root, RAW_EXTENSIONS) and _files(root, IMAGE_EXTENSIONS):
             return ImageFolder(root, label_maps=label_maps)
         return cast(Source, RawFolder(root, label_maps=label_maps))
+    if is_list_of_files(data):
+        return _open_files(cast("Sequence[str | os.PathLike[str]]", data), label_maps)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         if len(data) == 0:
             raise ValueError("the dataset is empty")
-        return data
-    raise TypeError(f"data must be a folder or a dataset with a length, not {type(data).__name__}")
+        return cast(Source, data)
+    raise TypeError(
+        f"data must be a folder, a file, a list of files, or a dataset with a length, not "
+        f"{type(data).__name__}"
+    )
+
+
+def _open_files(
+    files: Sequence[str | os.PathLike[str]], label_maps: str | os.PathLike[str] | None
+) -> Source:
+    pictures = [Path(file).suffix.lower() in IMAGE_EXTENSIONS for file in files]
+    if any(pictures) and not all(pictures):
+        raise ValueError(
+            f"{files[pictures.index(True)]}: is a picture, {files[pictures.index(False)]} is none: "
+            "give RAW files or pictures, not both"
+        )
+    root = common_folder(files)
+    if pictures[0]:
+        return ImageFolder(root, label_maps=label_maps, files=files)
+    return cast(Source, RawFolder(root, label_maps=label_maps, files=files))

@@ -35,7 +35,7 @@ from isp_distill.exposure import ShortExposure
 from isp_distill.isp import NoiseModel
 from isp_distill.losses import DistillLoss
 from isp_distill.processes import joined
-from isp_distill.sources import label_grid, packing_note
+from isp_distill.sources import Data, label_grid, packing_note
 from isp_distill.stages import Stages
 from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_teacher
@@ -74,12 +74,12 @@ class TrainResult:
 def train(
     student: nn.Module | str,
     teacher: Teacher | nn.Module | str,
-    data: str | Path | Source,
+    data: Data,
     *,
     out: str | Path = "runs/isp-distill",
     steps: int = 500,
     batch_size: int = 16,
-    validation: str | Path | Source | None = None,
+    validation: Data | None = None,
     validation_views: int = 1,
     crop: int | None = None,
     binning: int | None = None,
@@ -134,9 +134,10 @@ def train(
             (1 channel) or its four planes.
         teacher: a :class:`Teacher`, a module (taken to be ImageNet's, 224 pixels), or a timm name.
         data: a folder of RAW files, a folder of ordinary pictures (mosaics are then made from them
-            and the teacher sees the pictures), or a dataset of :class:`RawImage` or uint8 RGB
-            arrays, with or without labels: a class for each, or for each of its pixels
-            (``RawFolder(..., label_maps=FOLDER)``, or pairs with integers ``[h, w]``).
+            and the teacher sees the pictures), a list of such files, or a dataset of
+            :class:`RawImage` or uint8 RGB arrays, with or without labels: a class for each, or for
+            each of its pixels (``RawFolder(..., label_maps=FOLDER)``, or pairs with integers
+            ``[h, w]``).
         out: folder for checkpoint, metrics, report and contact sheet. A run that finds its own
             checkpoint there goes on from it, to the same weights as if it had not been stopped.
         steps: optimiser steps.
