@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -66,7 +65,7 @@ def unprocess_folder(
                 f"it has {rgb.shape[1]} x {rgb.shape[0]} pixels, and a DNG needs at least 22 x 22"
             )
             continue
-        tensor = torch.from_numpy(np.ascontiguousarray(rgb[:height, :width])).permute(2, 0, 1)[None]
+        tensor = torch.from_numpy(rgb[:height, :width].copy()).permute(2, 0, 1)[None]
         chosen = PATTERNS[index % 4] if pattern == "all" else pattern
         mosaic, isp = unprocess(
             tensor, pattern=chosen, bits=bits, black=black, noise=noise, seed=seed + index
