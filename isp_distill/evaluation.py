@@ -206,7 +206,11 @@ def evaluate(
     chosen = as_teacher(teacher)
     pupil = as_student(student)
     module = pupil if isinstance(pupil, nn.Module) else chosen.model
-    where = torch.device(device) if device is not None else next(module.parameters()).device
+    where = torch.device("cpu")
+    if device is not None:
+        where = torch.device(device)
+    elif (first := next(module.parameters(), None)) is not None:
+        where = first.device
     view = View(2 * chosen.size if crop is None else crop, binning)
     source = open_source(data)
     short = ShortExposure.of(exposure)

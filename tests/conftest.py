@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import torch
 from hypothesis import settings
+from installed_package import prefer_built_package
+
+prefer_built_package(Path(__file__).resolve().parent.parent, sys.path)
 
 # They need a GPU or Triton's interpreter; without either, test_gpu_kernels.py runs them.
 collect_ignore = (
