@@ -133,9 +133,7 @@ PROPERTIES: list[tuple[str, Any, Callable[[Any], None]]] = [
     ("unprocess", st.tuples(_SMALL, st.booleans()), _check_unprocess),
     (
         "expose",
-        st.tuples(
-            st.tuples(_SMALL, st.sampled_from(unprocess_cases.MOSAICS)), st.booleans()
-        ),
+        st.tuples(st.tuples(_SMALL, st.sampled_from(unprocess_cases.MOSAICS)), st.booleans()),
         _check_expose,
     ),
 ]

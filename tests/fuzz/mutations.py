@@ -30,7 +30,9 @@ def damaged_bytes(data: bytes, draw: random.Random, early: int = 1024) -> bytes:
         elif kind == 2:
             width = draw.choice((2, 4, 8))
             value = draw.choice((0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1))
-            result[place : place + width] = value.to_bytes(8, draw.choice(("little", "big")))[:width]
+            result[place : place + width] = value.to_bytes(8, draw.choice(("little", "big")))[
+                :width
+            ]
         elif kind == 3:
             del result[place:]
         elif kind == 4:
