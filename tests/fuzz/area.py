@@ -27,6 +27,13 @@ class Refused(Exception):  # noqa: N818 - not an error: what should become of a 
     """The input was refused as it should be."""
 
 
+def refusal(error: Exception, path: Path) -> Exception:
+    """What an error of this library is: a refusal where it names the file, else a fault."""
+    if str(path) in str(error):
+        return Refused()
+    return AssertionError(f"the error does not name {path.name}: {error!r}")
+
+
 #: Tries one input, by its number, with a folder to work in; raises Refused, or what is wrong.
 Attempt = Callable[[int, Path], None]
 

@@ -15,7 +15,7 @@ HOSTILE = (
 
 
 def damaged_bytes(data: bytes, draw: random.Random, early: int = 1024) -> bytes:
-    """One to four kinds of damage; half of it within the first ``early`` bytes, where headers are."""
+    """One to four kinds of damage, half of it in the first ``early`` bytes, where headers are."""
     result = bytearray(data)
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
         if not result:

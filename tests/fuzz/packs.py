@@ -145,7 +145,6 @@ def attempt(number: int, folder: Path) -> None:
 
 
 def _named(error: Exception, folder: Path) -> None:
-    """An error of ours names the folder; numpy's and json's do not."""
+    """A RawError names the file that was packed, any other error of ours the folder."""
     said = str(error)
-    assert str(folder) in said or "packed" in said, f"{type(error).__name__}: {said}"
-    assert not isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)), said
+    assert isinstance(error, RawError) or str(folder) in said, f"{type(error).__name__}: {said}"

@@ -16,7 +16,7 @@ from isp_distill.decoding import DecodePool
 from isp_distill.errors import RawError
 from isp_distill.raw import RawImage
 
-from .area import Refused
+from .area import refusal
 from .mutations import damaged_bytes
 
 #: Seconds for one file; a reader that needs longer hangs.
@@ -72,8 +72,7 @@ def attempt(number: int, folder: Path) -> None:
         try:
             raw = _pool().read(path)
         except RawError as error:
-            assert str(path) in str(error)
-            raise Refused from error
+            raise refusal(error, path) from error
     _check(raw)
 
 
