@@ -2,6 +2,7 @@
 # make demo-segmentation   the same with a class for every pixel
 # make test   formatting, types and tests
 # make bench  the microbenchmarks
+# make fuzz   drawn calls and damaged files; FUZZ_SECONDS=1800 for half an hour
 # make bench-gpu   on a machine with a GPU: every backend checked and timed, into bench-gpu/
 #
 # Each target makes its own virtual environment first. PYTHON chooses the interpreter (3.10+).
@@ -10,11 +11,12 @@ PYTHON ?= python3
 
 DEMO := .venv-demo/bin/python
 TEST := .venv/bin/python
+FUZZ_SECONDS ?= 60
 PACKAGING := pyproject.toml setup.py
 CSRC := $(shell find csrc -type f)
 SOURCES := $(CSRC) $(shell find isp_distill kernels -name '*.py')
 
-.PHONY: demo demo-segmentation test bench bench-gpu clean
+.PHONY: demo demo-segmentation test fuzz bench bench-gpu clean
 
 demo: .venv-demo/installed
 	$(DEMO) demo/run.py
@@ -27,6 +29,9 @@ test: .venv/installed
 	$(TEST) -m ruff format --check .
 	$(TEST) -m mypy --strict isp_distill kernels
 	$(TEST) -m pytest -q
+
+fuzz: .venv/installed
+	$(TEST) tests/fuzz/run.py --seconds $(FUZZ_SECONDS)
 
 bench: .venv/installed
 	$(TEST) -m pytest -q benchmarks --benchmark-only

@@ -1,0 +1,1 @@
+"""Inputs that nobody would write, in numbers: see ``run.py``."""
