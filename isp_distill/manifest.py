@@ -97,12 +97,14 @@ def mismatched(shard: Shard, kind: str, made_as: str, listed: Mapping[str, Any])
     """
     about = shard.about()
     file, records = listed["file"], listed["records"]
-    known = about.get("records")
     wanted = {"kind": kind, "version": VERSION, "shard": file, "made_as": made_as}
     for key, value in wanted.items():
-        if about.get(key) != value or not isinstance(known, dict):
-            said = f"its file says that it is {shown(about.get(key))}, not {value!r}"
+        if about.get(key) != value:
+            said = f"its file says that its {key} is {shown(about.get(key))}, not {value!r}"
             return dict.fromkeys(records, f"{file} is another shard: {said}")
+    known = about.get("records")
+    if not isinstance(known, dict):
+        return dict.fromkeys(records, f"{file} does not say what it holds")
     return {
         name: f"{file} holds another record of this name than the manifest says"
         for name, entry in records.items()
@@ -134,7 +136,7 @@ def _parsed(folder: Path, kind: str) -> dict[str, Any] | None:
         if size > MAX_BYTES:
             reason = f"has {size} bytes, more than the {MAX_BYTES} of any that pack writes"
             raise DamagedPackError(folder, None, "the file", reason, _START_ANEW)
-        manifest = parse_json(path.read_bytes())
+        manifest: Any = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except DamagedPackError:
@@ -143,10 +145,9 @@ def _parsed(folder: Path, kind: str) -> dict[str, Any] | None:
         raise DamagedPackError(
             folder, None, "the file", f"is not the JSON that pack writes ({error})", _START_ANEW
         ) from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if not isinstance(found, str):
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), str):
         raise DamagedPackError(folder, None, "format", "is missing", _START_ANEW)
-    version = manifest.get("version")
+    found, version = manifest["format"], manifest.get("version")
     if found != kind:
         raise DamagedPackError(
             folder, None, "format", f"is {shown(found)}: expected {kind!r}", _START_ANEW

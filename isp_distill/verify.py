@@ -158,7 +158,7 @@ def _damaged(folder: Path, kind: str, entry: dict[str, Any], found: Inspected) -
             made_as = digest_of(found.manifest["settings"])
         else:
             # Its settings may be what is damaged: pack knows them from its caller.
-            made_as = shard.about().get("made_as")
+            made_as = str(shard.about().get("made_as"))
         bad = mismatched(shard, kind, made_as, entry)
         if mosaics:
             return {**_damaged_mosaics(shard, entry), **bad}
