@@ -321,7 +321,7 @@ def sealed_edit(out, change):
         (lambda m: record_of(m, "cat/0.dng")["bands"].insert(1, 9**9), "cat/0.dng", "bands"),
         (
             lambda m: m["shards"][0]["records"].update(
-                {"../../x.dng": record_of(m, "cat/0.dng")}
+                {"../../x.dng": dict(record_of(m, "cat/0.dng"))}
             ),
             "../../x.dng", "name",
         ),

@@ -58,6 +58,7 @@ def test_a_folder_of_raw_files(root, unlist, tmp_path):
             progress=False, tensorboard=False,
         )  # fmt: skip
     assert list(result.skipped) == [str(root / "b/deep")]
+    assert list(result.after.skipped) == [str(root / "b/deep")]
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert list(report["skipped"]) == [str(root / "b/deep")]
     unlist(root / "a", errno.EIO)
@@ -76,7 +77,7 @@ def test_a_folder_of_pictures(unlist, tmp_path):
     assert folder.paths == [tmp_path / "a/x.png"]
     assert list(folder.skipped) == [str(tmp_path / "b")]
     unlist(tmp_path)
-    with pytest.raises(OSError, match="no pictures in it.*cannot be listed"):
+    with pytest.raises(OSError, match=r"no pictures in it.*cannot be listed"):
         ImageFolder(tmp_path)
 
 
