@@ -5,7 +5,13 @@ from isp_distill.backend import use_backend
 from isp_distill.data import ImageFolder
 from isp_distill.dng import write_dng
 from isp_distill.doctor import doctor
-from isp_distill.errors import BackendError, CorruptRawError, RawError, UnsupportedRawError
+from isp_distill.errors import (
+    BackendError,
+    CorruptRawError,
+    DamagedPackError,
+    RawError,
+    UnsupportedRawError,
+)
 from isp_distill.evaluation import Report, evaluate
 from isp_distill.export import camera_inputs, export
 from isp_distill.exposure import ShortExposure
@@ -35,6 +41,7 @@ __all__ = [
     "ISP",
     "BackendError",
     "CorruptRawError",
+    "DamagedPackError",
     "DistillLoss",
     "ISPAugmentation",
     "ImageFolder",

@@ -6,15 +6,14 @@ For a whole data set, :func:`isp_distill.pack` is the better way: fewer files, w
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import os
 import warnings
 from pathlib import Path
 
 from .errors import CorruptRawError
 from .raw import RawImage
+from .record_fields import image_fields, stored_fields
 
 
 class DecodedCache:
@@ -53,21 +52,24 @@ class DecodedCache:
         Raises:
             CorruptRawError: the RAW file itself is missing.
         """
-        from safetensors import SafetensorError, safe_open
-
         from . import shards
-        from .packed import image_fields
+        from .manifest import digest_of
+        from .manifest_schema import check_fields
 
         name, stamp = self._place(path)
         kept = self.folder / name
         try:
-            with safe_open(str(kept), framework="np") as file:
-                about = json.loads((file.metadata() or {})["isp_distill"])
+            shard = shards.Shard(kept, kept.stat().st_size)
+            about, mosaic = shard.about(), shard.array("mosaic")
             if about["stamp"] != stamp:
                 return None
-            mosaic = shards.Shard(kept, kept.stat().st_size).array("mosaic")
+            height, width = mosaic.shape
+            check_fields(about["fields"], (height, width))
+            said = digest_of(name, stamp, about["fields"], [height, width])
+            if said != about["digest"]:
+                return None
             return RawImage(mosaic=mosaic, path=str(path), **image_fields(about["fields"]))
-        except (OSError, SafetensorError, shards.DamagedShardError):
+        except (OSError, shards.DamagedShardError):
             return None
         except (ValueError, TypeError, KeyError):  # what it says about itself is not what was put
             return None
@@ -75,13 +77,20 @@ class DecodedCache:
     def put(self, path: Path, raw: RawImage) -> None:
         """Keep a decoded file. Where there is no room, warn once and keep no more."""
         from . import shards
+        from .manifest import digest_of
+        from .manifest_schema import FieldError, check_fields
 
         if self._full:
             return
         name, stamp = self._place(path)
-        fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
-        del fields["mosaic"], fields["path"]
-        about = {"stamp": stamp, "fields": fields}
+        fields = stored_fields(raw)
+        shape = (raw.height, raw.width)
+        try:
+            check_fields(fields, shape)
+        except FieldError:
+            return  # get() would refuse it
+        digest = digest_of(name, stamp, fields, list(shape))
+        about = {"stamp": stamp, "fields": fields, "digest": digest}
         try:
             shards.write_shard(self.folder, name, {"mosaic": raw.mosaic}, about)
         except OSError as error:

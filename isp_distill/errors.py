@@ -31,5 +31,35 @@ class UnsupportedRawError(RawError):
     """The file is sound but holds no Bayer mosaic: X-Trans, Foveon, monochrome, demosaiced DNG."""
 
 
+class DamagedPackError(ValueError):
+    """A packed folder's manifest is damaged, was edited, or is of a version that is not read.
+
+    Args:
+        folder: with the manifest.
+        record: the file whose record it is; None where it is what is said of all of them.
+        field: what is wrong in it, such as ``"shape"`` or ``"fields.black"``.
+        reason: one sentence, in plain words.
+        advice: what to do.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        record: str | None,
+        field: str,
+        reason: str,
+        advice: str = "pack again: what is damaged is packed anew",
+    ) -> None:
+        self.folder, self.record, self.field = os.fspath(folder), record, field
+        self.reason, self.advice = reason, advice
+        of = "" if record is None else f" of {record}"
+        # That of another version is sound.
+        what = "its manifest" if field == "version" else "its manifest is damaged"
+        super().__init__(f"{self.folder}: {what}: {field}{of} {reason}; {advice}")
+
+    def __reduce__(self) -> tuple[type[DamagedPackError], tuple[str, str | None, str, str, str]]:
+        return type(self), (self.folder, self.record, self.field, self.reason, self.advice)
+
+
 class BackendError(RuntimeError):
     """The backend that was asked for cannot serve this call; the message says why."""

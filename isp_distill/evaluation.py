@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from isp_distill.data import View, ViewLoader, open_source
+from isp_distill.data import View, ViewLoader, open_source, skipped_report
 from isp_distill.dense import check_upright, full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
 from isp_distill.ops.distill_loss import distill_loss
@@ -252,10 +252,12 @@ def evaluate(
     finally:
         for m, training in modes:
             m.train(training)
-    if loader.skipped and progress:
-        tqdm.write(loader.report())
+    # The source's own as well: folders that it could not list.
+    left_out = {**getattr(source, "skipped", {}), **loader.skipped}
+    if left_out and progress:
+        tqdm.write(skipped_report(left_out))
     whole, skipped = _Tally(), dict[str, str]()
-    for one, found in group.gather((tally, loader.skipped)):
+    for one, found in group.gather((tally, left_out)):
         whole.merge(one)
         skipped.update(found)
     return whole.report(skipped)

@@ -17,9 +17,10 @@ from .decoded_cache import DecodedCache
 from .decoding import DecodePool
 from .errors import CorruptRawError, RawError
 from .label_maps import LabelMaps
-from .listed_files import files_below
+from .listed_files import named_files
 from .raw import RawImage
 from .raw import upright as turn_upright
+from .tree import files_below, nothing_found
 
 #: Suffixes of the formats that LibRaw reads and that can hold a Bayer mosaic.
 # fmt: off
@@ -70,13 +71,15 @@ class RawFolder(Dataset[RawImage]):
         classes: the class names, sorted; empty unless ``labels="folder"``.
         label_maps: the :class:`~isp_distill.label_maps.LabelMaps`, or None.
         on_error: "skip" or "raise".
-        skipped: reason by path, of the files that could not be used.
+        skipped: reason by path, of the files that could not be used, and of the folders that could
+            not be listed.
         decoded: files that were decoded so far, and the seconds that took: what :func:`pack`, or
             a cache, saves in every epoch.
 
     Raises:
         FileNotFoundError: the folder or a named file is missing, or the folder holds no file with
             these extensions; or a label map is missing.
+        OSError: no file was found, and a folder could not be listed.
         ValueError: an argument is out of range, a named file lies elsewhere, or a file has no
             label.
         ImportError: label maps are PNG files, and Pillow is missing.
@@ -107,12 +110,13 @@ class RawFolder(Dataset[RawImage]):
         self.on_error = on_error
         self.upright = upright
         self.cache_bytes = cache_bytes
-        self.skipped: dict[str, str] = {}
+        self.skipped: dict[str, str]
         self._errors: dict[str, type[RawError]] = {}
         if files is None:
-            self.paths = _find(self.root, extensions)
+            self.paths, self.skipped = _find(self.root, extensions)
         else:
-            self.root, self.paths = files_below(self.root, files, extensions)
+            self.root, self.paths = named_files(self.root, files, extensions)
+            self.skipped = {}
         self.classes: list[str] = []
         if labels == "folder":
             self.classes = _classes(self.root, self.paths)
@@ -235,8 +239,8 @@ class RawFolder(Dataset[RawImage]):
         self._pid = os.getpid()
 
 
-def _find(root: Path, extensions: Sequence[str]) -> list[Path]:
-    """The files below ``root`` with one of the extensions, sorted by their path below it."""
+def _find(root: Path, extensions: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """The files below ``root`` with one of the extensions, and why folders were not listed."""
     if isinstance(extensions, str) or not extensions:
         raise ValueError(f"extensions must be a list of suffixes, not {extensions!r}")
     wanted = tuple(f".{e.lower().lstrip('.')}" for e in extensions)
@@ -244,17 +248,10 @@ def _find(root: Path, extensions: Sequence[str]) -> list[Path]:
         raise FileNotFoundError(
             f"{root}: there is no such folder (to look for {', '.join(wanted)} in)"
         )
-    # os.walk follows no links to folders, so a loop of them does no harm. macOS leaves "._x.dng"
-    # files beside x.dng on foreign disks; they hold no picture.
-    found = [
-        Path(folder) / name
-        for folder, _, names in os.walk(root)
-        for name in names
-        if name.lower().endswith(wanted) and not name.startswith(".")
-    ]
+    found, unlisted = files_below(root, wanted)
     if not found:
-        raise FileNotFoundError(f"{root}: no RAW files in it (looked for {', '.join(wanted)})")
-    return sorted(found, key=lambda path: path.relative_to(root).parts)
+        raise nothing_found(root, f"no RAW files in it (looked for {', '.join(wanted)})", unlisted)
+    return found, unlisted
 
 
 def _classes(root: Path, paths: list[Path]) -> list[str]:

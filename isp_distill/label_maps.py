@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .dense import full_size
 from .errors import RawError
+from .tree import is_file
 from .views import Draw
 
 Array = np.ndarray[Any, Any]
@@ -101,6 +102,7 @@ class LabelMaps:
 
     Raises:
         FileNotFoundError: the folder is missing, or lacks a map.
+        OSError: a folder of maps cannot be read.
         ImportError: there are PNG files, and no Pillow to read them.
     """
 
@@ -112,7 +114,7 @@ class LabelMaps:
         missing = []
         for name in names:
             places = [root / name.with_suffix(suffix) for suffix in SUFFIXES]
-            found = next((place for place in places if place.is_file()), None)
+            found = next((place for place in places if is_file(place)), None)
             if found is None:
                 missing.append(places[0])
             else:

@@ -23,7 +23,7 @@ def common_folder(files: Sequence[File]) -> Path:
     return Path(os.path.commonpath([Path(os.fspath(file)).absolute().parent for file in files]))
 
 
-def files_below(
+def named_files(
     root: Path, files: Sequence[File], extensions: Sequence[str]
 ) -> tuple[Path, list[Path]]:
     """A folder, and the named files in it, both absolute, in the order given.

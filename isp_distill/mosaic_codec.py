@@ -19,6 +19,7 @@ import numpy as np
 BAND_ROWS = 64
 _LEVEL = 1
 _OFFSET = 128
+_BLOCK = 128 << 10
 
 
 class DamagedBandError(Exception):
@@ -83,11 +84,17 @@ def decompress(
     height, width = shape
     first, last = top // BAND_ROWS, -(-bottom // BAND_ROWS)
     start = first * BAND_ROWS
-    rows = np.empty((min(last * BAND_ROWS, height) - start, width), dtype=np.uint16)
+    pieces = []
     for number in range(first, last):
-        above = number * BAND_ROWS - start
-        band = rows[above : above + BAND_ROWS]
         piece = stored.data[offsets[number] : offsets[number + 1]]
+        size = 2 * width * (min((number + 1) * BAND_ROWS, height) - number * BAND_ROWS)
+        _check_size(zstandard, piece, size, number * BAND_ROWS)
+        pieces.append(piece)
+    # Now, and not before: memory is asked for when what fills it is known to be there.
+    rows = np.empty((min(last * BAND_ROWS, height) - start, width), dtype=np.uint16)
+    for number, piece in enumerate(pieces):
+        above = number * BAND_ROWS
+        band = rows[above : above + BAND_ROWS]
         try:
             data = decompressor.decompress(piece, max_output_size=band.nbytes)
         except zstandard.ZstdError as error:
@@ -96,6 +103,17 @@ def decompress(
             raise DamagedBandError(f"rows {start + above} and below: not the size of a band")
         _restore(np.frombuffer(data, dtype=np.uint8), band)
     return rows[top - start : bottom - start]
+
+
+def _check_size(zstandard: Any, piece: memoryview, size: int, row: int) -> None:
+    """Refuse a band that does not say that it has its size, or is too short for it."""
+    try:
+        found = zstandard.frame_content_size(piece)
+    except zstandard.ZstdError as error:
+        raise DamagedBandError(f"rows {row} and below: {error}") from error
+    # A block of Zstandard holds at most 128 KiB (RFC 8878, section 3.1.1.2) and takes 4 bytes.
+    if found != size or size > (len(piece) // 4 + 1) * _BLOCK:
+        raise DamagedBandError(f"rows {row} and below: not the size of a band")
 
 
 def _restore(halves: np.ndarray, band: np.ndarray) -> None:

@@ -30,11 +30,13 @@ from isp_distill.binning import bin_mosaic
 from isp_distill.decoding import DecodePool
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, Labels, _classes, _find, _labels
+from isp_distill.manifest_schema import COMPRESSIONS, FieldError, check_fields
 from isp_distill.mosaic_codec import compress
-from isp_distill.pack_writer import COMPRESSIONS, PackWriter, Record
+from isp_distill.pack_writer import PackWriter, Record
 from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
 from isp_distill.raw import upright as turn_upright
+from isp_distill.record_fields import binned_image, stored_fields
 from isp_distill.stored_teacher import ViewSettings, store_teacher
 from isp_distill.teacher import Teacher, as_teacher
 from isp_distill.views import View
@@ -50,6 +52,10 @@ class PackReport:
         packed: of these, decoded by this call.
         skipped: files left out, with reasons.
         missing: packed files that are no longer in the source folder; they stay packed.
+        damaged: records that were there and could not be used, with reasons; they were packed anew
+            where their files are still there.
+        unseen: packed files below a folder that could not be listed; they stay packed, and while
+            there is such a folder nothing is pruned.
         mosaic_bytes: of all mosaics, decoded.
         stored_bytes: of all shards.
         seconds: of this call.
@@ -63,6 +69,8 @@ class PackReport:
     mosaic_bytes: int
     stored_bytes: int
     seconds: float
+    damaged: dict[str, str] = dataclasses.field(default_factory=dict)
+    unseen: list[str] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [
@@ -76,6 +84,14 @@ class PackReport:
                 f"{len(self.missing)} packed files are no longer in the source folder and stay "
                 f"packed, for example {self.missing[0]}"
             )
+        if self.unseen:
+            lines.append(
+                f"{len(self.unseen)} packed files lie in folders that cannot be listed now; "
+                "nothing was pruned"
+            )
+        if self.damaged:
+            lines.append(f"{len(self.damaged)} damaged records were dropped:")
+            lines += [f"  {name}: {reason}" for name, reason in sorted(self.damaged.items())]
         if self.skipped:
             lines.append(f"{len(self.skipped)} files were skipped:")
             lines += [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
@@ -112,7 +128,8 @@ def pack(
 
     Safe to stop at any moment, ``kill -9`` and power cuts included, and to call again: it goes on
     where it was, decodes files that were added or have changed since (by size and time of
-    modification), tries damaged ones again, and leaves the rest alone.
+    modification), tries damaged ones again, packs anew what is damaged in ``out``, and leaves the
+    rest alone.
 
     Args:
         folder: of RAW files, see :class:`RawFolder`.
@@ -129,7 +146,8 @@ def pack(
         timeout_s: seconds for one file.
         shard_bytes: a shard is written when it has so many bytes; a kill loses one shard's work.
         extensions: suffixes to look for.
-        prune: drop packed files that are no longer in the source folder.
+        prune: drop packed files that are no longer in the source folder; none while a folder in it
+            cannot be listed.
         teacher: store this teacher's logits as well, for ``views`` fixed views of every file; then
             ``train()`` with the same teacher, crop, binning and augmentation never runs it.
         views: of each file; epoch e of a training sees view e modulo ``views``.
@@ -151,6 +169,7 @@ def pack(
     Raises:
         FileNotFoundError: the folder is missing, or holds no RAW file.
         ValueError: an argument is out of range, or ``out`` was packed with other settings.
+        DamagedPackError: the manifest in ``out`` cannot be read, or is of another version.
         RuntimeError: another process is packing into ``out``.
         RawError: ``crop`` does not fit a mosaic.
         ImportError: zstandard is needed and missing.
@@ -164,7 +183,7 @@ def pack(
     root, target = Path(folder), Path(out)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = workers or cores or 1
-    paths = _find(root, extensions)
+    paths, unlisted = _find(root, extensions)
     settings = {"upright": upright, "binning": binning, "compression": compression}
     if compression == "zstd":
         compress(np.zeros((2, 2), np.uint16))  # zstandard is missing now, or never
@@ -177,7 +196,8 @@ def pack(
         wanted = ViewSettings(views, view, seed, augmentation, top)
     with only_writer(target), DecodePool(count, timeout_s) as pool:
         writer = PackWriter(target, root, settings, shard_bytes)
-        todo = writer.begin([path.relative_to(root).as_posix() for path in paths], prune)
+        away = {Path(name).relative_to(root).as_posix(): why for name, why in unlisted.items()}
+        todo = writer.begin([p.relative_to(root).as_posix() for p in paths], prune, away)
         # Packed files that are gone from the source still have their classes.
         known = [root / name for name in writer.names]
         classes = _classes(root, known) if labels == "folder" else []
@@ -211,6 +231,8 @@ def pack(
         mosaic_bytes=sum(2 * math.prod(entry["shape"]) for entry in writer.records.values()),
         stored_bytes=writer.stored_bytes,
         seconds=time.perf_counter() - began,
+        damaged=writer.damaged,
+        unseen=writer.unseen,
     )
 
 
@@ -258,14 +280,16 @@ def _record(
 ) -> Record | tuple[str, dict[str, Any]]:
     if settings["upright"]:
         raw = turn_upright(raw)
-    mosaic = raw.mosaic
     if settings["binning"] > 1:
-        if min(mosaic.shape) < 2 * settings["binning"]:
+        if min(raw.mosaic.shape) < 2 * settings["binning"]:
             reason = f"its mosaic of {raw.height} x {raw.width} is too small to bin"
             return name, {"error": "UnsupportedRawError", "reason": reason, **stamp}
-        mosaic = bin_mosaic(mosaic, settings["binning"])
-    fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
-    del fields["mosaic"], fields["path"]
+        raw = binned_image(raw, bin_mosaic(raw.mosaic, settings["binning"]), settings["binning"])
+    mosaic, fields = raw.mosaic, stored_fields(raw)
+    try:
+        check_fields(fields, (raw.height, raw.width))
+    except FieldError as error:
+        return name, {"error": "CorruptRawError", "reason": f"what it says: {error}", **stamp}
     entry: dict[str, Any] = {**stamp, "shape": list(mosaic.shape), "fields": fields}
     array = mosaic
     if settings["compression"] == "zstd":

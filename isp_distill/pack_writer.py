@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,29 @@ from typing import Any
 import numpy as np
 
 from isp_distill import shards
+from isp_distill.manifest import (
+    MANIFEST,
+    VERSION,
+    digest_of,
+    inspect_manifest,
+    mismatched,
+    record_digest,
+    shard_header,
+    write_manifest,
+)
+from isp_distill.manifest_schema import (
+    MOSAICS,
+    PREFIXES,
+    SETTINGS,
+    FieldError,
+    check_shard_name,
+)
 
-KIND = "isp-distill mosaics"
-PREFIX = "shard"
-COMPRESSIONS = ("none", "zstd")
+PREFIX = PREFIXES[MOSAICS]
 # A shard of which less than this is still in use is written anew without the rest.
 _LIVE_SHARE = 0.5
+# The error of a folder that could not be listed.
+_UNLISTED = "OSError"
 
 
 @dataclass(frozen=True)
@@ -49,23 +66,35 @@ class PackWriter:
         records: the manifest's entries by name.
         skipped: why a file is left out, by name.
         missing: names that are packed and no longer in the source folder.
+        unseen: names that are packed, below a folder that could not be listed.
+        damaged: records that were there and could not be used, each with the reason. They are
+            written anew where their files are still there.
         added: records written by this writer.
 
     Raises:
-        ValueError: the folder has other settings, or a damaged manifest.
+        DamagedPackError: the folder's manifest cannot be read, or is of another version.
+        ValueError: the folder has other settings.
     """
 
     def __init__(self, folder: Path, root: Path, settings: dict[str, Any], limit: int) -> None:
         self.folder, self.root, self._limit = folder, root, limit
-        manifest = shards.read_manifest(folder, KIND)
-        if manifest is None:
-            if any(folder.glob(f"{PREFIX}-*.safetensors")):
+        self.damaged: dict[str, str] = {}
+        found = inspect_manifest(folder, MOSAICS)
+        if found is None:
+            if folder.is_dir() and shards.shard_files(folder, PREFIX):
                 raise ValueError(
-                    f"{folder}: holds shards but no {shards.MANIFEST}; restore it, or pack into "
+                    f"{folder}: holds shards but no {MANIFEST}; restore it, or pack into "
                     "an empty folder"
                 )
-            manifest = {"format": KIND, "version": 1, "settings": settings, "shards": []}
-            manifest.update(classes=[], skipped={}, complete=False, next=0)
+            manifest = _new_manifest(settings)
+        else:
+            manifest = found.manifest
+            self.damaged = {f.record: f.reason for f in found.faults if f.record is not None}
+            if not found.head_is_sound:
+                # What it says of all of them comes from this call; what the shards say of their
+                # settings decides which records stay.
+                manifest = {**_new_manifest(settings), "shards": manifest["shards"]}
+                manifest["next"] = _next_number(folder)
         changed = [
             f"{k} was {manifest['settings'].get(k)!r}, is {v!r}"
             for k, v in settings.items()
@@ -83,6 +112,7 @@ class PackWriter:
         self._waiting: list[Record] = []
         self._bytes = 0
         self.missing: list[str] = []
+        self.unseen: list[str] = []
         self.added = 0
 
     @property
@@ -101,32 +131,60 @@ class PackWriter:
         """Bytes of all shards."""
         return sum(shard["bytes"] for shard in self._manifest["shards"])
 
-    def begin(self, names: Sequence[str], prune: bool) -> list[str]:
+    def begin(
+        self, names: Sequence[str], prune: bool, unlisted: Mapping[str, str] | None = None
+    ) -> list[str]:
         """Compare the folder with its source; the names to decode, in the order given.
 
         Args:
             names: of every file in the source folder.
             prune: drop records that are not among them.
+            unlisted: why folders below the source folder could not be listed, by name. While
+                there are any, nothing is dropped: what is not seen may still be there.
+
+        Raises:
+            OSError: the system cannot read a shard now.
         """
         for shard in list(self._manifest["shards"]):
-            path = self.folder / shard["file"]
-            if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                for name in list(shard["records"]):
-                    self._drop(name)
-        present = set(names)
-        self.missing = sorted(set(self._shard_of) - present)
-        if prune:
-            for name in self.missing:
+            for name, reason in self._unusable(shard).items():
+                self.damaged[name] = reason
                 self._drop(name)
-            self.missing = []
-        for name in set(self.skipped) - present:
-            del self.skipped[name]
+        unlisted = unlisted or {}
+        present = set(names)
+        for name in [n for n, why in self.skipped.items() if why["error"] == _UNLISTED]:
+            del self.skipped[name]  # of the last call
+        gone = sorted(set(self._shard_of) - present)
+        if unlisted:
+            self.unseen = [name for name in gone if _is_below(name, unlisted)]
+            self.missing = sorted(set(gone) - set(self.unseen))
+        else:
+            self.missing = [] if prune else gone
+            for name in gone if prune else ():
+                self._drop(name)
+            for name in set(self.skipped) - present:
+                del self.skipped[name]
+        for name, reason in unlisted.items():
+            self.skipped[name] = {"error": _UNLISTED, "reason": reason, "size": 0, "mtime_ns": 0}
         todo = [name for name in names if not self._is_done(name)]
-        self.names = [*names, *self.missing]
+        self.names = [*names, *self.missing, *self.unseen]
         self._manifest["complete"] = False
         # Before the first shard: a folder with shards always has a manifest.
         self._write()
         return todo
+
+    def _unusable(self, shard: dict[str, Any]) -> dict[str, str]:
+        """Records whose shard is gone, or is another one: each with the reason."""
+        try:
+            opened = shards.Shard(self.folder / shard["file"], shard["bytes"])
+            return mismatched(opened, MOSAICS, digest_of(self._manifest["settings"]), shard)
+        except shards.UnreadableShardError as error:
+            # It may be there again tomorrow: its records stay.
+            raise OSError(
+                f"{self.folder}: {error}; make it readable, or drop what is in it with "
+                "isp-distill verify --drop"
+            ) from error
+        except shards.DamagedShardError as error:
+            return dict.fromkeys(shard["records"], str(error))
 
     def _is_done(self, name: str) -> bool:
         entry = self.records_entry(name)
@@ -157,8 +215,11 @@ class PackWriter:
         self._manifest["classes"] = classes
         values = [None] * len(self.names) if labels is None else labels
         self._labels = dict(zip(self.names, values, strict=True))
-        for name in self._shard_of:
-            self._shard_of[name]["records"][name]["label"] = self._labels[name]
+        for name, shard in self._shard_of.items():
+            entry = shard["records"][name]
+            if entry["label"] != self._labels[name]:
+                entry["label"] = self._labels[name]
+                entry["digest"] = record_digest(MOSAICS, shard["file"], name, entry)
 
     def add(self, record: Record | tuple[str, dict[str, Any]]) -> None:
         """Take a decoded file, or the name of one that is left out and why."""
@@ -185,13 +246,12 @@ class PackWriter:
         self._manifest["next"] += 1
         entries: dict[str, Any] = {}
         for key, record in enumerate(self._waiting):
-            entries[record.name] = {
-                **record.entry,
-                "key": str(key),
-                "nbytes": record.array.nbytes,
-            }
+            entry = {**record.entry, "key": str(key), "nbytes": record.array.nbytes}
+            entry["digest"] = record_digest(MOSAICS, name, record.name, entry)
+            entries[record.name] = entry
         arrays = {str(key): record.array for key, record in enumerate(self._waiting)}
-        size = shards.write_shard(self.folder, name, arrays, {"records": entries})
+        about = shard_header(MOSAICS, name, digest_of(self._manifest["settings"]), entries)
+        size = shards.write_shard(self.folder, name, arrays, about)
         shard = {"file": name, "bytes": size, "records": entries}
         for record in self._waiting:
             # A file that had changed: its old record goes with the same stroke.
@@ -209,10 +269,12 @@ class PackWriter:
                 continue
             try:
                 shard = shards.Shard(self.folder / entry["file"], entry["bytes"])
+                self._waiting = [
+                    Record(name, shard.array(record["key"]), record)
+                    for name, record in entry["records"].items()
+                ]
             except shards.DamagedShardError:
                 continue  # verify will say so
-            for name, record in list(entry["records"].items()):
-                self._waiting.append(Record(name, shard.array(record["key"]), record))
             self.flush()
         self._manifest["complete"] = True
         self._write()
@@ -226,5 +288,32 @@ class PackWriter:
                 self._manifest["shards"] = kept
 
     def _write(self) -> None:
-        shards.write_manifest(self.folder, self._manifest)
+        write_manifest(self.folder, self._manifest)
         shards.delete_unlisted(self.folder, self._manifest, PREFIX)
+
+
+def _new_manifest(settings: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an empty folder.
+
+    Raises:
+        FieldError: a setting is out of range.
+    """
+    SETTINGS(settings, "settings")
+    head = {"format": MOSAICS, "version": VERSION, "settings": settings, "classes": []}
+    return {**head, "skipped": {}, "complete": False, "shards": [], "next": 0}
+
+
+def _next_number(folder: Path) -> int:
+    """A number behind those of all shards that are there."""
+    numbers = [-1]
+    for name in shards.shard_files(folder, PREFIX):
+        try:
+            numbers.append(check_shard_name(name, MOSAICS))
+        except FieldError:
+            continue  # it is none of pack's
+    return max(numbers) + 1
+
+
+def _is_below(name: str, folders: Iterable[str]) -> bool:
+    """Whether a file lies below one of the folders; "." holds all of them."""
+    return any(folder == "." or name.startswith(f"{folder}/") for folder in folders)

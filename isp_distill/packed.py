@@ -14,15 +14,18 @@ from torch.utils.data import Dataset
 from isp_distill import shards
 from isp_distill.errors import CorruptRawError
 from isp_distill.label_maps import LabelMaps
+from isp_distill.manifest import MANIFEST, digest_of, mismatched, read_manifest
+from isp_distill.manifest_schema import MOSAICS
 from isp_distill.mosaic_codec import DamagedBandError, decompress
-from isp_distill.pack_writer import KIND
 from isp_distill.raw import RawImage
 from isp_distill.raw import crop as crop_raw
+from isp_distill.record_fields import fields_of_rows, image_fields
+from isp_distill.tree import is_file
 
 
 def is_packed(folder: Path) -> bool:
     """Whether a folder was made by ``pack``."""
-    return (folder / shards.MANIFEST).is_file()
+    return is_file(folder / MANIFEST)
 
 
 class PackedRaw(Dataset[RawImage]):
@@ -53,7 +56,8 @@ class PackedRaw(Dataset[RawImage]):
         FileNotFoundError: the folder is missing, or ``pack`` did not make it; or a label map is
             missing.
         ImportError: label maps are PNG files, and Pillow is missing.
-        ValueError: its manifest is damaged, or no file in it could be packed.
+        DamagedPackError: its manifest is damaged or edited, or of another version.
+        ValueError: no file in it could be packed.
     """
 
     def __init__(
@@ -68,10 +72,10 @@ class PackedRaw(Dataset[RawImage]):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
         self.path, self.on_error = Path(path), on_error
         self.use_stored_teacher = use_stored_teacher
-        manifest = shards.read_manifest(self.path, KIND)
+        manifest = read_manifest(self.path, MOSAICS)
         if manifest is None:
             raise FileNotFoundError(
-                f"{self.path}: no packed folder (it has no {shards.MANIFEST}); make one with "
+                f"{self.path}: no packed folder (it has no {MANIFEST}); make one with "
                 "isp_distill.pack(folder, out)"
             )
         self.root = Path(manifest["source"])
@@ -95,8 +99,9 @@ class PackedRaw(Dataset[RawImage]):
         names = [Path(name) for name in self.names]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._entries: list[dict[str, Any]] = [entry for _, entry, _ in found]
-        self._files: list[tuple[str, int]] = [(s["file"], s["bytes"]) for _, _, s in found]
-        self._open: dict[str, shards.Shard] = {}
+        self._files: list[str] = [s["file"] for _, _, s in found]
+        self._listed: dict[str, dict[str, Any]] = {s["file"]: s for s in manifest["shards"]}
+        self._open: dict[str, tuple[shards.Shard, dict[str, str]]] = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -149,12 +154,15 @@ class PackedRaw(Dataset[RawImage]):
             CorruptRawError: the record is damaged.
         """
         entry, path = self._entries[index], str(self.paths[index])
-        file, size = self._files[index]
+        file = self._files[index]
         height, width = entry["shape"]
         if not 0 <= top < bottom <= height or top % 2 or bottom % 2:
             raise ValueError(f"rows {top}:{bottom} must be even and inside the mosaic's {height}")
         try:
-            stored = self._shard(file, size).array(entry["key"])
+            shard, others = self._shard(file)
+            if self.names[index] in others:
+                raise shards.DamagedShardError(others[self.names[index]])
+            stored = shard.array(entry["key"])
             if "bands" in entry:
                 if stored.dtype != np.uint8 or stored.shape != (entry["bands"][-1],):
                     raise shards.DamagedShardError(f"{file}: its bands are not of their size")
@@ -163,7 +171,8 @@ class PackedRaw(Dataset[RawImage]):
                 mosaic = stored[top:bottom]
             else:
                 raise shards.DamagedShardError(f"{file}: its record is not of its size")
-            return RawImage(mosaic=mosaic, path=path, **image_fields(entry["fields"]))
+            fields = fields_of_rows(image_fields(entry["fields"]), top, bottom)
+            return RawImage(mosaic=mosaic, path=path, **fields)
         except (shards.DamagedShardError, DamagedBandError) as error:
             reason = (
                 f"its record in shard {self.path / file} is damaged ({error}): run "
@@ -173,13 +182,17 @@ class PackedRaw(Dataset[RawImage]):
                 self.skipped[path] = reason
             raise CorruptRawError(path, reason) from error
 
-    def _shard(self, file: str, size: int) -> shards.Shard:
+    def _shard(self, file: str) -> tuple[shards.Shard, dict[str, str]]:
+        """A shard, and those of its records that are not the manifest's, each with a reason."""
         if self._pid != os.getpid():
             # Another thread of the parent may have held the lock when this process was forked.
             self._pid, self._lock = os.getpid(), threading.Lock()
         with self._lock:
             if file not in self._open:
-                self._open[file] = shards.Shard(self.path / file, size)
+                listed = self._listed[file]
+                shard = shards.Shard(self.path / file, listed["bytes"])
+                made_as = digest_of(self.settings)
+                self._open[file] = shard, mismatched(shard, MOSAICS, made_as, listed)
             return self._open[file]
 
     def label(self, index: int) -> int | np.ndarray | None:
@@ -215,13 +228,3 @@ class PackedRaw(Dataset[RawImage]):
         self._open = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
-
-
-def image_fields(stored: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a RawImage, less mosaic and path, from their JSON."""
-    return {
-        **stored,
-        "black": tuple(stored["black"]),
-        "white_balance": tuple(stored["white_balance"]),
-        "ccm": tuple(tuple(row) for row in stored["ccm"]),
-    }

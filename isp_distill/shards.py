@@ -1,4 +1,4 @@
-"""Shards: safetensors files in a folder, and the manifest that says what is in them.
+"""Shards: safetensors files in a folder, whose manifest (manifest.py) says what is in them.
 
 The rules that keep a folder whole through a kill at any moment:
 
@@ -21,9 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from isp_distill.atomic import replaced, write_atomically
-
-MANIFEST = "isp-distill.json"
+from isp_distill.atomic import replaced
 
 
 def digest(array: np.ndarray) -> str:
@@ -38,44 +36,26 @@ def stamp_of(path: Path) -> dict[str, int]:
     return {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
 
 
-def read_manifest(folder: Path, kind: str) -> dict[str, Any] | None:
-    """The manifest of a folder, or None where it has none.
-
-    Args:
-        folder: with shards.
-        kind: what they must hold.
+def parse_json(text: str | bytes) -> Any:
+    """JSON from a file that may be damaged, without doubled keys or numbers that are none.
 
     Raises:
-        ValueError: the manifest is no such one, or damaged.
+        ValueError: it is no such JSON, nested too deep, or needs more memory than there is.
     """
-    path = folder / MANIFEST
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError:
-        text = ""
-    try:
-        manifest: dict[str, Any] = json.loads(text)
-        found, version = manifest["format"], manifest["version"]
-        list(manifest["shards"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: damaged, or no manifest of isp-distill; restore it, or pack into an empty "
-            "folder"
-        ) from error
-    if (found, version) != (kind, 1):
-        raise ValueError(
-            f"{path}: holds {found!r} of version {version}, not {kind!r} of version 1, which is "
-            "what this isp-distill reads"
-        )
-    return manifest
 
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("an object has a key twice")
+        return found
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Replace the manifest, so that there is always one whole one."""
-    write_atomically(folder / MANIFEST, json.dumps(manifest).encode("ascii"))
-    _sync(folder)
+    def none(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=none)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("it is nested too deep, or too large") from error
 
 
 def write_shard(
@@ -105,11 +85,11 @@ def write_shard(
             size = temporary.stat().st_size
     except SafetensorError as error:
         raise OSError(f"{folder / name}: cannot be written: {error}") from error
-    _sync(folder)
+    make_renames_last(folder)
     return size
 
 
-def _sync(folder: Path) -> None:
+def make_renames_last(folder: Path) -> None:
     """Make renames in a folder last, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
@@ -122,13 +102,27 @@ def _sync(folder: Path) -> None:
 def delete_unlisted(folder: Path, manifest: Mapping[str, Any], prefix: str) -> None:
     """Delete the shards that a manifest, which is on the disk, does not list."""
     listed = {shard["file"] for shard in manifest["shards"]}
-    for path in folder.glob(f"{prefix}-*.safetensors"):
-        if path.name not in listed:
-            path.unlink(missing_ok=True)
+    for name in shard_files(folder, prefix):
+        if name not in listed:
+            (folder / name).unlink(missing_ok=True)
+
+
+def shard_files(folder: Path, prefix: str) -> list[str]:
+    """The names of the shards in a folder, listed or not; sorted.
+
+    Raises:
+        OSError: the folder cannot be listed (``glob`` would say that it is empty).
+    """
+    names = os.listdir(folder)
+    return sorted(n for n in names if n.startswith(f"{prefix}-") and n.endswith(".safetensors"))
 
 
 class DamagedShardError(Exception):
     """A shard is missing, not of its size, or not readable; the message says which."""
+
+
+class UnreadableShardError(DamagedShardError):
+    """The system cannot read a shard now: its disk or its network fails, or it may not be read."""
 
 
 class Shard:
@@ -155,17 +149,39 @@ class Shard:
             self.keys: set[str] = set(self._file.keys())
         except FileNotFoundError:
             raise DamagedShardError(f"{path.name} is missing") from None
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            raise UnreadableShardError(f"{path.name} cannot be read: {error}") from error
+        except SafetensorError as error:
             raise DamagedShardError(f"{path.name} cannot be read: {error}") from error
         self.name = path.name
+
+    def about(self) -> dict[str, Any]:
+        """What the file says about itself.
+
+        Raises:
+            DamagedShardError: it says nothing that could be read.
+        """
+        try:
+            about = parse_json((self._file.metadata() or {})["isp_distill"])
+        except (ValueError, KeyError) as error:
+            raise DamagedShardError(f"{self.name} says nothing about itself: {error}") from error
+        if not isinstance(about, dict):
+            raise DamagedShardError(f"{self.name} says nothing about itself")
+        return about
 
     def array(self, key: str) -> np.ndarray:
         """One array of it, not copied.
 
         Raises:
-            DamagedShardError: there is no such array.
+            DamagedShardError: there is no such array, or it is none that numpy knows.
         """
+        from safetensors import SafetensorError
+
         if key not in self.keys:
             raise DamagedShardError(f"{self.name} has no record {key}")
-        array: np.ndarray = self._file.get_tensor(key).numpy()
+        try:
+            array: np.ndarray = self._file.get_tensor(key).numpy()
+        except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            # A type that numpy does not know: the header is not the one that was written.
+            raise DamagedShardError(f"{self.name}: record {key} is no array: {error}") from error
         return array

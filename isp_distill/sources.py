@@ -12,9 +12,10 @@ import numpy as np
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, RawFolder
 from isp_distill.label_maps import LabelGrid, LabelMaps, as_label_map
-from isp_distill.listed_files import common_folder, files_below, is_list_of_files
+from isp_distill.listed_files import common_folder, is_list_of_files, named_files
 from isp_distill.packed import PackedRaw, is_packed
 from isp_distill.pictures import read_picture
+from isp_distill.tree import files_below, nothing_found
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -50,6 +51,7 @@ class ImageFolder:
     Raises:
         FileNotFoundError: if the folder or a named file is missing, the folder holds no picture,
             or a label map is missing.
+        OSError: no picture was found, and a folder could not be listed.
         ValueError: a named file lies elsewhere, is named twice, or is no picture by its name.
     """
 
@@ -61,15 +63,14 @@ class ImageFolder:
         files: Sequence[str | os.PathLike[str]] | None = None,
     ) -> None:
         self.root = Path(root)
-        if files is None:
-            self.paths = _files(self.root, IMAGE_EXTENSIONS)
-        else:
-            self.root, self.paths = files_below(self.root, files, IMAGE_EXTENSIONS)
-        if not self.paths:
-            raise FileNotFoundError(
-                f"{self.root}: no pictures in it (looked for {', '.join(IMAGE_EXTENSIONS)})"
-            )
         self.skipped: dict[str, str] = {}
+        if files is None:
+            self.paths, self.skipped = _files(self.root, IMAGE_EXTENSIONS)
+        else:
+            self.root, self.paths = named_files(self.root, files, IMAGE_EXTENSIONS)
+        if not self.paths:
+            sought = ", ".join(IMAGE_EXTENSIONS)
+            raise nothing_found(self.root, f"no pictures in it (looked for {sought})", self.skipped)
         names = [path.relative_to(self.root) for path in self.paths]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
 
@@ -92,10 +93,11 @@ class ImageFolder:
         return "\n".join([f"{len(lines)} pictures were skipped:", *lines]) if lines else ""
 
 
-def _files(root: Path, extensions: Sequence[str]) -> list[Path]:
+def _files(root: Path, extensions: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+    """The files below ``root`` with one of the extensions, and why folders were not listed."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: there is no such folder")
-    return sorted(p for p in root.rglob("*") if p.suffix.lower() in extensions and p.is_file())
+    return files_below(root, extensions)
 
 
 # So many decoded files show what decoding costs.
@@ -177,7 +179,11 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
             return _open_files([root], label_maps)
         if is_packed(root):
             return cast(Source, PackedRaw(root, label_maps=label_maps))
-        if root.is_dir() and not _files(root, RAW_EXTENSIONS) and _files(root, IMAGE_EXTENSIONS):
+        if (
+            root.is_dir()
+            and not files_below(root, RAW_EXTENSIONS)[0]
+            and (files_below(root, IMAGE_EXTENSIONS)[0])
+        ):
             return ImageFolder(root, label_maps=label_maps)
         return cast(Source, RawFolder(root, label_maps=label_maps))
     if is_list_of_files(data):

@@ -16,10 +16,12 @@ see the very same view.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,20 +37,28 @@ from isp_distill import shards
 from isp_distill.atomic import clear_leftovers
 from isp_distill.augmentation import ISPAugmentation
 from isp_distill.data import RawBatch
-from isp_distill.errors import CorruptRawError
+from isp_distill.errors import CorruptRawError, DamagedPackError
 from isp_distill.fingerprint import differences, fingerprint
 from isp_distill.isp import ISP
-from isp_distill.logit_codec import decode, encode
+from isp_distill.logit_codec import check, decode, encode, output_of
+from isp_distill.manifest import (
+    MANIFEST,
+    VERSION,
+    inspect_manifest,
+    mismatched,
+    read_manifest,
+    record_digest,
+    shard_header,
+    write_manifest,
+)
+from isp_distill.manifest_schema import COLUMNS, LOGITS, PREFIXES, FieldError, check_shard_name
 from isp_distill.packed import PackedRaw
 from isp_distill.teacher import Teacher
+from isp_distill.tree import is_file
 from isp_distill.views import Draw, View
 
-KIND = "isp-distill logits"
-PREFIX = "logits"
+PREFIX = PREFIXES[LOGITS]
 FOLDER = "teachers"
-#: The numbers that a view is stored as: those of a :class:`isp_distill.views.Draw` (an area of NaN
-#: is None), and factors on the exposure and the red and blue gains of the teacher's ISP.
-COLUMNS = ("down", "right", "mirror", "flip", "area", "ratio", "exposure", "red", "blue")
 # A kill loses at most one shard of the teacher's work.
 _SHARD_BYTES = 8 << 20
 _SHARD_FILES = 256
@@ -157,12 +167,9 @@ def store_teacher(
     folder = packed.path / FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
-    manifest = shards.read_manifest(folder, KIND)
-    if manifest is None:
-        manifest = {"format": KIND, "version": 1, **stored_for, "columns": COLUMNS, "shards": []}
-        manifest["next"] = 0
+    manifest = _opened(folder, stored_for)
     _forget_stale(folder, manifest, packed)
-    shards.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     shards.delete_unlisted(folder, manifest, PREFIX)
     done = {n for shard in manifest["shards"] for n in shard["records"]}
     todo = [index for index, n in enumerate(packed.names) if n not in done]
@@ -183,16 +190,46 @@ def store_teacher(
     return folder
 
 
+def _opened(folder: Path, stored_for: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a set, with what is sound of it: all of it can be computed again."""
+    new = {"format": LOGITS, "version": VERSION, **stored_for, "columns": list(COLUMNS)}
+    new.update(output=None, shards=[], next=0)
+    try:
+        found = inspect_manifest(folder, LOGITS)
+    except DamagedPackError:
+        found = None
+    if (
+        found is not None
+        and found.head_is_sound
+        and all(found.manifest[key] == value for key, value in stored_for.items())
+    ):
+        return found.manifest
+    # Not even the number of the next shard is known; a name that is in use must not be used again.
+    for name in shards.shard_files(folder, PREFIX):
+        with contextlib.suppress(FieldError):
+            new["next"] = max(new["next"], 1 + check_shard_name(name, LOGITS))
+    return new
+
+
 def _forget_stale(folder: Path, manifest: dict[str, Any], packed: PackedRaw) -> None:
-    """Drop records of files that are gone, or packed anew, or in a shard that is."""
+    """Drop records of files that are gone, or packed anew, or in a shard that is not sound.
+
+    Raises:
+        OSError: the system cannot read a shard now.
+    """
     now = {name: packed.checksum(index) for index, name in enumerate(packed.names)}
     for shard in manifest["shards"]:
-        path = folder / shard["file"]
-        whole = path.is_file() and path.stat().st_size == shard["bytes"]
+        try:
+            opened = shards.Shard(folder / shard["file"], shard["bytes"])
+            bad = set(mismatched(opened, LOGITS, folder.name, shard))
+        except shards.UnreadableShardError as error:
+            raise OSError(f"{folder}: {error}; make it readable, or delete it") from error
+        except shards.DamagedShardError:
+            bad = set(shard["records"])
         shard["records"] = {
             name: record
             for name, record in shard["records"].items()
-            if whole and now.get(name) == record["mosaic"]
+            if name not in bad and now.get(name) == record["mosaic"]
         }
     manifest["shards"] = [shard for shard in manifest["shards"] if shard["records"]]
 
@@ -208,13 +245,23 @@ def _flush(
     manifest["next"] += 1
     arrays = {key: np.stack([row[3][key] for row in rows]) for key in rows[0][3]}
     arrays["views"] = np.stack([row[2] for row in rows])
-    records = {row[0]: {"row": i, "mosaic": row[1]} for i, row in enumerate(rows)}
-    size = shards.write_shard(folder, name, arrays, {"records": records, "columns": COLUMNS})
+    output = output_of(arrays)
+    if manifest["output"] not in (None, output):
+        raise ValueError(
+            f"the teacher gives logits of {output} a view, and gave {manifest['output']} before"
+        )
+    manifest["output"] = output
+    records: dict[str, dict[str, Any]] = {}
+    for number, (file, mosaic, _, _) in enumerate(rows):
+        records[file] = {"row": number, "mosaic": mosaic}
+        records[file]["digest"] = record_digest(LOGITS, name, file, records[file])
+    about = shard_header(LOGITS, name, folder.name, records)
+    size = shards.write_shard(folder, name, arrays, about)
     checksums = {key: shards.digest(array) for key, array in arrays.items()}
     manifest["shards"].append(
         {"file": name, "bytes": size, "checksums": checksums, "records": records}
     )
-    shards.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     rows.clear()
 
 
@@ -283,11 +330,12 @@ class StoredTeacher:
         folder: of the set.
 
     Raises:
-        ValueError: the set is damaged, or lacks files that are packed.
+        DamagedPackError: the set's manifest is damaged.
+        ValueError: the set lacks files that are packed.
     """
 
     def __init__(self, packed: PackedRaw, folder: Path) -> None:
-        manifest = shards.read_manifest(folder, KIND)
+        manifest = read_manifest(folder, LOGITS)
         if manifest is None:
             raise ValueError(f"{folder}: holds no stored logits")
         self.folder, self._packed = folder, packed
@@ -296,6 +344,8 @@ class StoredTeacher:
         self.teacher: dict[str, Any] = manifest["teacher"]
         self.settings: dict[str, Any] = manifest["views"]
         self.views = int(self.settings["views"])
+        self._top = int(self.settings["top"])
+        self._output: list[int] = manifest["output"] or []
         self._places: list[tuple[dict[str, Any], int]] = []
         where = {n: (s, r) for s in manifest["shards"] for n, r in s["records"].items()}
         missing = []
@@ -310,7 +360,7 @@ class StoredTeacher:
                 f"{folder}: no stored logits for {len(missing)} of {len(packed)} packed files, for "
                 f"example {missing[0]}: call pack with the teacher again"
             )
-        self._arrays: dict[str, dict[str, np.ndarray]] = {}
+        self._arrays: dict[str, tuple[dict[str, np.ndarray], dict[str, str]]] = {}
 
     @classmethod
     def matching(
@@ -323,20 +373,25 @@ class StoredTeacher:
         """The stored logits of this teacher for these views, or None where nothing is stored.
 
         Raises:
-            ValueError: logits are stored, but of another teacher or for other views; it says
-                which part differs.
+            ValueError: logits are stored, but of another teacher or for other views, or their
+                manifest is damaged; it says which part differs.
         """
         if not isinstance(packed, PackedRaw) or not packed.use_stored_teacher:
             return None
-        folders = sorted(p.parent for p in packed.path.glob(f"{FOLDER}/*/{shards.MANIFEST}"))
+        folders = stored_sets(packed.path)
         if not folders:
             return None
         given = fingerprint(teacher)
         wanted = ViewSettings(1, view, 0, augmentation).described()
         why = []
         for folder in folders:
-            manifest = shards.read_manifest(folder, KIND)
-            assert manifest is not None
+            try:
+                manifest = read_manifest(folder, LOGITS)
+            except DamagedPackError as error:
+                why.append(str(error))
+                continue
+            if manifest is None:
+                continue
             stored = manifest["views"]
             # How many views, of which seed, and how they are stored is the set's own affair.
             free = {key: stored[key] for key in ("views", "seed", "top")}
@@ -363,19 +418,44 @@ class StoredTeacher:
         """
         shard, row = self._places[index]
         try:
-            arrays = self._arrays.get(shard["file"])
-            if arrays is None:
-                opened = shards.Shard(self.folder / shard["file"], shard["bytes"])
-                arrays = {key: opened.array(key) for key in opened.keys}
-                self._arrays[shard["file"]] = arrays
+            arrays, others = self._shard(shard)
+            name = self._packed.names[index]
+            if name in others:
+                raise shards.DamagedShardError(others[name])
             numbers = arrays["views"][row, number % self.views]
             logits = decode(arrays, row, number % self.views)
-        except (shards.DamagedShardError, KeyError, IndexError) as error:
+        except (shards.DamagedShardError, ValueError, IndexError) as error:
             raise CorruptRawError(
-                str(self._packed.paths[index]), f"its stored logits are damaged: {error}"
+                str(self._packed.paths[index]),
+                f"its stored logits are damaged ({error}): run isp-distill verify --drop "
+                f"{self._packed.path}, then pack with the teacher again",
             ) from error
         down, right, mirror, flip, area, ratio = map(float, numbers[:6])
         draw = Draw(
             (down, right), bool(mirror), bool(flip), None if math.isnan(area) else area, ratio
         )
         return draw, logits
+
+    def _shard(self, listed: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """A shard's arrays, and its records that are not the manifest's, each with a reason."""
+        found = self._arrays.get(listed["file"])
+        if found is None:
+            shard = shards.Shard(self.folder / listed["file"], listed["bytes"])
+            others = mismatched(shard, LOGITS, self.folder.name, listed)
+            arrays = {key: shard.array(key) for key in shard.keys}
+            check(arrays, self.views, self._output, self._top)
+            found = self._arrays[listed["file"]] = arrays, others
+        return found
+
+
+def stored_sets(packed: Path) -> list[Path]:
+    """The folders of stored logits in a packed folder, sorted.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    try:
+        names = sorted(os.listdir(packed / FOLDER))
+    except FileNotFoundError:
+        return []
+    return [packed / FOLDER / n for n in names if is_file(packed / FOLDER / n / MANIFEST)]

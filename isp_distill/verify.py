@@ -11,9 +11,18 @@ from tqdm import tqdm
 
 from isp_distill import shards
 from isp_distill.atomic import only_writer
-from isp_distill.pack_writer import KIND
-from isp_distill.stored_teacher import FOLDER as TEACHERS
-from isp_distill.stored_teacher import KIND as LOGITS
+from isp_distill.errors import DamagedPackError
+from isp_distill.logit_codec import check
+from isp_distill.manifest import (
+    MANIFEST,
+    Inspected,
+    digest_of,
+    inspect_manifest,
+    mismatched,
+    write_manifest,
+)
+from isp_distill.manifest_schema import LOGITS, MOSAICS
+from isp_distill.stored_teacher import stored_sets
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,8 @@ class VerifyReport:
     Attributes:
         path: the packed folder.
         records: mosaics, and files with stored logits, that were checked.
-        damaged: by shard: the files whose records are damaged, each with what is wrong.
+        damaged: by shard: the files whose records are damaged, each with what is wrong. By
+            ``isp-distill.json``: what is wrong with what the manifest says of all of them.
         dropped: whether the damaged records were taken out of the manifest.
     """
 
@@ -56,7 +66,7 @@ class VerifyReport:
 def verify(
     path: str | os.PathLike[str], *, drop: bool = False, progress: bool = True
 ) -> VerifyReport:
-    """Read a packed folder whole and compare every record with its checksum.
+    """Read a packed folder whole: every record and its bytes against their digests.
 
     Args:
         path: the packed folder.
@@ -69,12 +79,14 @@ def verify(
 
     Raises:
         FileNotFoundError: there is no packed folder.
-        ValueError: its manifest is damaged.
+        DamagedPackError: its manifest cannot be read, or is of another version.
+        OSError: a folder of stored logits cannot be listed.
         RuntimeError: with ``drop``, while another process is packing into it.
     """
     folder = Path(path)
-    if shards.read_manifest(folder, KIND) is None:
-        raise FileNotFoundError(f"{folder}: no packed folder (it has no {shards.MANIFEST})")
+    found = inspect_manifest(folder, MOSAICS)
+    if found is None:
+        raise FileNotFoundError(f"{folder}: no packed folder (it has no {MANIFEST})")
     if not drop:
         return _verify(folder, progress, drop=False)
     with only_writer(folder):
@@ -82,36 +94,81 @@ def verify(
 
 
 def _verify(folder: Path, progress: bool, *, drop: bool) -> VerifyReport:
-    sets = [(folder, KIND)]
-    sets += [(p.parent, LOGITS) for p in sorted(folder.glob(f"{TEACHERS}/*/{shards.MANIFEST}"))]
     damaged: dict[str, dict[str, str]] = {}
     records = 0
-    for place, kind in sets:
-        manifest = shards.read_manifest(place, kind)
-        assert manifest is not None
-        found: dict[str, dict[str, str]] = {}
-        for shard in tqdm(manifest["shards"], desc="verify", unit="shard", disable=not progress):
-            records += len(shard["records"])
-            bad = (_damaged_mosaics if kind == KIND else _damaged_logits)(place, shard)
-            if bad:
-                found[shard["file"]] = bad
-                for name in bad if drop else ():
-                    del shard["records"][name]
-        if drop and found:
-            manifest["shards"] = [shard for shard in manifest["shards"] if shard["records"]]
-            if kind == KIND:
-                manifest["complete"] = False
-            shards.write_manifest(place, manifest)
-        damaged.update({str((place / f).relative_to(folder)): bad for f, bad in found.items()})
+    for place, kind in [(folder, MOSAICS), *((p, LOGITS) for p in stored_sets(folder))]:
+        try:
+            found = inspect_manifest(place, kind)
+        except DamagedPackError as error:
+            if kind == MOSAICS:
+                raise
+            # All of a set is computed again, its manifest too.
+            bad: dict[str, dict[str, str]] = {MANIFEST: {error.field: error.reason}}
+        else:
+            if found is None:
+                continue  # it was deleted meanwhile
+            counted, bad = _check(place, kind, found, progress)
+            records += counted
+            if drop and bad:
+                _drop(place, kind, found, bad)
+        damaged.update({str((place / f).relative_to(folder)): why for f, why in bad.items()})
     return VerifyReport(folder, records, damaged, drop)
 
 
-def _damaged_mosaics(folder: Path, entry: dict[str, Any]) -> dict[str, str]:
+def _check(
+    place: Path, kind: str, found: Inspected, progress: bool
+) -> tuple[int, dict[str, dict[str, str]]]:
+    """How many records a folder lists, and the damaged ones by shard, each with what is wrong."""
+    bad: dict[str, dict[str, str]] = {}
+    records = len(found.shard_of)
+    for fault in found.faults:
+        # What is wrong beside the records is said of the manifest.
+        shard = MANIFEST if fault.record is None else found.shard_of[fault.record]
+        name = fault.field if fault.record is None else fault.record
+        bad.setdefault(shard, {})[name] = f"{fault.field} {fault.reason}"
+    for shard in tqdm(found.manifest["shards"], desc="verify", unit="shard", disable=not progress):
+        records += len(shard["records"])
+        wrong = _damaged(place, kind, shard, found)
+        if wrong:
+            bad.setdefault(shard["file"], {}).update(wrong)
+    return records, bad
+
+
+def _drop(place: Path, kind: str, found: Inspected, bad: dict[str, dict[str, str]]) -> None:
+    """Write a manifest without the damaged records."""
+    manifest = found.manifest
+    for shard in manifest["shards"]:
+        for name in bad.get(shard["file"], ()):
+            shard["records"].pop(name, None)
+    manifest["shards"] = [shard for shard in manifest["shards"] if shard["records"]]
+    if kind == MOSAICS:
+        manifest["complete"] = False
+    # What is damaged beside the records is for pack to say anew.
+    write_manifest(place, manifest, sealed=found.head_is_sound)
+
+
+def _damaged(folder: Path, kind: str, entry: dict[str, Any], found: Inspected) -> dict[str, str]:
     """The damaged records of a shard, each with what is wrong."""
+    mosaics = kind == MOSAICS
     try:
         shard = shards.Shard(folder / entry["file"], entry["bytes"])
+        if not mosaics:
+            made_as = folder.name
+        elif found.head_is_sound:
+            made_as = digest_of(found.manifest["settings"])
+        else:
+            # Its settings may be what is damaged: pack knows them from its caller.
+            made_as = str(shard.about().get("made_as"))
+        bad = mismatched(shard, kind, made_as, entry)
+        if mosaics:
+            return {**_damaged_mosaics(shard, entry), **bad}
+        _check_logits(shard, entry, found)
     except shards.DamagedShardError as error:
         return dict.fromkeys(entry["records"], str(error))
+    return bad
+
+
+def _damaged_mosaics(shard: shards.Shard, entry: dict[str, Any]) -> dict[str, str]:
     bad = {}
     for name, record in entry["records"].items():
         try:
@@ -124,13 +181,16 @@ def _damaged_mosaics(folder: Path, entry: dict[str, Any]) -> dict[str, str]:
     return bad
 
 
-def _damaged_logits(folder: Path, entry: dict[str, Any]) -> dict[str, str]:
-    """All records of a shard of logits whose arrays are damaged: a record is a row of each."""
+def _check_logits(shard: shards.Shard, entry: dict[str, Any], found: Inspected) -> None:
+    """Refuse a shard of logits whose arrays are damaged: a record is a row of each of them."""
+    arrays = {key: shard.array(key) for key in shard.keys}
+    for key, checksum in entry["checksums"].items():
+        if key not in arrays or shards.digest(arrays[key]) != checksum:
+            raise shards.DamagedShardError(f"its array {key} has another checksum")
+    if not found.head_is_sound:
+        return  # what the arrays are held against is damaged
+    settings = found.manifest["views"]
     try:
-        shard = shards.Shard(folder / entry["file"], entry["bytes"])
-        for key, checksum in entry["checksums"].items():
-            if shards.digest(shard.array(key)) != checksum:
-                raise shards.DamagedShardError(f"its array {key} has another checksum")
-    except shards.DamagedShardError as error:
-        return dict.fromkeys(entry["records"], str(error))
-    return {}
+        check(arrays, settings["views"], found.manifest["output"] or [1], settings["top"])
+    except ValueError as error:
+        raise shards.DamagedShardError(str(error)) from error

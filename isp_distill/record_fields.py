@@ -1,0 +1,82 @@
+"""A RawImage's fields as JSON, and back: what a packed record and a cached file say of a mosaic."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from .gain_map import GainMap
+from .raw import RawImage
+
+
+def stored_fields(raw: RawImage) -> dict[str, Any]:
+    """The fields of a RawImage as JSON, less its mosaic and path."""
+    fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
+    del fields["mosaic"], fields["path"]
+    if raw.gain_map is not None:
+        gains = {f.name: getattr(raw.gain_map, f.name) for f in dataclasses.fields(raw.gain_map)}
+        fields["gain_map"] = {**gains, "gains": raw.gain_map.gains.tolist()}
+    return fields
+
+
+def image_fields(stored: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a RawImage, less its mosaic and path, from :func:`stored_fields`."""
+    crop, gains = stored["default_crop"], stored["gain_map"]
+    if gains is not None:
+        gains = GainMap(**{**gains, "gains": np.array(gains["gains"], dtype=np.float32)})
+    return {
+        **stored,
+        "black": tuple(stored["black"]),
+        "white_balance": tuple(stored["white_balance"]),
+        "ccm": tuple(tuple(row) for row in stored["ccm"]),
+        "default_crop": None if crop is None else tuple(crop),
+        "gain_map": gains,
+    }
+
+
+def fields_of_rows(fields: dict[str, Any], top: int, bottom: int) -> dict[str, Any]:
+    """A RawImage's fields for rows ``top .. bottom - 1`` alone: what has a place moves with them.
+
+    The default crop is the part of it that is in these rows, or None where none is.
+    """
+    crop, gains = fields["default_crop"], fields["gain_map"]
+    if crop is not None:
+        first, last = max(crop[0], top), min(crop[0] + crop[2], bottom)
+        crop = (first - top, crop[1], last - first, crop[3]) if first < last else None
+    if gains is not None and top:
+        gains = dataclasses.replace(gains, top=gains.top - top)
+    return {**fields, "default_crop": crop, "gain_map": gains}
+
+
+def binned_image(raw: RawImage, mosaic: np.ndarray, factor: int) -> RawImage:
+    """An image whose mosaic was binned by a factor: what has a place is scaled with it.
+
+    Args:
+        raw: the image as it was.
+        mosaic: uint16 ``[h, w]``, from :func:`isp_distill.binning.bin_mosaic`.
+        factor: its binning.
+
+    Returns:
+        The image. Its default crop holds the binned sites that lie in the old one wholly, or is
+        None where there are none.
+    """
+    crop, gains = raw.default_crop, raw.gain_map
+    if crop is not None:
+        top, left = -(-crop[0] // factor), -(-crop[1] // factor)
+        bottom = min((crop[0] + crop[2]) // factor, mosaic.shape[0])
+        right = min((crop[1] + crop[3]) // factor, mosaic.shape[1])
+        whole = top < bottom and left < right
+        crop = (top, left, bottom - top, right - left) if whole else None
+    if gains is not None:
+        # A binned site lies in the middle of its block: (factor - 1) / 2 behind the first one.
+        middle = (factor - 1) / 2
+        gains = dataclasses.replace(
+            gains,
+            top=(gains.top - middle) / factor,
+            left=(gains.left - middle) / factor,
+            step_y=gains.step_y / factor,
+            step_x=gains.step_x / factor,
+        )
+    return dataclasses.replace(raw, mosaic=mosaic, default_crop=crop, gain_map=gains)
