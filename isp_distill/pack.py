@@ -37,8 +37,9 @@ from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
 from isp_distill.raw import upright as turn_upright
 from isp_distill.record_fields import binned_image, stored_fields
-from isp_distill.stored_teacher import ViewSettings, store_teacher
+from isp_distill.stored_teacher import ViewSettings
 from isp_distill.teacher import Teacher, as_teacher
+from isp_distill.teacher_writer import store_teacher
 from isp_distill.views import View
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import random
 
-from isp_distill.manifest import manifest_digest, record_digest
+from isp_distill.manifest import MANIFEST, manifest_digest, record_digest
 
 #: What stands in the place of a value.
 WRONG = (
@@ -89,3 +89,11 @@ def broken_texts(text, flips=60, seed=0):
 def as_text(manifest):
     """As a file; NaN and infinity too, which Python writes and JSON has not."""
     return json.dumps(manifest).encode()
+
+
+def sealed_edit(out, change):
+    """Edit the manifest of a folder, and make its digests fit."""
+    path = out / MANIFEST
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_bytes(as_text(resealed(manifest)))

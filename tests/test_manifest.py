@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import pickle
 import shutil
 import tracemalloc
@@ -12,7 +10,14 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from manifest_mutations import as_text, broken_texts, edited, resealed, wrong_values
+from manifest_mutations import (
+    as_text,
+    broken_texts,
+    edited,
+    resealed,
+    sealed_edit,
+    wrong_values,
+)
 from test_pack import assert_same, everything, mosaic, write
 from training_run import teacher
 
@@ -21,22 +26,14 @@ from isp_distill import (
     DamagedPackError,
     PackedRaw,
     RawFolder,
-    RawImage,
     pack,
     verify,
 )
-from isp_distill.binning import bin_mosaic
 from isp_distill.cli import main
-from isp_distill.decoded_cache import DecodedCache
-from isp_distill.gain_map import GainMap
 from isp_distill.manifest import MANIFEST, MAX_BYTES, inspect_manifest
-from isp_distill.manifest_schema import LOGITS, MOSAICS
+from isp_distill.manifest_schema import MOSAICS
 from isp_distill.mosaic_codec import DamagedBandError, compress, decompress
-from isp_distill.pack import _record
-from isp_distill.pack_writer import PackWriter
-from isp_distill.record_fields import binned_image, fields_of_rows, image_fields, stored_fields
-from isp_distill.stored_teacher import StoredTeacher
-from isp_distill.views import View
+from isp_distill.record_fields import stored_fields
 
 pytest.importorskip("tifffile", reason="the tests' DNG files are written with it")
 pytest.importorskip("zstandard", reason="shards are compressed with it")
@@ -239,33 +236,6 @@ def test_any_damage_to_a_manifest_is_one_error(made, tmp_path, seal):
     assert refused > 0.9 * len(texts)
 
 
-@pytest.mark.parametrize("seal", [False, True])
-def test_damaged_manifests_of_stored_logits(made, tmp_path, seal):
-    out = tmp_path / "out"
-    shutil.copytree(made / "zstd", out)
-    (path,) = out.glob(f"teachers/*/{MANIFEST}")
-    packed, folder = PackedRaw(out), path.parent
-    good = [StoredTeacher(packed, folder).view(i, k) for i in range(4) for k in range(2)]
-    manifest = json.loads(path.read_text())
-    tracemalloc.start()
-    for place, value, damaged in wrong_values(manifest, 0.12):
-        path.write_bytes(as_text(resealed(damaged) if seal else damaged))
-        try:
-            found = StoredTeacher(packed, folder)
-            got = [found.view(i, k % found.views) for i in range(4) for k in range(2)]
-        except (DamagedPackError, CorruptRawError):
-            continue
-        except ValueError as error:
-            assert "no stored logits for" in str(error)  # noqa: PT017
-            continue
-        for (draw, logits), (other, expected) in zip(got, good, strict=True):
-            assert seal or draw == other, (place, value)
-            assert seal or (logits == expected).all(), (place, value)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 64 << 20
-
-
 @pytest.mark.filterwarnings("ignore:.*interrupted")
 def test_verify_and_pack_survive_any_manifest(made, tmp_path):
     """They end in a report, or in an error that says to restore the manifest."""
@@ -290,13 +260,6 @@ def test_verify_and_pack_survive_any_manifest(made, tmp_path):
             continue
         assert_same(good, everything(PackedRaw(out)))
         assert verify(out, progress=False).sound
-
-
-def sealed_edit(out, change):
-    path = out / MANIFEST
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    path.write_bytes(as_text(resealed(manifest)))
 
 
 @pytest.mark.parametrize(
@@ -372,162 +335,6 @@ def test_bands_are_measured_before_memory_is_asked_for():
             decompress(stored, wide, shape, 0, 128)
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
-
-
-def damaged_logits(out, change):
-    """Write the arrays of a shard of logits anew, with sizes and checksums that fit."""
-    from safetensors import safe_open
-    from safetensors.numpy import save_file
-
-    from isp_distill.shards import digest
-
-    (path,) = out.glob(f"teachers/*/{MANIFEST}")
-    shard = path.with_name("logits-000000.safetensors")
-    with safe_open(str(shard), framework="np") as file:
-        arrays = {key: file.get_tensor(key).copy() for key in file.keys()}  # noqa: SIM118
-        about = file.metadata()
-    change(arrays)
-    shard.unlink()
-    save_file(arrays, str(shard), metadata=about)
-
-    def size(manifest):
-        manifest["shards"][0]["bytes"] = shard.stat().st_size
-        checksums = {key: digest(array) for key, array in arrays.items()}
-        manifest["shards"][0]["checksums"] = checksums
-
-    sealed_edit(path.parent, size)
-    return path.parent
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda a: a["classes"].fill(2_000_000_000), "2000000000 classes, the manifest 7"),
-        (lambda a: a["views"][..., 0].fill(math.nan), "none that a view can have"),
-        (lambda a: a["views"][..., 5].fill(math.inf), "none that a view can have"),
-        (lambda a: a["views"][..., 2].fill(2), "none that a view can have"),
-        (lambda a: a["indices"].fill(7), "classes do not fit"),
-        (lambda a: a["values"].fill(math.nan), "log-probability is NaN"),
-        (lambda a: a.update(views=a["views"][:, :1].copy()), "array views"),
-        (lambda a: a.update(values=a["values"].astype(np.float32)), "array values"),
-        (lambda a: a.pop("rest"), "array rest"),
-    ],
-)
-def test_damaged_logits_are_refused_before_memory_is_asked_for(made, tmp_path, change, message):
-    out = tmp_path / "out"
-    shutil.copytree(made / "zstd", out)
-    folder = damaged_logits(out, change)
-    tracemalloc.start()
-    with pytest.raises(CorruptRawError, match=f"stored logits are damaged.*{message}"):
-        StoredTeacher.matching(PackedRaw(out), teacher(), View(CROP)).view(0, 0)
-    assert tracemalloc.get_traced_memory()[1] < 16 << 20
-    tracemalloc.stop()
-    assert inspect_manifest(folder, LOGITS).faults == []
-
-
-def test_edited_logits_are_named_and_stored_anew(made, tmp_path):
-    out = tmp_path / "out"
-    shutil.copytree(made / "zstd", out)
-    settings = {"compression": "zstd", "teacher": teacher(), "views": 2, "crop": CROP, "top": 2}
-    found = StoredTeacher.matching(PackedRaw(out), teacher(), View(CROP))
-    good = [found.view(i, 0)[1] for i in range(4)]
-    (path,) = out.glob(f"teachers/*/{MANIFEST}")
-    text = path.read_text()
-    for changed in (
-        text.replace('"row": 1', '"row": 2'),
-        text.replace('"top": 2', '"top": 3'),
-        text[:40],
-    ):
-        assert changed != text
-        path.write_text(changed)
-        with pytest.raises(ValueError, match="manifest is damaged"):
-            StoredTeacher.matching(PackedRaw(out), teacher(), View(CROP))
-        assert not verify(out, progress=False).sound
-        pack_again(made, out, **settings)
-        assert verify(out, progress=False).sound
-        found = StoredTeacher.matching(PackedRaw(out), teacher(), View(CROP))
-        for index, logits in enumerate(good):
-            np.testing.assert_array_equal(found.view(index, 0)[1], logits)
-
-
-def full_image(path=""):
-    """A RawImage with every field set, and to no default."""
-    gains = np.random.default_rng(0).uniform(1, 3, (4, 3, 5)).astype(np.float32)
-    return RawImage(
-        mosaic=mosaic(3, (40, 60)), pattern="GBRG", black=(1.5, 2.25, 3.0, 4.1), white=1023.5,
-        white_balance=(2.1, 1.0, 1.3), ccm=((1.5, -0.25, -0.25), (0.1, 0.8, 0.1), (0.0, 0.3, 0.7)),
-        orientation=3, camera="Maker \u00e9 9", exposure_time=1 / 3, iso=125.0, path=str(path),
-        default_crop=(4, 6, 30, 44), baseline_exposure=-0.35,
-        gain_map=GainMap(gains, -1.5, 2.25, 13.1, 14.7),
-    )  # fmt: skip
-
-
-def assert_equal(a, b):
-    for field in dataclasses.fields(RawImage):
-        one, other = getattr(a, field.name), getattr(b, field.name)
-        if field.name == "gain_map":
-            for part in dataclasses.fields(GainMap):
-                np.testing.assert_array_equal(getattr(one, part.name), getattr(other, part.name))
-                assert type(getattr(one, part.name)) is type(getattr(other, part.name))
-        elif field.name == "mosaic":
-            np.testing.assert_array_equal(one, other)
-        else:
-            assert one == other, field.name
-            assert type(one) is type(other), field.name
-
-
-def packed_image(folder, raw, **settings):
-    settings = {"upright": False, "binning": 1, "compression": "none", **settings}
-    writer = PackWriter(folder, folder, settings, 1 << 20)
-    folder.mkdir()
-    writer.begin(["a.dng"], prune=False)
-    writer.label([], None)
-    writer.add(_record("a.dng", raw, {"size": 1, "mtime_ns": 2}, settings))
-    writer.flush()
-    writer.end()
-    return PackedRaw(folder)
-
-
-def test_every_field_of_an_image_comes_back(tmp_path):
-    raw = full_image(tmp_path / "a.dng")
-    for field in dataclasses.fields(RawImage):
-        default = field.default
-        assert default is dataclasses.MISSING or getattr(raw, field.name) != default, (
-            f"{field.name} has its default: give it another value in full_image()"
-        )
-    for compression in ("none", "zstd"):
-        source = tmp_path / compression
-        packed = packed_image(source, raw, compression=compression)
-        assert_equal(packed[0], dataclasses.replace(raw, path=str(source.resolve() / "a.dng")))
-    (tmp_path / "a.dng").write_bytes(b"any")
-    cache = DecodedCache(tmp_path / "kept", upright=False)
-    cache.put(tmp_path / "a.dng", raw)
-    assert_equal(cache.get(tmp_path / "a.dng"), raw)
-
-
-def test_an_edited_file_of_the_decoded_cache_is_decoded_anew(tmp_path):
-    (tmp_path / "a.dng").write_bytes(b"any")
-    cache = DecodedCache(tmp_path / "kept", upright=False)
-    cache.put(tmp_path / "a.dng", full_image(tmp_path / "a.dng"))
-    (kept,) = (tmp_path / "kept").iterdir()
-    data = kept.read_bytes()
-    for old, new in ((b"1023.5", b"1023.4"), (b"GBRG", b"GRBG"), (b"[40,60]", b"[60,40]")):
-        assert data.count(old) == 1
-        kept.unlink()  # not in place: it may be mapped
-        kept.write_bytes(data.replace(old, new))
-        assert cache.get(tmp_path / "a.dng") is None
-
-
-def test_places_follow_the_rows_and_the_binning(tmp_path):
-    raw = full_image()
-    fields = fields_of_rows(image_fields(stored_fields(raw)), 10, 20)
-    assert fields["default_crop"] == (0, 6, 10, 44)
-    assert fields["gain_map"].top == -11.5
-    assert fields_of_rows(image_fields(stored_fields(raw)), 36, 40)["default_crop"] is None
-    small = binned_image(raw, bin_mosaic(raw.mosaic, 2), 2)
-    assert small.default_crop == (2, 3, 15, 22)
-    assert (small.gain_map.top, small.gain_map.step_x) == (-1.0, 14.7 / 2)
-    assert packed_image(tmp_path / "out", raw, binning=2)[0].default_crop == (2, 3, 15, 22)
 
 
 def test_what_pack_reads_is_what_the_schema_allows(made):
