@@ -17,9 +17,9 @@ Exponents and logarithms are to the base 2, ``k = log2(e) / T``. Exponents are t
 to a maximum, ``(x - top) * k``: ``x * k`` alone would lose its last bits where logits are large.
 A class that is not there is -inf in both logits; one that the teacher rules out, in the teacher's.
 
-A NaN among a row's logits is passed over by the maxima and makes a sum of exponentials NaN, and with
-it the loss and all the row's gradient. What weighs nothing is so told by ``== 0``: ``> 0`` would take
-NaN for nothing.
+A NaN among a row's logits is passed over by the maxima and makes a sum of exponentials NaN, and
+with it the loss and all the row's gradient. What weighs nothing is so told by ``== 0``: ``> 0``
+would take NaN for nothing.
 """
 
 from __future__ import annotations
