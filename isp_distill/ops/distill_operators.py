@@ -188,8 +188,10 @@ def scaled(
     elif upstream.dim() > 0:
         upstream = upstream.unsqueeze(1)
     create_graph = torch.is_grad_enabled()
-    factor = upstream.detach() if scale == 1.0 else upstream.detach() / scale
+    factor = upstream.detach() if create_graph else upstream
+    factor = factor if scale == 1.0 else factor / scale
     owned = owned and type(gradient) is Tensor and is_plain_eager(upstream)
+    owned = owned and not torch._C._dispatch_keys(upstream).has(_BATCHED)
     if owned and factor.dim() == 0 and factor.device.type == "cpu" and float(factor) == 1.0:
         result = gradient.to(dtype)
     elif owned and gradient.dtype == dtype:
@@ -200,6 +202,10 @@ def scaled(
         gate = upstream if upstream.requires_grad else upstream.detach().requires_grad_()
         result = _NoSecondDerivative.apply(result, gate)
     return result
+
+
+#: What ``torch.autograd.grad(is_grads_batched=True)`` hands to a backward pass.
+_BATCHED = torch._C._parse_dispatch_key("Batched")
 
 
 def _graph_is_kept() -> bool:
