@@ -1,4 +1,4 @@
-"""``inplace_grad``: what it refuses to overwrite, and what it must not break of torch's promises."""
+"""``inplace_grad``: what it refuses to overwrite, and the promises of torch that it must keep."""
 
 from __future__ import annotations
 

@@ -291,9 +291,8 @@ def linear_distill_loss(
         ("student", student_features, student_weight, student_bias),
         ("teacher", teacher_features, teacher_weight, teacher_bias),
     ):
-        for part, tensor in (("features", features), ("weight", matrix), ("bias", bias)):
-            if part == "bias" and tensor is None:
-                continue
+        parts = [("features", features), ("weight", matrix)]
+        for part, tensor in parts + ([] if bias is None else [("bias", bias)]):
             check_dense(f"{name}_{part}", tensor)
             if not tensor.dtype.is_floating_point:
                 raise TypeError(

@@ -190,8 +190,13 @@ def scaled(
     create_graph = torch.is_grad_enabled()
     factor = upstream.detach() if create_graph else upstream
     factor = factor if scale == 1.0 else factor / scale
-    owned = owned and type(gradient) is Tensor and is_plain_eager(upstream)
-    owned = owned and not torch._C._dispatch_keys(upstream).has(_BATCHED)
+    owned = (
+        owned
+        and type(gradient) is type(upstream) is Tensor
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._dispatch_keys(upstream).has(_BATCHED)
+    )
     if owned and factor.dim() == 0 and factor.device.type == "cpu" and float(factor) == 1.0:
         result = gradient.to(dtype)
     elif owned and gradient.dtype == dtype:
@@ -205,7 +210,7 @@ def scaled(
 
 
 #: What ``torch.autograd.grad(is_grads_batched=True)`` hands to a backward pass.
-_BATCHED = torch._C._parse_dispatch_key("Batched")
+_BATCHED: Any = torch._C._parse_dispatch_key("Batched")
 
 
 def _graph_is_kept() -> bool:
@@ -352,9 +357,10 @@ def is_transformed(*tensors: Tensor | None) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    interpreter = torch._C._functorch.peek_interpreter_stack()
+    interpreter: Any = torch._C._functorch.peek_interpreter_stack()
     if interpreter is not None:
-        return interpreter.key() != torch._C._functorch.TransformType.Functionalize
+        return bool(interpreter.key() != torch._C._functorch.TransformType.Functionalize)
     if forward_ad._current_level < 0:
         return False
-    return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+    unpack: Any = forward_ad.unpack_dual
+    return any(x is not None and unpack(x).tangent is not None for x in tensors)

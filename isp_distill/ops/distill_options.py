@@ -98,7 +98,7 @@ def number(name: str, value: Any) -> float:
             )
         if value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
             return float(value)
-    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+    elif not isinstance(value, bool) and isinstance(value, numbers.Real):
         return float(value)
     raise TypeError(f"{name} must be a number, not {_kind(value)}")
 
