@@ -16,7 +16,8 @@ class DistillLoss(nn.Module):
     """:func:`isp_distill.distill_loss` with its options kept; they are checked at once.
 
     Dense logits of two resolutions, or with ``size``, go through
-    :func:`isp_distill.upsampled_distill_loss`: nothing of the full size is ever allocated.
+    :func:`isp_distill.upsampled_distill_loss`: nothing of the full size is ever allocated. Logits
+    of three axes are refused: ``[N, T, C]`` tokens and ``[N, C, L]`` maps look the same.
 
     Args:
         objective: see :func:`isp_distill.distill_loss`, as for all else.
@@ -71,7 +72,18 @@ class DistillLoss(nn.Module):
         mask: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Result:
-        """The loss of logits ``[N, C, ...]``, labels and mask ``[N, ...]``, weight ``[N]``."""
+        """The loss of logits ``[N, C, ...]``, labels and mask ``[N, ...]``, weight ``[N]``.
+
+        Raises:
+            ValueError: for logits of three axes, and as :func:`isp_distill.distill_loss`.
+        """
+        for name, logits in (("student", student), ("teacher", teacher)):
+            if isinstance(logits, Tensor) and logits.dim() == 3:
+                raise ValueError(
+                    f"{name} has shape {list(logits.shape)}, and three axes do not say which one "
+                    "is the classes: give tokens [N, T, C] as flatten(0, 1) of them, and maps "
+                    "[N, C, L] as unsqueeze(-1)"
+                )
         options: dict[str, Any] = {
             "objective": self.objective,
             "temperature": self.temperature,
@@ -83,7 +95,7 @@ class DistillLoss(nn.Module):
             "reduction": self.reduction,
             "return_agreement": self.return_agreement,
         }
-        if student.dim() == teacher.dim() == 4:
+        if getattr(student, "ndim", 0) == getattr(teacher, "ndim", 0) == 4:
             size = full_size(self.size, teacher)
             if not size == student.shape[2:] == teacher.shape[2:]:
                 return upsampled_distill_loss(student, teacher, size, labels, **options)

@@ -145,7 +145,7 @@ def held_kernel(
         target = tl.where(label >= 0, label, choice_t)
         at_target = index[None, :] == target[:, None]
         logit_s = tl.sum(tl.where(at_target, s, 0.0), 1)
-        logit_t = tl.max(tl.where(at_target, t, -INFINITY), 1)
+        logit_t = tl.sum(tl.where(at_target, t, 0.0), 1)
         s, t = tl.where(at_target, -INFINITY, s), tl.where(at_target, -INFINITY, t)
         top_s, top_t = tl.max(s, 1), tl.max(t, 1)
 

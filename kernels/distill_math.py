@@ -16,6 +16,10 @@ or interpolated from a lower resolution (``distill_upsampled``). Each formula is
 Exponents and logarithms are to the base 2, ``k = log2(e) / T``. Exponents are taken of differences
 to a maximum, ``(x - top) * k``: ``x * k`` alone would lose its last bits where logits are large.
 A class that is not there is -inf in both logits; one that the teacher rules out, in the teacher's.
+
+A NaN among a row's logits is passed over by the maxima and makes a sum of exponentials NaN, and
+with it the loss and all the row's gradient. What weighs nothing is so told by ``== 0``: ``> 0``
+would take NaN for nothing.
 """
 
 from __future__ import annotations
@@ -87,9 +91,14 @@ def observe_label(s, top, total, plain, seen, SMOOTHED: tl.constexpr):
 
 
 @triton.jit
+def _difference(s, t):
+    return tl.where(t <= NO_LOGIT, 0.0, s - t)
+
+
+@triton.jit
 def squared_difference(s, t):
     """mse of one class; one that the teacher rules out counts nothing."""
-    difference = tl.where(t > NO_LOGIT, s - t, 0.0)
+    difference = _difference(s, t)
     return difference * difference
 
 
@@ -168,10 +177,16 @@ def compare(s, t, top_s, top_t, sum_s, sum_t, k, beta, OBJECTIVE: tl.constexpr):
         q, p, m_over_q, p_over_m = _jsd_terms(
             s, t, top_s, top_t, tl.log2(sum_s), tl.log2(sum_t), k, beta
         )
-        return tl.where(p > 0, p * p_over_m, 0.0), tl.where(q > 0, -q * m_over_q, 0.0)
+        return tl.where(p == 0, 0.0, p * p_over_m), tl.where(q == 0, 0.0, -q * m_over_q)
     else:
         q, p = tl.exp2((s - top_s) * k) / sum_s, tl.exp2((t - top_t) * k) / sum_t
         return tl.abs(p - q), tl.where(q > p, q, tl.where(q < p, -q, 0.0))
+
+
+@triton.jit
+def _finite(x):
+    """A distance, or NaN where it is infinite upwards, as the sums over all classes have it."""
+    return tl.where(x == INFINITY, x - x, x)
 
 
 @triton.jit
@@ -199,7 +214,7 @@ def settle(
         a, b = T * out / sum_s, T * out / sum_t
     elif OBJECTIVE == "reverse_kl":
         value = scale * (mixed / sum_s + tl.log2(sum_t / sum_s))
-        a, b = out * T * LN2 / sum_s, mixed / sum_s
+        a, b = out * T * LN2 / sum_s, mixed / sum_s + 0.0 * sum_t
     elif OBJECTIVE == "jsd":
         value = scale * (parameter0 * first + (1 - parameter0) * second)
         a, b = out * T * LN2 * (1 - parameter0), second
@@ -210,12 +225,12 @@ def settle(
     elif OBJECTIVE == "mse":
         value, a = mixed, 2 * out
     elif OBJECTIVE == "dkd":
-        odds_s, odds_t = target_s - tl.log2(sum_s), target_t - tl.log2(sum_t)
+        odds_s, odds_t = _finite(target_s) - tl.log2(sum_s), _finite(target_t) - tl.log2(sum_t)
         not_s, not_t = -_log2_one_plus(odds_s), -_log2_one_plus(odds_t)
         at_s, at_t = -_log2_one_plus(-odds_s), -_log2_one_plus(-odds_t)
         p_at, p_not = tl.exp2(at_t), tl.exp2(not_t)
-        binary = tl.where(p_at > 0, p_at * (at_t - at_s), 0.0)
-        binary += tl.where(p_not > 0, p_not * (not_t - not_s), 0.0)
+        binary = tl.where(p_at == 0, 0.0, p_at * (at_t - at_s))
+        binary += tl.where(p_not == 0, 0.0, p_not * (not_t - not_s))
         rest = mixed / sum_t + tl.log2(sum_s / sum_t)
         value = scale * (parameter0 * binary + parameter1 * rest)
         c = parameter0 * T * out * (tl.exp2(at_s) - p_at)
@@ -245,16 +260,16 @@ def gradient(
     elif OBJECTIVE == "reverse_kl":
         y_s, y_t = (s - top_s) * k, (t - top_t) * k
         q = tl.exp2(y_s)
-        result = tl.where(q > 0, a * q * (y_s - y_t - b), 0.0)
+        result = a * tl.where(q == 0, 0.0, q * (y_s - y_t - b))
     elif OBJECTIVE == "jsd":
         q, _p, m_over_q, _p_over_m = _jsd_terms(s, t, top_s, top_t, c, d, k, parameter0)
-        result = tl.where(q > 0, a * q * (-m_over_q - b), 0.0)
+        result = a * tl.where(q == 0, 0.0, q * (-m_over_q - b))
     elif OBJECTIVE == "tvd":
         q, p = a * tl.exp2((s - top_s) * k), b * tl.exp2((t - top_t) * k)
         sign = tl.where(q > p, 1.0, tl.where(q < p, -1.0, 0.0))
         result = c * q * (sign - d)
     elif OBJECTIVE == "mse":
-        result = a * tl.where(t > NO_LOGIT, s - t, 0.0)
+        result = a * _difference(s, t)
     else:
         result = s * 0.0
     return result

@@ -186,7 +186,7 @@ def streamed_kernel(
             top_s, sum_s, top_t, sum_t, mixed, row_top_s, row_top_t, k, OBJECTIVE, False
         )
         if class_mask is not None:  # a row none of whose classes is inside the mask
-            counts = inside & (row_sum_t > 0)
+            counts = inside & (row_sum_t != 0)
             row_sum_s = tl.where(counts, row_sum_s, 1.0)
             row_sum_t = tl.where(counts, row_sum_t, 1.0)
         first, second = row_mixed, row_mixed
@@ -251,7 +251,7 @@ def streamed_kernel(
                     s, index[None, :] == label[:, None], best_s[:, None], row_total[:, None],
                     weight_label[:, None], smoothing, classes, SMOOTHED,
                 )  # fmt: skip
-            found = tl.where(counts[:, None] & (s > -INFINITY), found, 0.0)
+            found = tl.where(counts[:, None] & (s != -INFINITY), found, 0.0)
             at = tile_offsets(n, a, b, index, g_class, g_n, g_a, g_b, ALONG_CLASSES, UNIT)
             written = there[:, None] & (index < classes)[None, :]
             tl.store(grad + at, found.to(grad.dtype.element_ty), mask=written)

@@ -58,13 +58,20 @@ def _source(i, slope, offset, divisor, size):
 
 
 @triton.jit
+def _cell(pointer):
+    """A logit, float32; a number where it is -inf, and NaN where it is NaN."""
+    x = tl.load(pointer).to(tl.float32)
+    return tl.where(x < LOWEST, LOWEST, x)
+
+
+@triton.jit
 def _interpolated(pointer, at00, at01, at10, at11, share_y, share_x):
     """A bilinear mean of logits, float32. A class that the teacher rules out in one of the four is
     ruled out, unless its weight is 0: -inf stands for a number here."""
-    x00 = tl.maximum(tl.load(pointer + at00).to(tl.float32), LOWEST)
-    x01 = tl.maximum(tl.load(pointer + at01).to(tl.float32), LOWEST)
-    x10 = tl.maximum(tl.load(pointer + at10).to(tl.float32), LOWEST)
-    x11 = tl.maximum(tl.load(pointer + at11).to(tl.float32), LOWEST)
+    x00 = _cell(pointer + at00)
+    x01 = _cell(pointer + at01)
+    x10 = _cell(pointer + at10)
+    x11 = _cell(pointer + at11)
     upper = x00 * (1 - share_x) + x01 * share_x
     lower = x10 * (1 - share_x) + x11 * share_x
     x = upper * (1 - share_y) + lower * share_y
@@ -193,8 +200,8 @@ def pixels_kernel(
 
     if numbers is not None:
         own, written = numbers + row[:, None] * FLOATS, there[:, None]
-        # An infinite maximum marks a pixel that does not count.
-        tl.store(own, tl.where(counts, top_t, INFINITY), mask=written)
+        # A maximum of -inf marks a pixel that does not count.
+        tl.store(own, tl.where(counts, top_t, -INFINITY), mask=written)
         tl.store(own + 1, top_s, mask=written)
         tl.store(own + 2, a, mask=written)
         tl.store(own + 3, b, mask=written)
@@ -289,7 +296,7 @@ def cells_kernel(
                     s, at_label, best_s[None, :], label_scale[None, :], weight_label[None, :],
                     smoothing, classes, SMOOTHED,
                 )  # fmt: skip
-            counts = (weight > 0) & (top_t < INFINITY)
+            counts = (weight > 0) & (top_t > -INFINITY)
             result += tl.where(counts[None, :], weight[None, :] * found, 0.0)
     at = n.to(tl.int64) * g_n + cell_y.to(tl.int64) * g_y
     at = at + of_class * g_class + cell_x[None, :].to(tl.int64) * g_x

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import hypothesis.strategies as st
 import torch
 
-from isp_distill import use_backend
+from isp_distill import distill_loss, upsampled_distill_loss, use_backend
 
 OBJECTIVES = ["forward_kl", "reverse_kl", "jsd(0.3)", "tvd", "dkd(1, 8)", "mse", "cwd"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -147,3 +148,47 @@ def strided(x, draw):
     if how == "turned":
         return x.transpose(0, -1).contiguous().transpose(0, -1)
     return x
+
+
+def assert_nan_is_kept(
+    backend, objective, classes, positions=(), device="cpu", size=None, values=(math.nan, math.inf)
+):
+    """Loss and gradient are NaN where the reference's are, and nowhere else.
+
+    A sample for each way in which one logit of student or teacher is NaN or infinite, one without,
+    and one that is NaN outside the mask. ``objective`` may be "none": cross entropy alone.
+    ``size``: of upsampled logits.
+    """
+    wrong = list(itertools.product((0, 1), values, (0, classes - 1)))
+    batch = len(wrong) + 2
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn((2, batch, classes, *positions), generator=generator)
+    for sample, (who, value, at) in enumerate(wrong):
+        if objective == "jsd(0.3)" and (who, value) == (1, math.inf):
+            continue  # infinite in the kernels, NaN in the reference
+        logits[who, sample, at].view(-1)[-1] = value
+    logits[:, -1, 1] = math.nan
+    rows = (batch, *(positions if size is None else size))
+    labels = torch.randint(1, classes - 1, rows, generator=generator).to(device)
+    mask = torch.ones(rows, dtype=torch.bool, device=device)
+    mask[-1] = False
+    options = {"objective": "forward_kl" if objective == "none" else objective, "mask": mask}
+    for alpha in {"none": [0.0], "cwd": [1.0]}.get(objective, [1.0, 0.5]):
+        found = []
+        for name in (backend, "reference"):
+            s, t = logits.to(device)
+            s.requires_grad_()
+            options |= {"alpha": alpha, "temperature": 2.0}
+            with use_backend(name):
+                if size is None:
+                    loss = distill_loss(s, t, labels, reduction="none", **options)
+                else:
+                    loss = upsampled_distill_loss(s, t, size, labels, reduction="sum", **options)
+            (gradient,) = torch.autograd.grad(loss.sum(), s)
+            found.append((loss.detach(), gradient))
+        (loss, gradient), (expected, expected_gradient) = found
+        assert torch.equal(loss.isfinite(), expected.isfinite())
+        assert torch.equal(gradient.isnan(), expected_gradient.isnan())
+        of_sample = gradient.isfinite().flatten(1).all(1)
+        assert not bool(of_sample[: batch // 2 - 1].any())  # the student's
+        assert bool(of_sample[-2:].all())

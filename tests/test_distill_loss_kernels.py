@@ -12,7 +12,14 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from distill_cases import DTYPES, OBJECTIVES, assert_same, assert_same_call, calls
+from distill_cases import (
+    DTYPES,
+    OBJECTIVES,
+    assert_nan_is_kept,
+    assert_same,
+    assert_same_call,
+    calls,
+)
 from hypothesis import given, settings
 
 from isp_distill import (
@@ -110,6 +117,15 @@ def test_masked_logits_are_not_looked_at(instruction_set):
             assert bool(x.grad.isfinite().all())
             assert bool((x.grad[1:3, :, 2] == 0).all())
         assert bool((clean == s).sum() == clean.numel() - 2 * classes)
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "none"])
+def test_nan_and_infinite_logits_are_seen(instruction_set, objective):
+    for classes, positions in ((5, ()), (67, ()), (5, (3,)), (33, (20,))):
+        if objective != "cwd" or positions:
+            assert_nan_is_kept("cpu", objective, classes, positions)
+    if objective != "cwd":
+        assert_nan_is_kept("cpu", objective, 5, (3, 3), size=(7, 8))
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,6 +6,10 @@
 //   3  for jsd and tvd, what needs both normalised                   (compare)
 //   4  the gradient, from what the passes before left in the buffers (gradient)
 // Cross entropy has another temperature and so exponentials of its own, in a third buffer.
+//
+// A NaN among a row's logits is passed over by the maximum and makes a sum of exponentials NaN, and
+// with it the loss and all the row's gradient. What weighs nothing is so told by `== 0`: `> 0` would
+// take NaN for nothing.
 #pragma once
 
 #include "common/distill_strip.h"
@@ -42,6 +46,9 @@ static void label_pass(const Strip& strip, float smoothing) {
   }
 }
 
+// A distance, or NaN where it is infinite upwards, as the sums over all classes have it.
+INLINE V finite(V x) { return x == __builtin_inff() ? x - x : x; }
+
 // DKD looks at the target class apart: its logits move out of the strip, whose maximum is then
 // that of the other classes. The binary part is done here, the rest is a forward KL.
 template <bool Across>
@@ -69,7 +76,7 @@ static void take_target_out(const Strip& strip, float k, float* target_s, float*
     if constexpr (Across) top_s = max_across(top_s), top_t = max_across(top_t);
     store(of.max_s + v, top_s), store(of.max_t + v, top_t);
     // Exponents of the target relative to the others' maximum; positive where it leads.
-    store(target_s + v, (of_s - top_s) * k), store(target_t + v, (of_t - top_t) * k);
+    store(target_s + v, finite(of_s - top_s) * k), store(target_t + v, finite(of_t - top_t) * k);
   }
 }
 
@@ -91,7 +98,7 @@ static void accumulate(const Strip& strip, float k) {
         __builtin_prefetch(strip.next_t + d * strip.bytes_t, 0, 3);
       }
       if constexpr (O == Objective::mse) {
-        V difference = t > NO_CLASS ? s - t : V{};
+        V difference = t <= NO_CLASS ? V{} : s - t;
         mixed += difference * difference;
         store(ps, difference);
         continue;
@@ -131,8 +138,8 @@ static void compare_jsd(const Strip& strip, float k, float b) {
       V small = exp2_of(-absolute(x));
       V inside = x > 0 ? b + (1 - b) * small : b * small + (1 - b);
       V m_over_larger = log2_of(inside), m_over_q = m_over_larger + max(x, V{});
-      of_q -= q * m_over_q;
-      of_p += p > 0 ? p * ((x > 0 ? V{} : x) - m_over_larger) : V{};
+      of_q -= q == 0 ? V{} : q * m_over_q;
+      of_p += p == 0 ? V{} : p * ((x > 0 ? V{} : x) - m_over_larger);
       store(ps, q), store(pt, -m_over_q);
     }
     of_p = total<Across>(of_p), of_q = total<Across>(of_q);
@@ -182,7 +189,7 @@ static void settle(const Strip& strip, const DistillCall& call) {
     } else if constexpr (O == Objective::reverse_kl) {
       value = scale * (mixed / sum_s + log2_of(sum_t / sum_s));
       a = T * LN2 * out / sum_s;
-      b = mixed / sum_s;
+      b = mixed / sum_s + 0 * sum_t;  // NaN if the teacher has one, also where mixed missed it
     } else if constexpr (O == Objective::jsd) {
       value = scale * load(of.loss + v);
       a = T * LN2 * (1 - call.parameters[0]) * out;
@@ -202,7 +209,8 @@ static void settle(const Strip& strip, const DistillCall& call) {
       V not_s = -log2_one_plus(odds_s), not_t = -log2_one_plus(odds_t);
       V at_s = -log2_one_plus(-odds_s), at_t = -log2_one_plus(-odds_t);
       V p_at = exp2_of(at_t), p_not = exp2_of(not_t), q_at = exp2_of(at_s);
-      V binary = (p_at > 0 ? p_at * (at_t - at_s) : V{}) + (p_not > 0 ? p_not * (not_t - not_s) : V{});
+      V binary = p_at == 0 ? V{} : p_at * (at_t - at_s);
+      binary += p_not == 0 ? V{} : p_not * (not_t - not_s);
       V rest = mixed / sum_t + log2_of(sum_s / sum_t);
       value = scale * (call.parameters[0] * binary + call.parameters[1] * rest);
       V pull = call.parameters[0] * T * out * (q_at - p_at);
@@ -243,7 +251,7 @@ INLINE V gradient(const Strip& strip, int64_t d, int64_t v) {
     }
   } else if constexpr (O == Objective::reverse_kl || O == Objective::jsd) {
     V q = load(strip.s + at);
-    result = q > 0 ? a * q * (load(strip.t + at) - b) : V{};
+    result = a * (q == 0 ? V{} : q * (load(strip.t + at) - b));
   } else if constexpr (O == Objective::tvd) {
     V q = a * load(strip.s + at), p = b * load(strip.t + at);
     V sign = q > p ? splat(1.0f) : (q < p ? splat(-1.0f) : V{});

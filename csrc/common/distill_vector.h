@@ -58,6 +58,7 @@ INLINE H load_half_words(const uint16_t* p) {
   return x;
 }
 
+// Where one of the two is NaN this is b: what may be NaN, and is to stay so, comes second.
 INLINE V max(V a, V b) {
 #if defined(__AVX512F__)
   return (V)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
@@ -151,7 +152,8 @@ constexpr int size_of = D == Dtype::float32 ? 4 : 2;
 
 // ---------------------------------------------------------------- functions
 
-// 2^x for x <= 0 (any x <= 127 works), to 1 unit in the last place; 0 below 2^-126, also for -inf.
+// 2^x for x <= 0 (any x <= 127 works), to 1 unit in the last place; 0 below 2^-126, also for -inf;
+// NaN for NaN.
 // A polynomial of degree 6, minimax in the relative error (1.3e-8 in exact arithmetic): on [0, 1) where
 // an instruction scales by the floor of its operand (and knows -inf), elsewhere on [-1/2, 1/2].
 INLINE V exp2_of(V x) {
@@ -166,7 +168,7 @@ INLINE V exp2_of(V x) {
   p = p * f + 1.0f;
   return (V)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)x);
 #else
-  x = max(x, splat(-200.0f));
+  x = max(splat(-200.0f), x);
 #if defined(__AVX2__)
   V n = (V)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
@@ -185,7 +187,7 @@ INLINE V exp2_of(V x) {
 #endif
 }
 
-// log2 of a positive, normal, finite x; -inf for 0.
+// log2 of a positive, normal, finite x; -inf for 0, NaN for NaN.
 // x = 2^n (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), log2(1 + f) = f P(f), P of degree 8.
 INLINE V log2_of(V x) {
   U bits = (U)x - 0x3f3504f3u;
@@ -201,7 +203,7 @@ INLINE V log2_of(V x) {
   p = p * f + -0.7213473320007324f;
   p = p * f + 1.4426950216293335f;
   V y = p * f + n;
-  return x > 0 ? y : splat(-__builtin_inff());
+  return x > 0 ? y : x - __builtin_inff();
 }
 
 INLINE V absolute(V x) { return (V)((U)x & 0x7fffffffu); }

@@ -41,7 +41,7 @@ void read_row(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_t
         }
         value = load_as<D>(elements);
       }
-      if (teacher) value = max(value, splat(RULED_OUT));
+      if (teacher) value = max(splat(RULED_OUT), value);
       for (int64_t i = 0; i < count; ++i) to[(x0 + i) * padded + c] = value[i];
     }
   }

@@ -2,6 +2,10 @@
 //
 // Exponents and logarithms are to the base 2, of differences to a maximum: k = log2(e) / T. A class
 // that is not there is -inf in both logits; one that the teacher rules out, in the teacher's.
+//
+// A NaN among a row's logits is passed over by the maxima and makes a sum of exponentials NaN, and with
+// it the loss and all the row's gradient. What weighs nothing is so told by `== 0`: `> 0` would take
+// NaN for nothing.
 #pragma once
 
 #include "cuda/device.h"
@@ -24,7 +28,7 @@ struct Sums {
   float total = 0, plain = 0, at_label = 0;  // cross entropy: of exponentials, of s - top, s[label]
 };
 
-ISP_DEVICE float difference(float s, float t) { return t > kNoLogit ? s - t : 0.0f; }
+ISP_DEVICE float difference(float s, float t) { return t <= kNoLogit ? 0.0f : s - t; }
 
 template <Objective O>
 ISP_DEVICE void add_class(Sums& sums, float s, float t, float top_s, float top_t, float k) {
@@ -128,8 +132,8 @@ ISP_DEVICE Mixture mixture(float s, float t, float top_s, float top_t, float log
 
 // jsd's two sums, what a class adds to them.
 ISP_DEVICE void compare(float& of_p, float& of_q, const Mixture& m) {
-  of_p += m.p > 0 ? m.p * m.p_over_m : 0.0f;
-  of_q -= m.q > 0 ? m.q * m.m_over_q : 0.0f;
+  of_p += m.p == 0 ? 0.0f : m.p * m.p_over_m;
+  of_q -= m.q == 0 ? 0.0f : m.q * m.m_over_q;
 }
 
 // What a row needs for its gradient. a, b, c, d mean what `settle` says.
@@ -152,7 +156,7 @@ ISP_DEVICE float settle(Row& row, const Sums& sums, float of_p, float of_q, floa
     row.a = T * out / sums.s, row.b = T * out / sums.t;
   } else if constexpr (O == Objective::reverse_kl) {
     value = T * T * kLn2 * (sums.mixed / sums.s + log_2(sums.t / sums.s));
-    row.a = out * T * kLn2 / sums.s, row.b = sums.mixed / sums.s;
+    row.a = out * T * kLn2 / sums.s, row.b = sums.mixed / sums.s + 0 * sums.t;
   } else if constexpr (O == Objective::jsd) {
     value = T * T * kLn2 * (call.beta * of_p + (1 - call.beta) * of_q);
     row.a = out * T * kLn2 * (1 - call.beta), row.b = of_q;
@@ -185,11 +189,11 @@ ISP_DEVICE float gradient_of(const Row& row, float s, float t, int index, const 
     result = row.a * exp_2((s - row.top_s) * k) - row.b * exp_2((t - row.top_t) * k);
   } else if constexpr (O == Objective::reverse_kl) {
     const float y_s = (s - row.top_s) * k, y_t = (t - row.top_t) * k, q = exp_2(y_s);
-    result = q > 0 ? row.a * q * (y_s - y_t - row.b) : 0.0f;
+    result = row.a * (q == 0 ? 0.0f : q * (y_s - y_t - row.b));
   } else if constexpr (O == Objective::jsd) {
     const Mixture m =
         mixture(s, t, row.top_s, row.top_t, row.c, row.d, k, call.beta);
-    result = m.q > 0 ? row.a * m.q * (-m.m_over_q - row.b) : 0.0f;
+    result = row.a * (m.q == 0 ? 0.0f : m.q * (-m.m_over_q - row.b));
   } else if constexpr (O == Objective::mse) {
     result = row.a * difference(s, t);
   }

@@ -127,7 +127,7 @@ ISP_KERNEL(2) upsampled_cells(ISP_CONSTANT UpsampledLoss up) {
         const float* numbers = own;
         own += up.words;
         if (x + 1 < x_end) four = load_as<Four>(own);
-        if (float_of(now.word[0]) == -minus_infinity()) continue;
+        if (float_of(now.word[0]) == minus_infinity()) continue;
         const Four where = columns[x - pixel_begin];
         const int cell = static_cast<int>(where.word[1]);
         const float share_s = float_of(where.word[0]), share_t = float_of(where.word[2]);

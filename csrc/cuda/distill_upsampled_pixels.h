@@ -151,12 +151,13 @@ ISP_DEVICE void at_pixel(const float (&value)[kBatch], const float (&step)[kBatc
   }
 }
 
-// What the gradient needs of a pixel. An infinite maximum marks one that does not count.
+// What the gradient needs of a pixel. A maximum of -inf, which no row has, marks one that does not
+// count.
 template <Objective O>
 ISP_DEVICE void leave_numbers(const UpsampledLoss& up, int64_t pixel, const Row& row, bool counts) {
   if (up.numbers == nullptr) return;
   float* to = up.numbers + pixel * up.words;
-  store_as(to, Four{{bits_of(counts ? row.top_t : -minus_infinity()), bits_of(row.top_s),
+  store_as(to, Four{{bits_of(counts ? row.top_t : minus_infinity()), bits_of(row.top_s),
                      bits_of(row.a), bits_of(row.b)}});
   if constexpr (O == Objective::jsd) store_as(to += 4, Four{{bits_of(row.c), bits_of(row.d), 0, 0}});
   if (up.call.cross_entropy) {

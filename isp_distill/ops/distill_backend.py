@@ -203,15 +203,17 @@ def _factors(student: Tensor, positions: Sequence[int], rows: Rows, options: Opt
     return factors
 
 
-def _by_reference(
+def reference_loss(
     student: Tensor,
     teacher: Tensor,
     resize: tuple[tuple[int, int], bool] | None,
     rows: Rows,
     options: Options,
-    gradient: Tensor | None,
-    gradient_scale: float,
 ) -> tuple[Tensor, Tensor]:
+    """Loss and agreement by the reference, in operations of torch that know every derivative.
+
+    ``resize``: the full resolution of logits of a lower one, and ``align_corners``.
+    """
     labels, mask, weight = rows
 
     def upsampled(logits: Tensor) -> Tensor:
@@ -227,22 +229,34 @@ def _by_reference(
         wide = interpolate(logits.to(result_dtype(student)).masked_fill(ruled_out, 0))
         return wide.masked_fill(weight > 1e-8, -math.inf)
 
+    return reference.distill_loss(
+        upsampled(student),
+        upsampled(teacher),
+        labels,
+        objective=options.objective,
+        parameters=options.parameters,
+        temperature=options.temperature,
+        alpha=options.alpha,
+        mask=mask,
+        weight=weight,
+        ignore_index=options.ignore_index,
+        label_smoothing=options.label_smoothing,
+        reduction=options.reduction,
+    )
+
+
+def _by_reference(
+    student: Tensor,
+    teacher: Tensor,
+    resize: tuple[tuple[int, int], bool] | None,
+    rows: Rows,
+    options: Options,
+    gradient: Tensor | None,
+    gradient_scale: float,
+) -> tuple[Tensor, Tensor]:
     with _autograd_inside_operator():
         leaf = student.detach().requires_grad_(gradient is not None)
-        loss, agreement = reference.distill_loss(
-            upsampled(leaf),
-            upsampled(teacher),
-            labels,
-            objective=options.objective,
-            parameters=options.parameters,
-            temperature=options.temperature,
-            alpha=options.alpha,
-            mask=mask,
-            weight=weight,
-            ignore_index=options.ignore_index,
-            label_smoothing=options.label_smoothing,
-            reduction=options.reduction,
-        )
+        loss, agreement = reference_loss(leaf, teacher, resize, rows, options)
         found = None
         if gradient is not None:
             (found,) = torch.autograd.grad(loss.sum() * gradient_scale, leaf)

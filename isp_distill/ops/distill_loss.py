@@ -12,15 +12,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from isp_distill.ops import distill_operators as operators
+from isp_distill.ops.distill_backend import reference_loss
+from isp_distill.ops.distill_call import Rows
+from isp_distill.ops.distill_inplace import InPlace, check_may_overwrite
 from isp_distill.ops.distill_options import (
     Options,
+    check_dense,
     check_device,
     check_logits,
+    check_values,
     checked_options,
     checked_rows,
+    checked_size,
+    flag,
+    whole_number,
 )
 
 Result = Tensor | tuple[Tensor, Tensor]
@@ -50,22 +59,24 @@ def distill_loss(
     - ``"forward_kl"``: ``T^2 KL(p || q)``, Hinton et al. 2015.
     - ``"reverse_kl"``: ``T^2 KL(q || p)``, infinite where the teacher rules out a class by -inf.
     - ``"jsd"`` or ``"jsd(b)"``: ``T^2 (b KL(p || m) + (1-b) KL(q || m))``, ``m = b p + (1-b) q``,
-      b = 0.5; Agarwal et al. 2024.
+      b = 0.5, in [1e-6, 1 - 1e-6]; Agarwal et al. 2024.
     - ``"tvd"``: ``sum |p - q| / 2``, total variation distance.
-    - ``"dkd"`` or ``"dkd(a, b)"``: ``T^2 (a TCKD + b NCKD)``, a = 1, b = 8, Zhao et al. 2022; the
-      target class is the label, or the teacher's choice where there is none.
+    - ``"dkd"`` or ``"dkd(a, b)"``: ``T^2 (a TCKD + b NCKD)``, a = 1, b = 8, at most 1e6, Zhao et
+      al. 2022; the target class is the label, or the teacher's choice where there is none.
     - ``"mse"``: ``sum (student - teacher)^2`` over the classes, without temperature.
     - ``"cwd"``: ``T^2 KL(p || q)`` where a row is one channel of one sample and the softmax runs
       over its pixels; Shu et al. 2021. Needs ``[N, C, ...]`` with at least one axis of pixels.
 
     Args:
         student: logits ``[N, C]`` or ``[N, C, ...]``, any strides; float32, bfloat16, float16
-            (computed in float32) or float64. Finite.
-        teacher: logits of the same shape, of any of these dtypes. It gets no gradient. -inf rules a
-            class out, as a limit; at least one class of a row must be finite.
+            (computed in float32) or float64. Finite; a NaN is seen in loss and gradient.
+        teacher: logits of the same shape, of any of these dtypes. It gets no gradient, as if it
+            were detached. -inf rules a class out, as a limit; at least one class of a row must be
+            finite.
         labels: classes ``[N, ...]``, an integer dtype; needed where ``alpha < 1``.
         objective: see above.
-        temperature: T > 0, of the objective alone; cross entropy has none.
+        temperature: T in [0.001, 1000], of the objective alone; cross entropy has none. A number:
+            neither this nor any other option has a gradient.
         alpha: share of the objective, in [0, 1].
         mask: ``[N, ...]``, bool or integer: rows where it is 0 count nothing and are not read.
         weight: ``[N]``, finite and not negative: weight of each sample.
@@ -78,36 +89,51 @@ def distill_loss(
             argmax of their logits), an int64 tensor. It costs nothing.
         inplace_grad: write the gradient over the student's logits, so that nothing of their size is
             ever allocated. The logits must not be used for anything else afterwards: their values
-            are gone, also for views of them; backward works once. Has no effect where the student
-            needs no gradient, or under ``torch.compile``, which plans memory by itself.
+            are gone, also for views of them; backward works once, and not if the memory was
+            changed before it. Has no effect where the student needs no gradient, under
+            ``torch.compile``, which plans memory by itself, under modes that look at operations,
+            and for subclasses of tensors.
 
     Returns:
         The loss, float32 (float64 for a float64 student), and the agreement if asked for. A batch
-        in which no row counts gives 0 and zero gradients.
+        in which no row counts gives 0 and zero gradients. Under a transform of ``torch.func``, or
+        with a tangent of forward-mode differentiation, the reference computes it, on any backend
+        and without ``inplace_grad``.
 
     Raises:
         TypeError: for a wrong type or dtype.
         ValueError: for a wrong shape, device, name or range.
-        RuntimeError: from a second derivative, which there is none of; with ``inplace_grad``, if
-            the student is a leaf that needs its values, or overlaps itself.
+        RuntimeError: from a second derivative of backward passes, which there is none of (there is
+            by ``torch.func``); with ``inplace_grad``, if the student is a leaf that needs its
+            values or a view of one, a negated view, may overlap itself (unless each stride steps
+            over all smaller ones), or shares memory with another tensor of the call.
         BackendError: if the backend that was asked for cannot serve the call.
     """
     options = checked_options(
         objective, temperature, alpha, ignore_index, label_smoothing, reduction
     )
+    return_agreement = flag("return_agreement", return_agreement)
+    inplace_grad = flag("inplace_grad", inplace_grad)
     check_logits(student, teacher, options)
     positions = (student.shape[0], *student.shape[2:])
     rows = checked_rows(student, positions, labels, mask, weight, options)
-    arguments = (student, teacher.detach(), *rows, *_flat(options))
+    if operators.is_transformed(student):
+        loss, agreement = _by_reference(student, teacher, None, rows, options)
+        return (loss, agreement) if return_agreement else loss
     with_gradient = torch.is_grad_enabled() and student.requires_grad
     scale = _gradient_scale(student, math.prod(positions), options)
-    if inplace_grad and with_gradient and not torch.compiler.is_compiling():
-        operators.check_may_overwrite(student)
-        loss, agreement = operators.InPlace.apply(student, arguments[1:], options, scale)
-    elif with_gradient and operators.is_plain_eager(student, teacher):
-        loss, agreement = operators.Direct.apply(student, arguments[1:], options, scale)
+    plain = with_gradient and operators.is_plain_eager(student, teacher)
+    teacher = teacher.detach().resolve_neg()
+    others = (teacher, *rows, *_flat(options))
+    if plain and inplace_grad:
+        check_may_overwrite(student, others)
+        loss, agreement = InPlace.apply(student, others, options, scale)
+    elif plain:
+        loss, agreement = operators.Direct.apply(student.resolve_neg(), others, options, scale)
     else:
-        loss, agreement, _ = torch.ops.isp_distill.distill_loss(*arguments, with_gradient, scale)
+        loss, agreement, _ = torch.ops.isp_distill.distill_loss(
+            student.resolve_neg(), *others, with_gradient, scale
+        )
     return (loss, agreement) if return_agreement else loss
 
 
@@ -160,12 +186,11 @@ def upsampled_distill_loss(
     options = checked_options(
         objective, temperature, alpha, ignore_index, label_smoothing, reduction
     )
-    height, width = (size, size) if isinstance(size, int) else (int(s) for s in size)
-    if height < 1 or width < 1:
-        raise ValueError(f"size {size} must be positive")
+    return_agreement = flag("return_agreement", return_agreement)
+    align_corners = flag("align_corners", align_corners)
+    height, width = checked_size(size)
     for name, logits in (("student", student), ("teacher", teacher)):
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"{name} must be a tensor, not {type(logits).__name__}")
+        check_dense(name, logits)
         if logits.dim() != 4:
             raise ValueError(f"{name} has shape {list(logits.shape)}: expected [N, C, h, w]")
         if 0 in logits.shape:
@@ -178,6 +203,10 @@ def upsampled_distill_loss(
     check_logits(student, teacher[:, :, :1, :1].expand(student.shape), options)
     positions = (student.shape[0], height, width)
     rows = checked_rows(student, positions, labels, mask, weight, options)
+    if operators.is_transformed(student):
+        resize = ((height, width), align_corners)
+        loss, agreement = _by_reference(student, teacher, resize, rows, options)
+        return (loss, agreement) if return_agreement else loss
     with_gradient = torch.is_grad_enabled() and student.requires_grad
     if with_gradient and reduction == "none":
         raise ValueError(
@@ -185,8 +214,8 @@ def upsampled_distill_loss(
             "their share of the low-resolution gradient; weigh them by mask and weight instead"
         )
     loss, agreement, _ = torch.ops.isp_distill.upsampled_distill_loss(
-        student,
-        teacher.detach(),
+        student.resolve_neg(),
+        teacher.detach().resolve_neg(),
         height,
         width,
         align_corners,
@@ -254,6 +283,7 @@ def linear_distill_loss(
     options = checked_options(
         objective, temperature, alpha, ignore_index, label_smoothing, reduction
     )
+    return_agreement = flag("return_agreement", return_agreement)
     if options.objective == "cwd" or reduction == "none":
         raise ValueError('linear_distill_loss has neither objective "cwd" nor reduction="none"')
     heads = []
@@ -261,10 +291,14 @@ def linear_distill_loss(
         ("student", student_features, student_weight, student_bias),
         ("teacher", teacher_features, teacher_weight, teacher_bias),
     ):
-        for part, tensor, dim in (("features", features, 2), ("weight", matrix, 2)):
-            if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point:
-                raise TypeError(f"{name}_{part} must be a floating-point tensor")
-            if tensor.dim() != dim or 0 in tensor.shape:
+        parts = [("features", features), ("weight", matrix)]
+        for part, tensor in parts + ([] if bias is None else [("bias", bias)]):
+            check_dense(f"{name}_{part}", tensor)
+            if not tensor.dtype.is_floating_point:
+                raise TypeError(
+                    f"{name}_{part} must be a floating-point tensor, not {tensor.dtype}"
+                )
+            if part != "bias" and (tensor.dim() != 2 or 0 in tensor.shape):
                 raise ValueError(f"{name}_{part} has shape {list(tensor.shape)}: expected [n, D]")
         if features.shape[1] != matrix.shape[1]:
             raise ValueError(
@@ -275,7 +309,8 @@ def linear_distill_loss(
                 f"{name}_bias has shape {list(bias.shape)}: expected [{matrix.shape[0]}]"
             )
         check_device(student_features, **{f"{name}_weight": matrix, f"{name}_bias": bias})
-        if torch.is_autocast_enabled(features.device.type):
+        # torch asks only of devices that it computes on whether autocast is on.
+        if not features.is_meta and torch.is_autocast_enabled(features.device.type):
             dtype = torch.get_autocast_dtype(features.device.type)
             features, matrix = features.to(dtype), matrix.to(dtype)
             bias = None if bias is None else bias.to(dtype)
@@ -293,20 +328,26 @@ def linear_distill_loss(
         features[:1, :1].expand(count, classes), t_features[:1, :1].expand(count, classes), options
     )
     rows = checked_rows(features, (count,), labels, mask, weight, options)
-    if chunk_rows is None:
+    if chunk_rows is not None:
+        chunk_rows = whole_number("chunk_rows", chunk_rows)
+    else:
         budget = 2**24 if features.device.type == "cpu" else 2**27
         chunk_rows = max(16, budget // (classes * features.element_size()))
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
+    if operators.is_transformed(features, matrix, bias):
+        logits = F.linear(features, matrix, bias), F.linear(t_features, t_matrix, t_bias)
+        loss, agreement = _by_reference(*logits, None, rows, options)
+        return (loss, agreement) if return_agreement else loss
     wanted = [features, matrix] + ([] if bias is None else [bias])
     with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in wanted)
     result = torch.ops.isp_distill.linear_distill_loss(
-        features,
-        matrix,
-        bias,
-        t_features.detach(),
-        t_matrix.detach(),
-        None if t_bias is None else t_bias.detach(),
+        features.resolve_neg(),
+        matrix.resolve_neg(),
+        None if bias is None else bias.resolve_neg(),
+        t_features.detach().resolve_neg(),
+        t_matrix.detach().resolve_neg(),
+        None if t_bias is None else t_bias.detach().resolve_neg(),
         min(chunk_rows, count),
         *rows,
         *_flat(options),
@@ -314,6 +355,20 @@ def linear_distill_loss(
         _gradient_scale(features, count, options),
     )
     return (result[0], result[1]) if return_agreement else result[0]
+
+
+def _by_reference(
+    student: Tensor,
+    teacher: Tensor,
+    resize: tuple[tuple[int, int], bool] | None,
+    rows: Rows,
+    options: Options,
+) -> tuple[Tensor, Tensor]:
+    """What transforms of ``torch.func`` and forward-mode differentiation look into."""
+    labels, _, weight = rows
+    if not any(x is not None and torch._C._functorch.is_batchedtensor(x) for x in (labels, weight)):
+        check_values(labels, weight, student.shape[1], options.ignore_index)
+    return reference_loss(student, teacher, resize, rows, options)
 
 
 def _flat(options: Options) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from isp_distill.ops import distill_backend as compute
 from isp_distill.ops import distill_cpu as _distill_cpu  # noqa: F401  (registers a backend)
@@ -168,7 +169,7 @@ class _NoSecondDerivative(torch.autograd.Function):
         )
 
 
-def _scaled(
+def scaled(
     gradient: Tensor,
     upstream: Tensor,
     scale: float,
@@ -180,18 +181,25 @@ def _scaled(
     """``gradient * upstream / scale``, into the gradient's own memory where nobody else sees it.
 
     ``of_channels``: the loss of ``reduction="none"`` had a value per channel ``[N, C]``, not per
-    position ``[N, ...]``. ``owned``: the gradient will not be asked for again.
+    position ``[N, ...]``. ``owned``: nobody else holds the gradient or asks for it again.
     """
     if upstream.dim() > 0 and of_channels:
         upstream = upstream.reshape(*upstream.shape, *[1] * (gradient.dim() - upstream.dim()))
     elif upstream.dim() > 0:
         upstream = upstream.unsqueeze(1)
     create_graph = torch.is_grad_enabled()
-    factor = upstream.detach() if scale == 1.0 else upstream.detach() / scale
-    eager = type(gradient) is Tensor and not torch.compiler.is_compiling()
-    if eager and factor.dim() == 0 and factor.device.type == "cpu" and float(factor) == 1.0:
+    factor = upstream.detach() if create_graph else upstream
+    factor = factor if scale == 1.0 else factor / scale
+    owned = (
+        owned
+        and type(gradient) is type(upstream) is Tensor
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._dispatch_keys(upstream).has(_BATCHED)
+    )
+    if owned and factor.dim() == 0 and factor.device.type == "cpu" and float(factor) == 1.0:
         result = gradient.to(dtype)
-    elif eager and gradient.dtype == dtype and (owned or not _graph_is_kept()):
+    elif owned and gradient.dtype == dtype:
         result = gradient.mul_(factor)
     else:
         result = (gradient * factor).to(dtype)
@@ -201,6 +209,10 @@ def _scaled(
     return result
 
 
+#: What ``torch.autograd.grad(is_grads_batched=True)`` hands to a backward pass.
+_BATCHED: Any = torch._C._parse_dispatch_key("Batched")
+
+
 def _graph_is_kept() -> bool:
     """Whether the running backward may be asked for again (``retain_graph=True``)."""
     # Private, but what torch's own AOTAutograd asks before it donates buffers.
@@ -208,13 +220,25 @@ def _graph_is_kept() -> bool:
     return bool(keeps()) if keeps is not None else True
 
 
+def _packs_saved_tensors() -> bool:
+    """Whether ``saved_tensors_hooks`` are on: what is saved now is then somebody else's as well."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is None or hooks(True) is not None
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output[2:])
+    ctx.packed = _packs_saved_tensors()
     ctx.with_gradient, ctx.scale, ctx.inputs = inputs[-2], inputs[-1], len(inputs)
     # The objective stands nine places from the end in each of the operators.
     ctx.dtype, ctx.of_channels = inputs[0].dtype, inputs[-9] == "cwd"
     ctx.set_materialize_grads(False)
+
+
+def _owned(ctx: Any) -> bool:
+    """Whether the saved gradient is this backward's own: to be changed, and to be handed out."""
+    return not (ctx.packed or torch.compiler.is_compiling() or _graph_is_kept())
 
 
 def _saved(ctx: Any) -> tuple[Tensor, ...]:
@@ -230,7 +254,14 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
         return nothing
     (gradient,) = _saved(ctx)
     others: tuple[None, ...] = (None,) * (ctx.inputs - 1)
-    result = _scaled(gradient, upstream, ctx.scale, ctx.dtype, of_channels=ctx.of_channels)
+    result = scaled(
+        gradient,
+        upstream,
+        ctx.scale,
+        ctx.dtype,
+        of_channels=ctx.of_channels,
+        owned=_owned(ctx),
+    )
     return result, *others
 
 
@@ -243,7 +274,8 @@ def _linear_backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor
         wanted = ctx.needs_input_grad[k]
         # Weight and bias were summed in the accumulation dtype, without the scale.
         scale = ctx.scale if k == 0 else 1.0
-        found.append(_scaled(gradient, upstream, scale, ctx.dtype) if wanted else None)
+        owned = _owned(ctx)
+        found.append(scaled(gradient, upstream, scale, ctx.dtype, owned=owned) if wanted else None)
     others: tuple[None, ...] = (None,) * (ctx.inputs - 3)
     return *found, *others
 
@@ -256,11 +288,11 @@ _linear_distill_loss.register_autograd(_linear_backward, setup_context=_setup)
 def is_plain_eager(*tensors: Tensor) -> bool:
     """Whether nothing but autograd looks at these tensors' operations.
 
-    Not a compiler, tracer, function transform, mode or subclass: then the operator's layers of
-    dispatch in Python, a tenth of a millisecond, have nobody to serve.
+    Not a compiler, tracer, function transform, mode or subclass, nor values that are not there:
+    then the operator's layers of dispatch in Python, a tenth of a millisecond, serve nobody.
     """
     return (
-        all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        all(type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta for x in tensors)
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
@@ -268,7 +300,7 @@ def is_plain_eager(*tensors: Tensor) -> bool:
     )
 
 
-def _evaluated(
+def evaluated(
     ctx: Any,
     student: Tensor,
     gradient: Tensor,
@@ -297,7 +329,8 @@ class Direct(torch.autograd.Function):
         """Loss and agreement; the gradient is kept for the backward pass."""
         gradient = recycled(compute.empty_gradient(student, True))
         ctx.save_for_backward(gradient)
-        return _evaluated(ctx, student, gradient, others, options, scale)
+        ctx.packed = _packs_saved_tensors()
+        return evaluated(ctx, student, gradient, others, options, scale)
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Any) -> Any:
@@ -305,55 +338,29 @@ class Direct(torch.autograd.Function):
         if upstreams[0] is None:
             return None, None, None, None
         (gradient,) = ctx.saved_tensors
-        result = _scaled(gradient, upstreams[0], ctx.scale, ctx.dtype, of_channels=ctx.of_channels)
-        return result, None, None, None
-
-
-def check_may_overwrite(student: Tensor) -> None:
-    """Whether the gradient may take the place of these logits.
-
-    Raises:
-        RuntimeError: if they are a leaf, or overlap themselves.
-    """
-    if student.is_leaf:
-        raise RuntimeError(
-            "inplace_grad overwrites the logits, but these are a leaf, which needs its values"
-        )
-    if any(s == 0 and n > 1 for s, n in zip(student.stride(), student.shape, strict=True)):
-        raise RuntimeError("inplace_grad cannot overwrite logits that overlap themselves: clone()")
-
-
-class InPlace(torch.autograd.Function):
-    """As :class:`Direct`, with the gradient in the student's memory.
-
-    The logits' version counter moves, so that autograd itself reports an earlier operation that
-    saved them for its backward.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, others: tuple[Any, ...], options: Options, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Loss and agreement; the student's memory holds the gradient from here on."""
-        ctx.gradient = student.detach()
-        result = _evaluated(ctx, ctx.gradient, ctx.gradient, others, options, scale)
-        torch.autograd.graph.increment_version(ctx.gradient)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *upstreams: Any) -> Any:
-        """Hands the gradient out, once."""
-        gradient, ctx.gradient = ctx.gradient, None
-        if gradient is None:
-            raise RuntimeError("inplace_grad: this gradient was already handed out by a backward")
-        if upstreams[0] is None:
-            return None, None, None, None
-        result = _scaled(
+        result = scaled(
             gradient,
             upstreams[0],
             ctx.scale,
             ctx.dtype,
             of_channels=ctx.of_channels,
-            owned=True,
+            owned=_owned(ctx),
         )
         return result, None, None, None
+
+
+def is_transformed(*tensors: Tensor | None) -> bool:
+    """Whether a derivative beyond the one that the kernels make is asked of one of these tensors.
+
+    A transform of ``torch.func`` (grad, jvp, vmap and what is made of them) is at work, or a tensor
+    has a tangent of forward-mode differentiation.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    interpreter: Any = torch._C._functorch.peek_interpreter_stack()
+    if interpreter is not None:
+        return bool(interpreter.key() != torch._C._functorch.TransformType.Functionalize)
+    if forward_ad._current_level < 0:
+        return False
+    unpack: Any = forward_ad.unpack_dual
+    return any(x is not None and unpack(x).tangent is not None for x in tensors)

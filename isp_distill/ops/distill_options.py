@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import numbers
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+MASK_DTYPES = (torch.bool, *LABEL_DTYPES)
 REDUCTIONS = ("mean", "sum", "batchmean", "none")
+#: Beyond these float32 holds neither T^2 nor the differences that it multiplies.
+TEMPERATURES = (1e-3, 1e3)
+#: How far jsd's beta stays from 0 and 1, and dkd's weights from infinity.
+LEAST_SHARE, MOST_WEIGHT = 1e-6, 1e6
 
 #: Each objective with the defaults of its parameters.
 OBJECTIVES: dict[str, tuple[float, ...]] = {
@@ -48,10 +55,12 @@ def parse_objective(text: str) -> tuple[str, tuple[float, ...]]:
         raise ValueError(f"objective {text!r}: its parameters must be numbers") from None
     if len(values) != len(defaults):
         raise ValueError(f"objective {text!r}: {name} takes {len(defaults)} parameters")
-    if name == "jsd" and not 0 < values[0] < 1:
-        raise ValueError(f"objective {text!r}: beta must lie strictly between 0 and 1")
-    if name == "dkd" and not all(math.isfinite(v) and v >= 0 for v in values):
-        raise ValueError(f"objective {text!r}: alpha and beta must be finite and not negative")
+    if name == "jsd" and not LEAST_SHARE <= values[0] <= 1 - LEAST_SHARE:
+        raise ValueError(f"objective {text!r}: beta must lie in [1e-6, 1 - 1e-6]")
+    if name == "dkd" and not all(0 <= v <= MOST_WEIGHT for v in values):
+        raise ValueError(
+            f"objective {text!r}: alpha and beta must be finite and not negative, at most 1e6"
+        )
     return name, values
 
 
@@ -73,6 +82,80 @@ class Options:
         return self.alpha != 1 or self.objective == "dkd"
 
 
+def number(name: str, value: Any) -> float:
+    """An option as a float.
+
+    Raises:
+        TypeError: if it is no number, or a tensor whose gradient would be lost.
+    """
+    if type(value) is float or type(value) is int:
+        return float(value)
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            raise TypeError(
+                f"{name} requires grad, and the loss has no gradient in it: give a number, "
+                f"{name}.item()"
+            )
+        if value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool:
+            return float(value)
+    elif not isinstance(value, bool) and isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"{name} must be a number, not {_kind(value)}")
+
+
+def whole_number(name: str, value: Any) -> int:
+    """An option as an int of 64 bits.
+
+    Raises:
+        TypeError: if it is no whole number.
+        ValueError: if 64 bits do not hold it.
+    """
+    if type(value) is not int:
+        floating = isinstance(value, Tensor) and (value.dtype.is_floating_point or value.dim() > 0)
+        if isinstance(value, bool) or floating or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be a whole number, not {_kind(value)}")
+        value = operator.index(value)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is {value}: it must fit in 64 bits")
+    return int(value)
+
+
+def checked_size(size: Any) -> tuple[int, int]:
+    """Height and width from one number for both, or from both.
+
+    Raises:
+        TypeError: for a side that is no whole number.
+        ValueError: for more or fewer than two sides, or one below 1.
+    """
+    sides = (
+        tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
+    )
+    if len(sides) != 2:
+        raise ValueError(f"size {size}: expected one number or (height, width)")
+    height, width = (whole_number("size", side) for side in sides)
+    if height < 1 or width < 1:
+        raise ValueError(f"size {size} must be positive")
+    return height, width
+
+
+def flag(name: str, value: Any) -> bool:
+    """An option that is on or off.
+
+    Raises:
+        TypeError: if it is neither True nor False.
+    """
+    if value is True or value is False:
+        return value
+    raise TypeError(f"{name} must be True or False, not {_kind(value)}")
+
+
+def _kind(value: Any) -> str:
+    """A wrong value, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {list(value.shape)} and {value.dtype}"
+    return f"{type(value).__name__} {value!r:.40}"
+
+
 def checked_options(
     objective: str,
     temperature: float,
@@ -88,8 +171,12 @@ def checked_options(
         ValueError: for an unknown name, or a number out of range.
     """
     name, parameters = parse_objective(objective)
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    temperature = number("temperature", temperature)
+    alpha = number("alpha", alpha)
+    label_smoothing = number("label_smoothing", label_smoothing)
+    ignore_index = whole_number("ignore_index", ignore_index)
+    if not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+        raise ValueError(f"temperature must lie in [0.001, 1000], got {temperature}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
     if not 0 <= label_smoothing < 1:
@@ -101,15 +188,20 @@ def checked_options(
             'cwd with reduction="none" has a value per channel and cross entropy one per pixel: '
             "they do not add up; choose another reduction, or alpha=1"
         )
-    return Options(
-        name,
-        parameters,
-        float(temperature),
-        float(alpha),
-        int(ignore_index),
-        float(label_smoothing),
-        reduction,
-    )
+    return Options(name, parameters, temperature, alpha, ignore_index, label_smoothing, reduction)
+
+
+def check_dense(name: str, tensor: Any) -> None:
+    """A tensor whose elements lie in memory by strides.
+
+    Raises:
+        TypeError: if it is none, or a sparse, nested or otherwise packed one.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        layout = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{name} is {layout}: give a dense tensor, {name}.to_dense()")
 
 
 def check_logits(student: Tensor, teacher: Tensor, options: Options) -> None:
@@ -120,8 +212,7 @@ def check_logits(student: Tensor, teacher: Tensor, options: Options) -> None:
         ValueError: for shapes that differ or are not ``[N, C, ...]``, or an empty batch.
     """
     for name, logits in (("student", student), ("teacher", teacher)):
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"{name} must be a tensor, not {type(logits).__name__}")
+        check_dense(name, logits)
         if logits.dtype not in LOGIT_DTYPES:
             names = ", ".join(str(d).removeprefix("torch.") for d in LOGIT_DTYPES)
             raise TypeError(f"{name} has dtype {logits.dtype}: expected one of {names}")
@@ -173,22 +264,29 @@ def checked_rows(
     if labels is None and options.alpha != 1:
         raise ValueError(f"alpha={options.alpha} mixes in cross entropy: it needs labels")
     if labels is not None:
-        if not isinstance(labels, Tensor) or labels.dtype not in LABEL_DTYPES:
-            raise TypeError("labels must be a tensor of class indices (an integer dtype)")
+        check_dense("labels", labels)
+        if labels.dtype not in LABEL_DTYPES:
+            raise TypeError(f"labels are {labels.dtype}: give class indices (an integer dtype)")
         if tuple(labels.shape) != shape:
             raise ValueError(f"labels have shape {list(labels.shape)}: expected {list(shape)}")
     if mask is not None:
-        if not isinstance(mask, Tensor) or mask.dtype.is_floating_point or mask.is_complex():
-            raise TypeError("mask must be a tensor of bool, or of integers (0 is outside)")
+        check_dense("mask", mask)
+        if mask.dtype not in MASK_DTYPES:
+            raise TypeError(f"mask must be bool or an integer (0 is outside), not {mask.dtype}")
         if tuple(mask.shape) != shape:
             raise ValueError(f"mask has shape {list(mask.shape)}: expected {list(shape)}")
         mask = mask if mask.dtype == torch.bool else mask != 0
     if weight is not None:
-        if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
-            raise TypeError("weight must be a floating-point tensor")
+        check_dense("weight", weight)
+        if weight.dtype not in LOGIT_DTYPES:
+            raise TypeError(f"weight must be a floating-point tensor, not {weight.dtype}")
+        if weight.requires_grad and torch.is_grad_enabled():
+            raise TypeError(
+                "weight requires grad, and the loss has no gradient in it: give weight.detach()"
+            )
         if tuple(weight.shape) != shape[:1]:
             raise ValueError(f"weight has shape {list(weight.shape)}: expected {[shape[0]]}")
-        weight = weight.detach()
+        weight = weight.detach().resolve_neg()
     check_device(student, labels=labels, mask=mask, weight=weight)
     labels = labels.to(torch.int64) if labels is not None and options.needs_labels else None
     return labels, mask, weight

@@ -202,14 +202,16 @@ def distill_loss(
         labelled = counted & (labels.reshape(-1) != ignore_index)
         target = torch.where(labelled, labels.reshape(-1), target)
 
+    # Each row is multiplied, not the sum: torch gives a tensor of no axes times a number a tangent
+    # of float64.
     def reduce(loss: Tensor, counts: Tensor, row_weight: Tensor, denominator: int) -> Tensor:
-        loss = torch.where(counts, loss, 0) * row_weight
+        loss = loss.masked_fill(~counts, 0) * row_weight
         if reduction == "none":
             return loss
         if reduction == "mean":
             total = torch.where(counts, row_weight, 0).sum()
             return loss.sum() / torch.where(total > 0, total, 1)
-        return loss.sum() / (denominator if reduction == "batchmean" else 1)
+        return (loss / denominator if reduction == "batchmean" else loss).sum()
 
     result = torch.zeros((), dtype=dtype, device=student.device)
     if objective == "cwd":  # a row is one channel of one sample, a distribution over its pixels
@@ -225,17 +227,17 @@ def distill_loss(
         flat_t = flat_t.reshape(-1, pixels).masked_fill(~counts[:, None], 0)
         flat_s = flat_s.reshape(-1, pixels)
         loss = objective_rows(flat_s, flat_t, target, "cwd", (), temperature)
-        result = alpha * reduce(loss, counts, channel_weight, batch)
+        result = reduce(alpha * loss, counts, channel_weight, batch)
         if reduction == "none":
             return result.view(batch, classes), agreement
     elif alpha != 0:
         loss = objective_rows(s, t, target, objective, parameters, temperature)
-        result = alpha * reduce(loss, counted, of_row, batch)
+        result = reduce(alpha * loss, counted, of_row, batch)
     if alpha != 1:
         cross_entropy = F.cross_entropy(
             s, target, reduction="none", label_smoothing=label_smoothing
         )
-        result = result + (1 - alpha) * reduce(cross_entropy, labelled, of_row, batch)
+        result = result + reduce((1 - alpha) * cross_entropy, labelled, of_row, batch)
     return (result.view(positions) if reduction == "none" else result), agreement
 
 

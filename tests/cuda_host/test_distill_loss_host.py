@@ -8,7 +8,7 @@ import math
 import distill_cases
 import pytest
 import torch
-from distill_cases import assert_same, assert_same_call, calls
+from distill_cases import assert_nan_is_kept, assert_same, assert_same_call, calls
 from distill_loss_host_backend import operator
 from hypothesis import assume, given, settings
 
@@ -107,6 +107,12 @@ def test_masked_logits_are_not_looked_at():
             assert loss.isfinite()
             assert bool(x.grad.isfinite().all())
             assert bool((x.grad[1:3] == 0).all())
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "none"])
+def test_nan_and_infinite_logits_are_seen(objective):
+    for classes, positions in ((64, ()), (600, ()), (4200, ()), (19, (8,)), (40, (8,))):
+        assert_nan_is_kept("cuda", objective, classes, positions)
 
 
 @pytest.mark.parametrize("shape", [(3, 64), (2, 600), (2, 5000), (2, 19, 8), (2, 40, 8)])

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
-from distill_cases import DTYPES, assert_same, strided
+from distill_cases import DTYPES, assert_nan_is_kept, assert_same, strided
 from distill_upsampled_host_backend import operator
 from distill_upsampled_host_backend import plan as host_plan
 from hypothesis import assume, given, settings
@@ -180,6 +180,12 @@ def test_masked_pixels_are_not_looked_at():
         assert loss.isfinite()
         assert bool(x.grad.isfinite().all())
         assert bool((x.grad[..., 3] == 0).all())
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "none"])
+def test_nan_and_infinite_logits_are_seen(objective):
+    assert_nan_is_kept("cuda", objective, 5, (3, 3), size=(7, 8))
+    assert_nan_is_kept("cuda", objective, 40, (2, 3), size=(5, 6))
 
 
 def test_a_label_that_is_no_class_is_not_looked_up():

@@ -16,7 +16,7 @@ from isp_distill.kernels import distill_held, distill_streamed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import distill_cases
-from distill_cases import DTYPES, OBJECTIVES, assert_same_call, calls
+from distill_cases import DTYPES, OBJECTIVES, assert_nan_is_kept, assert_same_call, calls
 
 from isp_distill import (
     distill_loss,
@@ -334,3 +334,15 @@ def test_a_call_can_be_captured_in_a_graph():
         captured = step()
     graph.replay()
     torch.testing.assert_close(captured, step())
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "none"])
+def test_nan_and_infinite_logits_are_seen(monkeypatch, objective):
+    sizes = (19, ()) if objective != "cwd" else (5, (3,))
+    assert_nan_is_kept("triton", objective, *sizes, DEVICE)
+    if DEVICE == "cpu" and objective not in ("forward_kl", "cwd", "dkd(1, 8)"):
+        return  # the arithmetic is one; the interpreter is slow
+    shorten(monkeypatch)
+    assert_nan_is_kept("triton", objective, *sizes, DEVICE)
+    if objective != "cwd":
+        assert_nan_is_kept("triton", objective, 4, (1, 1), DEVICE, (1, 2), [math.nan])
