@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from isp_distill.atomic import write_atomically
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.checkpoint import Metrics, only_run
+from isp_distill.checkpoint import only_run
 from isp_distill.contact_sheet import contact_sheet
 from isp_distill.data import (
     PREFETCH_BYTES,
@@ -34,6 +34,7 @@ from isp_distill.evaluation import Report, evaluate
 from isp_distill.exposure import ShortExposure
 from isp_distill.isp import NoiseModel
 from isp_distill.losses import DistillLoss
+from isp_distill.metrics import Metrics
 from isp_distill.processes import joined
 from isp_distill.sources import label_grid, packing_note
 from isp_distill.stages import Stages

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.checkpoint import Metrics
 from isp_distill.data import RawBatch
 from isp_distill.dense import check_upright
 from isp_distill.exposure import ShortExposure
 from isp_distill.losses import DistillLoss
+from isp_distill.metrics import Metrics
 from isp_distill.processes import Processes
 from isp_distill.stages import Stages
 from isp_distill.teacher import Teacher, logits_of
