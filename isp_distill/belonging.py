@@ -92,8 +92,8 @@ def data_identity(source: Source) -> dict[str, Any]:
         found["bytes"] = sum(size for _, size in sizes)
         found["content"] = _digest(f"{name} {size}" for name, size in sizes)
     elif isinstance(source, (list, tuple)):
-        # Not by index: a list may have been taught to read files there.
-        found["items"] = _digest(_item(item) for item in list.__iter__(list(source)))
+        # Iterated, not indexed: a subclass may decode where it is indexed.
+        found["items"] = _digest(_item(item) for item in source)
     if isinstance(maps, LabelMaps):
         found["label maps"] = _digest(f"{n} {size}" for n, size in _sizes(maps.paths, None))
     elif isinstance(paths, Sequence) and hasattr(source, "label"):

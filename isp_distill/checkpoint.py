@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isp_distill.atomic import only_writer, replaced
 
@@ -52,6 +52,10 @@ def only_run(folder: Path) -> AbstractContextManager[None]:
         "another run is writing there: wait for it, end it, or train into another folder",
         _LOCK_TIMEOUT_S,
     )
+
+
+class NotOursError(ValueError):
+    """A file that isp-distill did not write, so nobody is told to replace it."""
 
 
 class _Hashing:
@@ -122,10 +126,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Of a file with its seal, the content is what was written: torch is another.
-        said = str(error).strip().partition("\n")[0]
-        what = "cannot be read by this version of torch" if sealed else "cannot be read"
-        raise ValueError(f"{path}: {what} ({said})") from error
+        if sealed:
+            # The content is what was written: torch is another.
+            said = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{path}: this version of torch cannot read it ({said})") from error
+        raise NotOursError(f"{path}: is damaged, or no checkpoint of isp-distill") from error
     _check_parts(path, state, sealed)
     return dict(state)
 
@@ -134,7 +139,7 @@ def _check_seal(path: Path) -> bool:
     """Whether the file ends in the checksum of its content.
 
     Raises:
-        ValueError: it is another file's, or none of ours to begin with.
+        ValueError: the checksum is of something else; or the file was none of ours to begin with.
     """
     size = path.stat().st_size
     if not size:
@@ -146,7 +151,7 @@ def _check_seal(path: Path) -> bool:
         seal = file.read()
         if not re.fullmatch(re.escape(_SEAL) + rb"[0-9a-f]{64}", seal):
             if start != b"PK\x03\x04":
-                raise ValueError(f"{path}: is no checkpoint of isp-distill")
+                raise NotOursError(f"{path}: is no checkpoint of isp-distill")
             return False
         file.seek(0)
         left = size - _SEAL_BYTES
@@ -172,7 +177,7 @@ def _check_parts(path: Path, state: Any, sealed: bool) -> None:
                 "the teacher and the data that it belongs to, so no run goes on from it; its "
                 "weights are torch.load(path, weights_only=True)['student']"
             )
-        raise ValueError(f"{path}: is a file of torch's, but no checkpoint of isp-distill")
+        raise NotOursError(f"{path}: is a file of torch's, but no checkpoint of isp-distill")
     if state.get("version") != VERSION:
         raise ValueError(
             f"{path}: is a checkpoint of version {state.get('version')!r}, and this isp-distill "
@@ -205,3 +210,33 @@ def _check_weights(path: Path, part: str, weights: dict[Any, Any]) -> None:
         extra = isinstance(name, str) and name.rpartition(".")[2] == "_extra_state"
         if not isinstance(name, str) or not (extra or isinstance(value, Tensor)):
             raise ValueError(f"{path}: its {part!r} holds {name!r}, which is no tensor")
+
+
+def load_weights(path: Path, student: nn.Module, weights: dict[str, Any]) -> None:
+    """Put a checkpoint's weights into a student.
+
+    Args:
+        path: of the checkpoint, for errors.
+        student: to be filled.
+        weights: of :func:`load_checkpoint`'s state.
+
+    Raises:
+        ValueError: they are another student's; the message names what differs.
+    """
+    own = student.state_dict()
+    # Extra state is compared by the module that it belongs to, in load_state_dict().
+    here = {k: list(v.shape) for k, v in own.items() if isinstance(v, Tensor)}
+    there = {k: list(v.shape) for k, v in weights.items() if isinstance(v, Tensor)}
+    names = sorted(k for k in {*here, *there} if here.get(k) != there.get(k))
+    if names:
+        first = names[0]
+        words = f"{first} is {there.get(first, 'missing')} there, {here.get(first, 'none')} here"
+        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        raise ValueError(
+            f"{path}: is of another student: {words}{more}; give the teacher that it was trained "
+            "with"
+        )
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: does not fit this student: {error}") from error

@@ -11,7 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isp_distill.processes import Processes
+    from isp_distill.training_state import Run
 
 # torchrun hands Ctrl-C on to processes that the terminal has signalled already.
 _SAME_S = 1.0
@@ -59,6 +63,7 @@ class StopSignals:
         self.message = "stopped before the first step: nothing was saved"
         self._depth = 0
         self._at = 0.0
+        self._cut = self._agreed = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -94,6 +99,7 @@ class StopSignals:
         if not again:
             self.received, self._at = number, now
         if again or not self._depth:
+            self._cut = self._cut or self._depth > 0
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
@@ -108,10 +114,56 @@ class StopSignals:
         if not self._depth and self.received is not None and came_before is None:
             raise KeyboardInterrupt
 
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came, and what it raised was swallowed."""
+    def check(self, processes: Processes) -> None:
+        """Between two steps: raise KeyboardInterrupt if a signal came, in all processes or in none.
+
+        Also where one came and what it raised was swallowed, as in a finaliser.
+        """
+        if processes.count > 1:
+            self.received = processes.largest(self.received or 0) or None
+            self._agreed = self.received is not None
         if self.received is not None:
             raise KeyboardInterrupt
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether the state is that of a whole step, the same one in all processes.
+
+        Not where the signal was handled by somebody else, nor where a second one cut a block.
+        """
+        return self.received is not None and not self._cut and (self._agreed or not self.several)
+
+
+@contextlib.contextmanager
+def saved_on_stop(stop: StopSignals, run: Run, steps: int) -> Iterator[None]:
+    """A block that leaves a checkpoint of the last whole step where a signal ends it.
+
+    Args:
+        stop: takes what is to be said.
+        run: the state of the run.
+        steps: that it would have taken.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        failed = ""
+        # Before the first step there is nothing to keep but what a validation has found.
+        new = run.step != run.saved and (run.step > 0 or run.before is not None)
+        if stop.between_steps and new:
+            try:
+                with stop.deferred():
+                    run.save()
+            except OSError as error:
+                failed = f"; {error}"
+        if run.saved is None:
+            stop.message = f"stopped after step {run.step} of {steps}: nothing was saved{failed}"
+        else:
+            stop.message = (
+                f"stopped after step {run.step} of {steps}: step {run.saved} is saved in "
+                f"{run.path}; the same call goes on from it (not with resume=False or "
+                f"--restart){failed}"
+            )
+        raise
 
 
 def last_words(text: str) -> None:
