@@ -99,7 +99,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     with replaced(path) as temporary, open(temporary, "wb") as file:
         sealed = _Hashing(file)
         try:
-            torch.save({"format": FORMAT, "version": VERSION, **state}, sealed)  # type: ignore[arg-type]
+            torch.save({**state, "format": FORMAT, "version": VERSION}, sealed)  # type: ignore[arg-type]
             sealed.seal()
         except Exception:
             if sealed.error is not None:

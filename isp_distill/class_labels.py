@@ -67,5 +67,6 @@ def has_labels(source: Any) -> bool:
 
 
 def _short(label: Any) -> str:
-    text = " ".join(repr(label).split())
+    plain = label.item() if isinstance(label, np.generic) else label
+    text = " ".join(repr(plain).split())
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

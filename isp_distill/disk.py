@@ -54,7 +54,8 @@ def check_writable(folder: Path) -> None:
     """
     place = _existing(folder)
     if not place.is_dir():
-        below = "" if place == folder else f", and {folder} would lie below it"
+        same = place == Path(os.path.abspath(folder))
+        below = "" if same else f", and {folder} would lie below it"
         raise NotADirectoryError(f"{place}: is a file{below}: give a folder to write to")
     try:
         with tempfile.TemporaryFile(dir=place) as file:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: the last whole step is saved, and nobody waits."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -108,7 +109,7 @@ def test_stopped_while_validating(tmp_path):
 
 def test_sigterm_is_a_system_exit(tmp_path):
     data = Stopping([raw_image(i) for i in range(10)], 14, signal.SIGTERM)
-    with pytest.raises(SystemExit, match="is saved in .*goes on") as stopped:
+    with pytest.raises(SystemExit, match=r"is saved in .*goes on") as stopped:
         # One batch ahead at most, so that a step is done by then.
         run(tmp_path, data=data, prefetch_bytes=1, checkpoint_every=1000)
     assert stopped.value.code == 143
@@ -131,7 +132,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_checkpoint(tmp_path, monkeypatch)
 
     monkeypatch.setattr("isp_distill.training_state.save_checkpoint", saved_slowly)
     data = Stopping([raw_image(i) for i in range(10)], 14)
-    with pytest.raises(KeyboardInterrupt, match="nothing was saved|stopped"):
+    with pytest.raises(KeyboardInterrupt, match="nothing was saved"):
         run(tmp_path, data=data, checkpoint_every=1000, prefetch_bytes=1)
     assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -194,11 +195,10 @@ def test_a_full_pipe_does_not_keep_a_stopped_command(tmp_path):
         env=kills.environment(tmp_path), stdout=child, stderr=child,
     )  # fmt: skip
     try:
+
         def trained():
-            try:
+            with contextlib.suppress(BlockingIOError):
                 os.read(reading, size)
-            except BlockingIOError:
-                pass
             return metrics.exists() and len(metrics.read_text().splitlines()) > 2
 
         wait_for(process, trained)
