@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,13 +44,13 @@ def source(
     if isinstance(found, ImageFolder):
         raise ValueError(f"{path}: holds pictures, and --labels are for RAW files")
     if is_packed(Path(path)):
-        if found.label(0) is None:  # type: ignore[attr-defined]  # a PackedRaw
+        if isinstance(found, PackedRaw) and found.label(0) is None:
             raise ValueError(
                 f"{path}: was packed without labels: pack it again with --labels (nothing is "
                 "decoded anew)"
             )
         return found
-    return RawFolder(path, labels="folder")  # type: ignore[return-value]  # it is one
+    return cast("Source", RawFolder(path, labels="folder"))
 
 
 def train(a: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ def fingerprint(teacher: Teacher) -> dict[str, Any]:
             continue
         tensor = value.detach().cpu().contiguous()
         weights.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        weights.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        weights.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     described = _ADDRESS.sub("", f"{type(teacher.model).__qualname__} {teacher.model}")
     usual = ISP()
     return {

@@ -245,3 +245,23 @@ def test_a_decoder_that_hangs_does_not_keep_a_stopped_run(tmp_path):
         _, words = process.communicate()
     assert "Traceback" not in words
     assert not (tmp_path / "out" / "checkpoint.pt").exists()
+
+
+def test_several_processes_stop_after_the_same_step(tmp_path):
+    """SIGTERM to one of two: both end, and the checkpoint has the state of both."""
+    out, pids = tmp_path / "out", tmp_path / "pids"
+    pids.mkdir()
+    process = kills.start("rank", out, pids, 100000, 0.02)
+    metrics = out / "metrics.jsonl"
+    try:
+        wait_for(process, lambda: metrics.exists() and metrics.read_text().count("\n") > 4)
+        os.kill(int((pids / "rank-1").read_text()), signal.SIGTERM)
+        process.wait(timeout=240)
+    finally:
+        process.kill()
+        process.wait()
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert len(state["random"]) == 2
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, state["step"] + 1))
+    assert out.with_suffix(".log").read_text().count("exitcode  : 143") == 2
