@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from isp_distill.processes import Processes
     from isp_distill.training_state import Run
 
-# torchrun hands Ctrl-C on to processes that the terminal has signalled already.
+# Within it, a second Ctrl-C of several processes is torchrun's, which hands on the terminal's.
 _SAME_S = 1.0
 # How long the last words wait for a reader.
 _LAST_WORDS_S = 0.5
@@ -94,7 +94,8 @@ class StopSignals:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
         now = time.monotonic()
-        if again and self.several and now - self._at < _SAME_S:
+        # torchrun ends all processes when one has ended, and Ctrl-C reaches them twice.
+        if again and self.several and (number == signal.SIGTERM or now - self._at < _SAME_S):
             return
         if not again:
             self.received, self._at = number, now
@@ -119,10 +120,16 @@ class StopSignals:
 
         Also where one came and what it raised was swallowed, as in a finaliser.
         """
-        if processes.count > 1:
-            self.received = processes.largest(self.received or 0) or None
-            self._agreed = self.received is not None
-        if self.received is not None:
+        if processes.count == 1:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            return
+        # A signal may come while they ask one another: it then counts after the next step.
+        found = processes.largest(self.received or 0)
+        if found:
+            self._agreed = True
+            if self.received is None:
+                self.received, self._at = found, time.monotonic()
             raise KeyboardInterrupt
 
     @property
