@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from isp_distill.disk import naming_disk
+
 _LOCK = ".lock"
 
 
@@ -21,15 +23,19 @@ def replaced(path: Path, suffix: str = "") -> Iterator[Path]:
     Args:
         path: the file.
         suffix: of the temporary name, for writers that look at it.
+
+    Raises:
+        OSError: it cannot be written; the message names the file, and the disk where that is full.
     """
     # Threads too: two of them may write one file.
     unique = f"{os.getpid()}.{threading.get_ident()}"
     temporary = path.with_name(f".{path.name}.{unique}.tmp{suffix}")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming_disk(path):
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -56,13 +62,15 @@ def only_writer(
 
     Raises:
         RuntimeError: if another process is writing.
+        OSError: the folder cannot be made, or not be written to.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / _LOCK)
     try:
-        lock.acquire(timeout=wait)
+        with naming_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=wait)
     except Timeout:
         raise RuntimeError(f"{folder}: {busy}") from None
     try:

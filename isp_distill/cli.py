@@ -4,104 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from isp_distill import __version__
+from isp_distill import __version__, cli_training
 from isp_distill.errors import BackendError, RawError
-
-if TYPE_CHECKING:
-    from isp_distill.sources import Source
-    from isp_distill.teacher import Teacher
+from isp_distill.interruption import Terminated, end_process, last_words
 
 _TEACHER = "a pretrained timm model, or MODULE:FUNCTION of yours that returns a Teacher"
-
-
-def _train(a: argparse.Namespace) -> None:
-    from isp_distill.packed import PackedRaw
-    from isp_distill.sources import open_source
-    from isp_distill.teacher import teacher_by_name
-    from isp_distill.training import train
-
-    data: str | Source
-    if a.live_teacher:
-        data = PackedRaw(a.data, label_maps=a.label_maps, use_stored_teacher=False)
-    else:
-        data = open_source(a.data, a.label_maps)
-    validation = None
-    if a.validation is not None:
-        validation = open_source(a.validation, a.validation_label_maps)
-    result = train(
-        "rawify",
-        teacher_by_name(a.teacher),
-        data,
-        out=a.out,
-        steps=a.steps,
-        batch_size=a.batch_size,
-        validation=validation,
-        objective=a.objective,
-        temperature=a.temperature,
-        alpha=a.alpha,
-        dense_size=a.dense_size,
-        lr=a.lr,
-        stem_lr=a.stem_lr,
-        trainable=a.trainable,
-        exposure=a.exposure,
-        crop=a.crop,
-        crop_area=None if a.crop_area is None else tuple(a.crop_area),
-        vertical_flip=a.vertical_flip,
-        resume=not a.restart,
-        profile=a.profile,
-        device=a.device,
-        workers=a.workers,
-        seed=a.seed,
-    )
-    if os.environ.get("RANK", "0") != "0":
-        return  # of several processes, torchrun's first one speaks
-    for name, report in (("before", result.before), ("after", result.after)):
-        if report is not None:
-            print(f"{name}: {report}")
-    print(f"report, checkpoint and pictures: {result.out}")
-
-
-def _trained(teacher: Teacher, checkpoint: str | None) -> torch.nn.Module:
-    """The student that ``isp-distill train`` made; the untrained one without a checkpoint."""
-    from isp_distill.checkpoint import load_checkpoint
-    from isp_distill.training_setup import student_module
-
-    student = student_module("rawify", teacher)
-    if checkpoint:
-        state = load_checkpoint(Path(checkpoint))
-        student.load_state_dict(state.get("average") or state["student"])
-    return student
-
-
-def _evaluate(a: argparse.Namespace) -> None:
-    from isp_distill.evaluation import evaluate
-    from isp_distill.sources import open_source
-    from isp_distill.teacher import teacher_by_name
-
-    teacher = teacher_by_name(a.teacher)
-    student = _trained(teacher, a.checkpoint)
-    print(
-        evaluate(
-            student,
-            teacher,
-            open_source(a.data, a.label_maps),
-            views=a.views,
-            crop=a.crop,
-            dense_size=a.dense_size,
-            exposure=a.exposure,
-            batch_size=a.batch_size,
-            device=a.device,
-            workers=a.workers,
-            seed=a.seed,
-        )
-    )
 
 
 def _pack(a: argparse.Namespace) -> None:
@@ -136,26 +50,6 @@ def _verify(a: argparse.Namespace) -> None:
     print(report)
     if not report.sound:
         raise SystemExit(1)
-
-
-def _export(a: argparse.Namespace) -> None:
-    from isp_distill.export import export
-    from isp_distill.isp import ISP
-    from isp_distill.raw import read_raw
-    from isp_distill.teacher import teacher_by_name
-
-    teacher = teacher_by_name(a.teacher)
-    raw = None if a.camera is None else read_raw(a.camera)
-    print(
-        export(
-            _trained(teacher, a.checkpoint),
-            a.out,
-            isp=None if raw is None else ISP.from_raw(raw),
-            crop=2 * teacher.size if a.crop is None else a.crop,
-            size=a.size,
-            batch=a.batch,
-        )
-    )
 
 
 def _render(a: argparse.Namespace) -> None:
@@ -231,6 +125,10 @@ def parser() -> argparse.ArgumentParser:
             help="a class for every pixel: FOLDER/a/b.png (or .npy) for a/b.dng of the data",
         )  # fmt: skip
         one.add_argument(
+            "--labels", action="store_true",
+            help="the first folder is a file's class; a packed folder has its own labels",
+        )  # fmt: skip
+        one.add_argument(
             "--dense-size", type=int, metavar="SIDE",
             help="side at which dense logits are compared; default: the teacher's own",
         )  # fmt: skip
@@ -243,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--workers", type=int, default=2)
         one.add_argument("--seed", type=int, default=0)
 
-    one = command("train", _train, "distil an RGB teacher into a RAW student")
+    one = command("train", cli_training.train, "distil an RGB teacher into a RAW student")
     shared(one)
     one.add_argument("--out", default="runs/isp-distill")
     one.add_argument("--validation", help="folder to measure agreement on")
@@ -266,10 +164,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--live-teacher", action="store_true", help="packed data: do not use its stored logits"
     )
+    one.add_argument("--checkpoint-every", type=int, default=100, metavar="STEPS")
     one.add_argument("--restart", action="store_true", help="ignore the checkpoint in --out")
     one.add_argument("--profile", action="store_true", help="print where the time of a step went")
 
-    one = command("evaluate", _evaluate, "agreement of a RAW student with its teacher")
+    one = command("evaluate", cli_training.evaluate, "agreement of a RAW student with its teacher")
     shared(one)
     one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
     one.add_argument("--views", type=int, default=1, help="crops a file, 1 to 5")
@@ -299,7 +198,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("packed")
     one.add_argument("--drop", action="store_true", help="forget what is damaged: pack it again")
 
-    one = command("export", _export, "write a student as ONNX or as a torch.export program")
+    one = command(
+        "export", cli_training.export, "write a student as ONNX or as a torch.export program"
+    )
     one.add_argument("out", help="ends in .onnx or .pt2")
     one.add_argument("--teacher", required=True, help=_TEACHER)
     one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
@@ -338,9 +239,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a user's error is one line on standard error and status 2."""
-    chosen = parser().parse_args(arguments)
+    """Run one command; a user's error is one line on standard error and status 2.
+
+    Ctrl-C and SIGTERM are one line too, and status 130 or 143.
+
+    Args:
+        arguments: without the program's name. None for those of this process, which then is ended
+            here where it is stopped: it waits for no thread, and for nobody to read its output.
+    """
     try:
+        chosen = parser().parse_args(arguments)
         chosen.run(chosen)
     except (
         RawError,
@@ -353,6 +261,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ) as error:
         print(f"isp-distill: {error}", file=sys.stderr)
         return 2
+    except (KeyboardInterrupt, Terminated) as stopped:
+        status = 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
+        # On a line of its own: a bar may have been drawn.
+        text = f"\nisp-distill: {str(stopped) or 'stopped'}"
+        if arguments is not None:
+            print(text, file=sys.stderr)
+            return status
+        if os.environ.get("RANK", "0") == "0":  # of several processes, the first one speaks
+            last_words(text)
+        end_process(status)
     return 0
 
 

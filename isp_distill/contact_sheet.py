@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isp_distill.atomic import replaced
 from isp_distill.data import RawBatch, ViewLoader
 from isp_distill.dense import class_maps
 from isp_distill.exposure import ShortExposure
@@ -64,31 +65,31 @@ def contact_sheet(
         return None
     tiles = []
     batches = loader.fixed(1, samples)
-    for index, whole in enumerate(batches):
-        batch = whole.to(device)
-        mosaic, isp = batch.mosaic, batch.isp
-        if exposure is not None:
-            mosaic, isp = exposure.apply(mosaic, isp, seed=index)
-        picture = teacher.picture(batch)
-        target, predicted = teacher.logits(picture), logits_of(student(mosaic, isp))
-        images = [
-            _thumbnail(coloured_mosaic(RawBatch(mosaic, isp))[0]),
-            _thumbnail(picture[0]),
-        ]
-        both = (("student", predicted), ("teacher", target))
-        if target.dim() == 4:
-            labels = None if loader.grid is None else batch.labels
-            tiles.append(_dense_tile(images, picture[0], both, labels, teacher.classes))
-            continue
-        tile = Image.new("RGB", (2 * _TILE, _TILE + _TEXT), "white")
-        draw = ImageDraw.Draw(tile)
-        for column, (name, logits) in enumerate(both):
-            tile.paste(images[column], (column * _TILE, 0))
-            lines = [name, *top_three(logits[0], teacher.classes)]
-            corner = (column * _TILE + 4, _TILE + 4)
-            draw.multiline_text(corner, "\n".join(lines), fill="black", font=legend_font())
-        tiles.append(tile)
-    batches.close()
+    with loader.closing(batches):
+        for index, whole in enumerate(batches):
+            batch = whole.to(device)
+            mosaic, isp = batch.mosaic, batch.isp
+            if exposure is not None:
+                mosaic, isp = exposure.apply(mosaic, isp, seed=index)
+            picture = teacher.picture(batch)
+            target, predicted = teacher.logits(picture), logits_of(student(mosaic, isp))
+            images = [
+                _thumbnail(coloured_mosaic(RawBatch(mosaic, isp))[0]),
+                _thumbnail(picture[0]),
+            ]
+            both = (("student", predicted), ("teacher", target))
+            if target.dim() == 4:
+                labels = None if loader.grid is None else batch.labels
+                tiles.append(_dense_tile(images, picture[0], both, labels, teacher.classes))
+                continue
+            tile = Image.new("RGB", (2 * _TILE, _TILE + _TEXT), "white")
+            draw = ImageDraw.Draw(tile)
+            for column, (name, logits) in enumerate(both):
+                tile.paste(images[column], (column * _TILE, 0))
+                lines = [name, *top_three(logits[0], teacher.classes)]
+                corner = (column * _TILE + 4, _TILE + 4)
+                draw.multiline_text(corner, "\n".join(lines), fill="black", font=legend_font())
+            tiles.append(tile)
     if not tiles:
         return None
     rows = -(-len(tiles) // columns)
@@ -97,7 +98,8 @@ def contact_sheet(
     for index, tile in enumerate(tiles):
         row, column = divmod(index, columns)
         sheet.paste(tile, (_GAP + column * width, _GAP + row * height))
-    sheet.save(path)
+    with replaced(Path(path)) as temporary:
+        sheet.save(temporary, format="PNG")
     return Path(path)
 
 

@@ -7,6 +7,7 @@ run that is resumed at any step sees what it would have seen.
 from __future__ import annotations
 
 import collections
+import contextlib
 import contextvars
 import dataclasses
 import functools
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from isp_distill.binning import bin_mosaic
+from isp_distill.class_labels import as_class
 from isp_distill.errors import RawError
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.label_maps import (
@@ -168,6 +170,7 @@ class ViewLoader:
         self._maps = maps if isinstance(maps, LabelMaps) else None
         #: Files left out, with reasons.
         self.skipped: dict[str, str] = {}
+        self._abandoned = False
 
     def training(
         self, first_step: int, steps: int, rank: int = 0, count: int = 1
@@ -297,11 +300,15 @@ class ViewLoader:
             return self._maps.view(index, self._shown(index, drawn, size, camera), self.grid)
         label_map = as_label_map(known)
         if label_map is None:
-            return IGNORED if known is None else int(known)
+            return IGNORED if known is None else as_class(known, self._name(index))
         if self.grid is None:
             return IGNORED
         shown = self._shown(index, drawn, size, camera)
         return map_view(label_map, shown, self.grid, f"the label map of dataset item {index}")
+
+    def _name(self, index: int) -> str:
+        paths = getattr(self.source, "paths", None)
+        return f"dataset item {index}" if paths is None else str(paths[index])
 
     def _shown(
         self, index: int, drawn: Draw, size: Sequence[int], camera: RawImage | None
@@ -356,12 +363,33 @@ class ViewLoader:
                 batch = waiting.popleft().result()
                 if batch is not None:
                     ahead = max(1, self.prefetch_bytes // batch.nbytes)
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
         finally:
             # A batch that is being made waits for its samples, which may never be made.
             for future in waiting:
                 future.cancel()
-            pool.shutdown(wait=True, cancel_futures=True)
-            binder.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=not self._abandoned, cancel_futures=True)
+            binder.shutdown(wait=not self._abandoned, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Wait for no sample that is being made: a file may take a minute, a dataset for ever."""
+        self._abandoned = True
+        stop = getattr(self.source, "stop_reading", None)
+        if stop is not None:
+            stop()
+
+    @contextlib.contextmanager
+    def closing(self, batches: Generator[RawBatch, None, None]) -> Iterator[None]:
+        """Close the batches at the end of a block; after Ctrl-C, without waiting for a sample."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.abandon()
+            raise
+        finally:
+            batches.close()
 
     def _collate(self, samples: list[Sample], number: int) -> RawBatch:
         arrays, cameras, known, stored = zip(*samples, strict=True)

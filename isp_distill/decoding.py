@@ -266,6 +266,7 @@ class DecodePool:
         self.memory_limit_bytes = memory_limit_bytes
         self._decoder = f"{decoder.__module__}:{name}"
         self._closed = False
+        self._stops = 0
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(self.workers)
         self._idle: list[_Worker] = []
@@ -298,17 +299,20 @@ class DecodePool:
                 reported damaged data (which ``read_raw`` alone cannot see).
             UnsupportedRawError: as for ``read_raw``.
             OSError: the file cannot be opened.
-            RuntimeError: the pool is closed, or no worker can be started.
+            RuntimeError: the pool is closed, reading was stopped, or no worker can be started.
         """
         name = os.fspath(path)
         # The worker keeps the working directory it was started in.
         absolute = os.path.abspath(name)
+        stops = self._stops
         with self._slots:
+            self._check_stops(stops)
             worker = self._take()
             tries = 0
             while True:
                 fresh = worker.files == 0
                 try:
+                    self._check_stops(stops)
                     header, flat = worker.ask(absolute, self.timeout_s)
                     break
                 except _WorkerDiedError:
@@ -378,6 +382,18 @@ class DecodePool:
         with self._lock:
             self._all.discard(worker)
         return worker.stop()
+
+    def stop_reading(self) -> None:
+        """End the files being read, with RuntimeError, and leave the pool as good as new."""
+        with self._lock:
+            self._stops += 1
+            busy = self._all.difference(self._idle)
+        for worker in busy:
+            worker.kill()
+
+    def _check_stops(self, before: int) -> None:
+        if self._stops != before:
+            raise RuntimeError("reading was stopped")
 
     def close(self) -> None:
         """Stop every worker; files being read raise ``RuntimeError``. Safe to call twice."""

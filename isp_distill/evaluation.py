@@ -16,6 +16,7 @@ from isp_distill.dense import check_upright, full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
 from isp_distill.ops.distill_loss import distill_loss
 from isp_distill.processes import Processes
+from isp_distill.progress import progress_bar
 from isp_distill.sources import Data, label_grid
 from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
 
@@ -224,31 +225,32 @@ def evaluate(
         grid = label_grid(source, lambda: chosen.output_shape(where), dense_size)
         loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers, grid=grid)
         batches = loader.fixed(views, rank=group.rank, count=group.count)
-        for step, batch in enumerate(
-            tqdm(batches, total=total, desc="evaluate", disable=not progress, leave=False)
-        ):
-            batch = batch.to(where)
-            target = chosen.logits(chosen.picture(batch))
-            check_upright(batch.isp, target)
-            mosaic, isp = batch.mosaic, batch.isp
-            if short is not None:
-                drawn = seed + step * group.count + group.rank
-                mosaic, isp = short.apply(mosaic, isp, seed=drawn)
-            predicted = logits_of(pupil(mosaic, isp))
-            if predicted.shape[1] != target.shape[1]:
-                raise ValueError(
-                    f"the student predicts {predicted.shape[1]} classes, "
-                    f"the teacher {target.shape[1]}"
-                )
-            tally.views += len(mosaic)
-            if target.dim() == predicted.dim() == 4:
-                maps, top = None if grid is None else batch.labels, 0
-                for s, t in upsampled_bands([predicted, target], full_size(dense_size, target)):
-                    bottom = top + s.shape[2]
-                    tally.add(s, t, None if maps is None else maps[:, top:bottom])
-                    top = bottom
-            else:
-                tally.add(predicted, target, batch.labels)
+        bar = progress_bar("evaluate", total, shown=progress, leave=False)
+        with bar as moved, loader.closing(batches):
+            for step, batch in enumerate(batches):
+                batch = batch.to(where)
+                target = chosen.logits(chosen.picture(batch))
+                check_upright(batch.isp, target)
+                mosaic, isp = batch.mosaic, batch.isp
+                if short is not None:
+                    drawn = seed + step * group.count + group.rank
+                    mosaic, isp = short.apply(mosaic, isp, seed=drawn)
+                predicted = logits_of(pupil(mosaic, isp))
+                if predicted.shape[1] != target.shape[1]:
+                    raise ValueError(
+                        f"the student predicts {predicted.shape[1]} classes, "
+                        f"the teacher {target.shape[1]}"
+                    )
+                tally.views += len(mosaic)
+                if target.dim() == predicted.dim() == 4:
+                    maps, top = None if grid is None else batch.labels, 0
+                    for s, t in upsampled_bands([predicted, target], full_size(dense_size, target)):
+                        bottom = top + s.shape[2]
+                        tally.add(s, t, None if maps is None else maps[:, top:bottom])
+                        top = bottom
+                else:
+                    tally.add(predicted, target, batch.labels)
+                moved.update()
     finally:
         for m, training in modes:
             m.train(training)

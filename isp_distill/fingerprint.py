@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from isp_distill.isp import ISP
 from isp_distill.teacher import Teacher
+
+# Where a function or an object lies in memory differs from process to process.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 #: Raised when the pictures that ``render`` makes change beyond rounding.
 _RENDER = 1
@@ -22,10 +27,13 @@ def fingerprint(teacher: Teacher) -> dict[str, Any]:
     """
     weights = hashlib.sha256()
     for name, value in sorted(teacher.model.state_dict().items()):
+        if not isinstance(value, Tensor):  # the extra state of a module
+            weights.update(f"{name} {_ADDRESS.sub('', repr(value))}\n".encode())
+            continue
         tensor = value.detach().cpu().contiguous()
         weights.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        weights.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    described = f"{type(teacher.model).__qualname__} {teacher.model}"
+        weights.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    described = _ADDRESS.sub("", f"{type(teacher.model).__qualname__} {teacher.model}")
     usual = ISP()
     return {
         "weights": weights.hexdigest()[:32],

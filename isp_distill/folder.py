@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
+from .class_labels import as_class
 from .decoded_cache import DecodedCache
 from .decoding import DecodePool
 from .errors import CorruptRawError, RawError
@@ -210,6 +211,10 @@ class RawFolder(Dataset[RawImage]):
         lines = [f"  {path}: {reason}" for path, reason in skipped]
         return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
 
+    def stop_reading(self) -> None:
+        """End the reads that other threads are waiting for: they raise RuntimeError."""
+        self._pool.stop_reading()
+
     def close(self) -> None:
         """Stop the decoding processes; the dataset cannot be read afterwards."""
         self._pool.close()
@@ -280,7 +285,10 @@ def _labels(root: Path, paths: list[Path], labels: Labels, classes: list[str]) -
                 f"{root / missing[0]}: no label for it; {len(missing)} of {len(paths)} files have "
                 "none (keys are paths below the folder, or file names)"
             )
-        return [int(labels[k[0]] if k[0] in labels else labels[k[1]]) for k in keys]
+        return [
+            as_class(labels[k[0]] if k[0] in labels else labels[k[1]], str(root / k[0]))
+            for k in keys
+        ]
     if callable(labels):
-        return [int(labels(path)) for path in paths]
+        return [as_class(labels(path), str(path)) for path in paths]
     raise ValueError(f'labels must be None, "folder", a mapping or a function, not {labels!r}')

@@ -184,7 +184,10 @@ def as_label_map(label: Any) -> Array | None:
     """A dataset's label as a map: any array of two axes or more; None for a class, or for none."""
     if label is None or isinstance(label, int):
         return None
-    array = label.detach().cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)
+    try:
+        array = label.detach().cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)
+    except ValueError:
+        return None  # rows of several lengths are no map, and as_class says what is wrong
     return array if array.ndim >= 2 else None
 
 

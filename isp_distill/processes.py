@@ -12,7 +12,7 @@ import io
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -72,6 +72,39 @@ class Processes:
             dist.all_reduce(value)
         return value
 
+    @property
+    def talks_on_cpu(self) -> bool:
+        """Whether the processes exchange small numbers without a GPU that has to wait."""
+        return self.count == 1 or dist.get_backend() != "nccl"
+
+    def largest(self, value: int) -> int:
+        """The largest of all processes' values."""
+        if self.count == 1:
+            return value
+        where = torch.device("cpu") if self.talks_on_cpu else self.device
+        found = torch.tensor([value], device=where)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def agreed(self, check: Callable[[], None]) -> None:
+        """Run a check in rank 0; what is wrong there is raised in every process.
+
+        Raises:
+            ValueError: what the check raised.
+            OSError: likewise.
+        """
+        kind = text = None
+        if self.first:
+            try:
+                check()
+            except (ValueError, OSError) as error:
+                if self.count == 1:
+                    raise
+                kind, text = "OSError" if isinstance(error, OSError) else "ValueError", str(error)
+        found = self.broadcast({"kind": kind, "text": text})
+        if found["kind"] is not None:
+            raise (OSError if found["kind"] == "OSError" else ValueError)(found["text"])
+
     def gather(self, value: Any) -> list[Any]:
         """Every process's value, by rank, in every process."""
         if self.count == 1:
@@ -93,7 +126,7 @@ class Processes:
             torch.save(value, buffer)
             content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
         # NCCL sends device memory only.
-        where = self.device if dist.get_backend() == "nccl" else torch.device("cpu")
+        where = torch.device("cpu") if self.talks_on_cpu else self.device
         size = torch.tensor([0 if content is None else content.numel()], device=where)
         dist.broadcast(size, 0)
         if content is None:

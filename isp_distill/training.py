@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import time
@@ -18,7 +19,9 @@ from tqdm import tqdm
 
 from isp_distill.atomic import write_atomically
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.checkpoint import Metrics, only_run
+from isp_distill.belonging import belongings
+from isp_distill.checkpoint import only_run
+from isp_distill.class_labels import has_labels
 from isp_distill.contact_sheet import contact_sheet
 from isp_distill.data import (
     PREFETCH_BYTES,
@@ -30,15 +33,19 @@ from isp_distill.data import (
     skipped_report,
 )
 from isp_distill.device_input import on_device
+from isp_distill.disk import check_writable
 from isp_distill.evaluation import Report, evaluate
 from isp_distill.exposure import ShortExposure
+from isp_distill.interruption import StopSignals, saved_on_stop
 from isp_distill.isp import NoiseModel
 from isp_distill.losses import DistillLoss
+from isp_distill.metrics import Metrics
 from isp_distill.processes import joined
 from isp_distill.sources import Data, label_grid, packing_note
 from isp_distill.stages import Stages
 from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_teacher
+from isp_distill.teacher_output import check_logits, warn_of_features
 from isp_distill.training_loop import Forward, LoopSettings, has_unused_parameters, run_steps
 from isp_distill.training_setup import Average, parameter_groups, set_training, student_module
 from isp_distill.training_state import DECIDES_THE_WEIGHTS, Run, recorded_options
@@ -140,6 +147,8 @@ def train(
             ``[h, w]``).
         out: folder for checkpoint, metrics, report and contact sheet. A run that finds its own
             checkpoint there goes on from it, to the same weights as if it had not been stopped.
+            One of another teacher, student, data or settings is refused: see
+            :mod:`isp_distill.belonging` for what is compared.
         steps: optimiser steps.
         batch_size: views a forward pass.
         validation: like ``data``; agreement before and after training is measured on it.
@@ -190,11 +199,15 @@ def train(
         seed: of everything random.
 
     Raises:
-        ValueError: for a setting out of range, a checkpoint of a run with other settings,
-            packed data whose stored logits are another teacher's or of other views, or a label
-            map that does not fit its picture or has classes that the teacher has not.
+        ValueError: for a setting out of range, a checkpoint that is damaged or of another run, a
+            teacher whose output is no logits, ``alpha`` below 1 without labels, packed data whose
+            stored logits are another teacher's or of other views, or a label map that does not fit
+            its picture or has classes that the teacher has not.
         FileNotFoundError: for a folder without files that can be read.
+        OSError: where ``out`` cannot be written to, or its disk is full.
         RuntimeError: if the loss is not finite, or no file can be used.
+        KeyboardInterrupt: at Ctrl-C, which first saves the last whole step (SIGTERM does so too,
+            and is SystemExit); the text says what was saved. A second one does not wait for that.
     """
     if min(steps, accumulate, checkpoint_every) < 1:
         raise ValueError("steps, accumulate and checkpoint_every must be at least 1")
@@ -207,8 +220,18 @@ def train(
     given = {name: value for name, value in locals().items() if name in DECIDES_THE_WEIGHTS}
     folder = Path(out)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopSignals())
         processes = stack.enter_context(joined(device))
+        stop.several = processes.count > 1
+        processes.agreed(functools.partial(check_writable, folder))
         options = recorded_options(given, processes.count)
+        loss = DistillLoss(
+            objective,
+            temperature=temperature,
+            alpha=alpha,
+            return_agreement=True,
+            size=dense_size,
+        )
         where = processes.device
         torch.manual_seed(seed)
         chosen = as_teacher(teacher)
@@ -228,20 +251,22 @@ def train(
             flip=vertical_flip,
         )
         source = open_source(data)
+        if loss.needs_labels and not has_labels(source):
+            raise ValueError(
+                f"alpha={alpha} mixes in the labels' cross entropy, and the data have no labels: "
+                "give some (RawFolder(..., labels=... or label_maps=...); --labels, --label-maps), "
+                "or leave alpha at 1"
+            )
         checked = None if validation is None else open_source(validation)
         stored = StoredTeacher.matching(source, chosen, view, augmentation)
         options["stored_teacher"] = None if stored is None else stored.name
-        loss = DistillLoss(
-            objective,
-            temperature=temperature,
-            alpha=alpha,
-            return_agreement=True,
-            size=dense_size,
-        )
 
         def output_shape() -> tuple[int, ...]:
             return chosen.output_shape(where) if stored is None else stored.output_shape()
 
+        check_logits(output_shape())
+        if stored is None:
+            warn_of_features(chosen, objective, where)
         grid = label_grid(source, output_shape, dense_size) if loss.needs_labels else None
         loader = ViewLoader(
             source,
@@ -282,7 +307,16 @@ def train(
                 processes=processes,
             )
 
-        run = Run(pupil, optimizer, average, options, processes, folder / "checkpoint.pt")
+        run = Run(
+            pupil,
+            optimizer,
+            average,
+            options,
+            lambda: belongings(chosen, pupil, source, checked),
+            processes,
+            folder / "checkpoint.pt",
+        )
+        stack.enter_context(saved_on_stop(stop, run, steps))
         if not (resume and run.load()):
             with torch.random.fork_rng([where] if where.type == "cuda" else []):
                 run.before = measure(pupil)
@@ -292,7 +326,7 @@ def train(
         made = loader.training(
             first * accumulate, steps * accumulate, processes.rank, processes.count
         )
-        stack.callback(made.close)
+        stack.enter_context(loader.closing(made))
         batches = on_device(_noted(made, source, workers, progress and processes.first), where)
         forward = Forward(
             pupil,
@@ -322,9 +356,7 @@ def train(
             batches,
             forward,
             replica,
-            pupil,
-            optimizer,
-            average,
+            run,
             LoopSettings(
                 steps=steps,
                 lr=lr,
@@ -337,9 +369,8 @@ def train(
                 seed=seed,
             ),
             processes,
-            first=first,
             metrics=metrics,
-            save=run.save,
+            stop=stop,
             progress=progress and processes.first,
         )
         seconds = time.perf_counter() - began

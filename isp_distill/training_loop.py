@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.checkpoint import Metrics
 from isp_distill.data import RawBatch
 from isp_distill.dense import check_upright
 from isp_distill.exposure import ShortExposure
+from isp_distill.interruption import StopSignals
 from isp_distill.losses import DistillLoss
+from isp_distill.metrics import Metrics
 from isp_distill.processes import Processes
+from isp_distill.progress import progress_bar
 from isp_distill.stages import Stages
 from isp_distill.teacher import Teacher, logits_of
-from isp_distill.training_setup import Average, schedule
+from isp_distill.training_log import StepLog
+from isp_distill.training_setup import schedule
+from isp_distill.training_state import Run
 
 
 @dataclass(frozen=True)
@@ -112,49 +113,16 @@ def has_unused_parameters(
     return any(processes.gather(any(gradient is None for gradient in found)))
 
 
-class Window:
-    """The numbers of the steps since the metrics were last written, kept on the device.
-
-    Reading a number from a GPU makes the processor wait for all that was asked of it; so they are
-    read once for many steps, summed over all processes on the way.
-    """
-
-    def __init__(self, device: torch.device, length: int) -> None:
-        self._sums = torch.zeros(length, 3, dtype=torch.float64, device=device)
-        self.length = 0
-
-    def begin(self) -> None:
-        """Start a step."""
-        self._sums[self.length].zero_()
-        self.length += 1
-
-    def add(self, loss: Tensor, agreed: Tensor, rows: int) -> None:
-        """Add to the step that was begun last."""
-        row = self._sums[self.length - 1]
-        row[0] += loss.detach()
-        row[1] += agreed
-        row[2] += rows
-
-    def read(self, processes: Processes) -> list[tuple[float, float]]:
-        """Loss and share of agreement of each step, over all processes; empties the window."""
-        sums = processes.sum(self._sums[: self.length].clone()).tolist()
-        self.length = 0
-        return [(loss / processes.count, agreed / rows) for loss, agreed, rows in sums]
-
-
 def run_steps(
     batches: Iterator[RawBatch],
     forward: Forward,
     replica: nn.Module,
-    pupil: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: Average | None,
+    run: Run,
     settings: LoopSettings,
     processes: Processes,
     *,
-    first: int,
     metrics: Metrics | None,
-    save: Callable[[int], None],
+    stop: StopSignals,
     progress: bool,
 ) -> None:
     """Take the optimiser steps ``first .. settings.steps - 1``.
@@ -163,31 +131,34 @@ def run_steps(
         batches: ``accumulate`` of them for each step, on the device.
         forward: batch to loss.
         replica: the student as its gradients are averaged over processes.
-        pupil: the student itself.
-        optimizer: its groups hold ``peak_lr``.
-        average: averaged weights, if any.
+        run: the student itself, its optimiser (whose groups hold ``peak_lr``) and the average of
+            its weights; the steps that are done, and the checkpoint.
         settings: the loop's numbers.
         processes: who takes part.
-        first: steps that are done.
         metrics: where rank 0 writes.
-        save: writes a checkpoint after so many steps; called in every process.
+        stop: what Ctrl-C and SIGTERM do.
         progress: show a bar.
 
     Raises:
         RuntimeError: if a loss is not finite; nothing is saved after it.
+        KeyboardInterrupt: at a signal, also in the middle of a step, which then counts for nothing.
     """
+    optimizer, average, first = run.optimizer, run.average, run.step
     stages, accumulate = forward.stages, settings.accumulate
     parameters = [p for g in optimizer.param_groups for p in g["params"]]
-    window = Window(processes.device, settings.metrics_every)
-    bar = tqdm(total=settings.steps, initial=first, desc="train", disable=not progress)
-    since, seen, rates = time.perf_counter(), 0, []
-    try:
+    with contextlib.ExitStack() as stack:
+        if processes.count > 1:
+            # All of them stop after the same step, or they would wait for one another.
+            stack.enter_context(stop.deferred())
+        bar = stack.enter_context(progress_bar("train", settings.steps, done=first, shown=progress))
+        rates = {"lr": settings.lr, "stem_lr": settings.stem_lr}
+        log = StepLog(processes, first, settings.metrics_every, metrics, bar, rates)
+        stack.enter_context(_written_on_stop(log, run, stop))
         for step in range(first, settings.steps):
             factor = schedule(step, settings.steps, settings.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
-            rates.append(factor)
-            window.begin()
+            log.begin(factor)
             for micro in range(accumulate):
                 with stages("wait for input"):
                     batch = next(batches)
@@ -199,39 +170,39 @@ def run_steps(
                     with stages("backward"):
                         # Untyped in torch, hence the ignore.
                         (loss / accumulate).backward()  # type: ignore[no-untyped-call]
-                window.add(loss / accumulate, agreed, rows)
-                seen += len(batch.mosaic)
+                log.add(loss / accumulate, agreed, rows, len(batch.mosaic))
             with stages("optimiser"):
                 if settings.clip_norm:
                     nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-                optimizer.step()
+                with stop.deferred():
+                    optimizer.step()
+                    if average is not None:
+                        average.update(run.pupil)
+                    run.reached(step + 1)
                 optimizer.zero_grad(set_to_none=True)
-                if average is not None:
-                    average.update(pupil)
             bar.update()
             saves = (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps
-            if saves or window.length == settings.metrics_every:
-                values = window.read(processes)
-                now = time.perf_counter()
-                speed = seen * processes.count / (now - since)
-                since, seen = now, 0
-                done = step + 1 - len(values)
-                for number, ((value, share), rate) in enumerate(zip(values, rates, strict=True)):
-                    if not math.isfinite(value):
-                        raise RuntimeError(
-                            f"the loss is {value} at step {done + number}: lower lr or stem_lr, or "
-                            "raise the temperature; the last checkpoint is sound"
-                        )
-                    if metrics is not None:
-                        numbers = {"loss": value, "agreement": share, "images_per_second": speed}
-                        now_lr = {"lr": settings.lr * rate, "stem_lr": settings.stem_lr * rate}
-                        metrics.write(done + number + 1, {**numbers, **now_lr})
-                rates = []
-                bar.set_postfix(loss=f"{value:.3f}", agree=f"{share:.2f}", img_s=f"{speed:.1f}")
-            if saves:
-                save(step + 1)
-    finally:
-        bar.close()
+            reads = saves or log.full
+            with stop.deferred():
+                if reads:
+                    log.write(step + 1)
+                if saves:
+                    run.save()
+            # Where only NCCL serves, asking one another makes the GPU wait, as reading does.
+            if reads or processes.talks_on_cpu:
+                stop.check(processes)
+
+
+@contextlib.contextmanager
+def _written_on_stop(log: StepLog, run: Run, stop: StopSignals) -> Iterator[None]:
+    """Where the loop is stopped, the metrics of every whole step are written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if stop.between_steps:
+            with stop.deferred():
+                log.write(run.step)
+        raise
 
 
 def _no_sync(replica: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -94,22 +94,29 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        # What a module keeps beside its tensors (its extra state) has no average.
+        self.weights: dict[str, Any] = {
+            k: v.detach().clone() if isinstance(v, Tensor) else v
+            for k, v in module.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Move towards the module's present weights."""
         for name, value in module.state_dict().items():
             kept = self.weights[name]
-            if kept.dtype.is_floating_point:
+            if not isinstance(kept, Tensor):
+                self.weights[name] = value
+            elif kept.dtype.is_floating_point:
                 kept.lerp_(value, 1 - self.decay)
             else:
                 kept.copy_(value)
 
-    def load(self, weights: dict[str, Tensor]) -> None:
+    def load(self, weights: dict[str, Any]) -> None:
         """Take over saved weights."""
         for name, value in self.weights.items():
-            value.copy_(weights[name])
+            if isinstance(value, Tensor):
+                value.copy_(weights[name])
 
     def write(self, module: nn.Module) -> None:
         """Put the averaged weights into a module."""

@@ -15,7 +15,7 @@ from training_run import raw_image, run, teacher
 
 import isp_distill
 from isp_distill import processes
-from isp_distill.checkpoint import only_run
+from isp_distill.checkpoint import load_checkpoint, only_run, save_checkpoint
 from isp_distill.data import View, ViewLoader
 
 PROGRAM = """
@@ -102,8 +102,8 @@ def test_shares_of_a_batch_make_the_whole():
 def test_a_checkpoint_of_another_number_of_processes_is_refused(tmp_path):
     run(tmp_path, steps=2)
     path = tmp_path / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    torch.save({**state, "options": {**state["options"], "processes": 2}}, path)
+    state = load_checkpoint(path)
+    save_checkpoint(path, {**state, "options": {**state["options"], "processes": 2}})
     with pytest.raises(ValueError, match="processes was 2, is 1"):
         run(tmp_path, steps=2)
 
