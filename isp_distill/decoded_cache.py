@@ -6,7 +6,6 @@ For a whole data set, :func:`isp_distill.pack` is the better way: fewer files, w
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from .errors import CorruptRawError
 from .raw import RawImage
+from .raw_json import fields_of, image_fields
 
 
 class DecodedCache:
@@ -26,13 +26,16 @@ class DecodedCache:
     Args:
         folder: where; made if missing.
         upright: whether what is kept was turned upright.
+        corrected: whether its lens shading was corrected.
 
     Raises:
         OSError: the folder cannot be made.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], upright: bool) -> None:
-        self.folder, self.upright = Path(folder), upright
+    def __init__(
+        self, folder: str | os.PathLike[str], upright: bool, corrected: bool = False
+    ) -> None:
+        self.folder, self.upright, self.corrected = Path(folder), upright, corrected
         self.folder.mkdir(parents=True, exist_ok=True)
         self._full = False
 
@@ -44,6 +47,8 @@ class DecodedCache:
         except OSError as error:
             raise CorruptRawError(str(path), f"cannot be opened: {error.strerror}") from error
         name = f"{os.path.abspath(path)}\n{self.upright}"
+        if self.corrected:
+            name += "\ncorrected"
         digest = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
         return f"{digest}.safetensors", dict(stamp)
 
@@ -56,7 +61,6 @@ class DecodedCache:
         from safetensors import SafetensorError, safe_open
 
         from . import shards
-        from .packed import image_fields
 
         name, stamp = self._place(path)
         kept = self.folder / name
@@ -79,9 +83,7 @@ class DecodedCache:
         if self._full:
             return
         name, stamp = self._place(path)
-        fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
-        del fields["mosaic"], fields["path"]
-        about = {"stamp": stamp, "fields": fields}
+        about = {"stamp": stamp, "fields": fields_of(raw)}
         try:
             shards.write_shard(self.folder, name, {"mosaic": raw.mosaic}, about)
         except OSError as error:

@@ -25,9 +25,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from .camera_warnings import warn_once
 from .decode_worker import BOOTSTRAP, MAGIC, REPLY, REQUEST, read_exactly, write_all
 from .errors import CorruptRawError, UnsupportedRawError
 from .raw import MAX_PIXELS, RawImage, read_raw
+from .raw_json import image_fields
 
 # Importing numpy and rawpy takes a tenth of a second; a cold network disk may take far longer.
 _START_TIMEOUT_S = 120.0
@@ -428,13 +430,13 @@ def _result(name: str, header: dict[str, Any], flat: np.ndarray | None) -> RawIm
     if kind is not None:
         error = UnsupportedRawError if kind == "UnsupportedRawError" else CorruptRawError
         raise error(name, header["reason"])
-    for note in header["warnings"]:
-        warnings.warn(note, stacklevel=3)
-    fields = header["fields"]
-    fields["black"] = tuple(fields["black"])
-    fields["white_balance"] = tuple(fields["white_balance"])
-    fields["ccm"] = tuple(tuple(row) for row in fields["ccm"])
+    for note, key in header["warnings"]:
+        if key is None:
+            warnings.warn(note, stacklevel=3)
+        else:
+            warn_once(note, key, stacklevel=3)
     assert flat is not None
+    fields = image_fields(header["fields"])
     return RawImage(mosaic=flat.reshape(header["shape"]), path=name, **fields)
 
 

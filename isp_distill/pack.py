@@ -8,7 +8,6 @@ checksum; and every file left out, with the reason) and ``shard-*.safetensors`` 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import math
 import os
 import time
@@ -26,15 +25,15 @@ from tqdm import tqdm
 from isp_distill import shards
 from isp_distill.atomic import only_writer
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.binning import bin_mosaic
 from isp_distill.decoding import DecodePool
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, Labels, _classes, _find, _labels
 from isp_distill.mosaic_codec import compress
 from isp_distill.pack_writer import COMPRESSIONS, PackWriter, Record
 from isp_distill.packed import PackedRaw
-from isp_distill.raw import RawImage
+from isp_distill.raw import RawImage, binned
 from isp_distill.raw import upright as turn_upright
+from isp_distill.raw_json import fields_of
 from isp_distill.stored_teacher import ViewSettings, store_teacher
 from isp_distill.teacher import Teacher, as_teacher
 from isp_distill.views import View
@@ -258,15 +257,13 @@ def _record(
 ) -> Record | tuple[str, dict[str, Any]]:
     if settings["upright"]:
         raw = turn_upright(raw)
-    mosaic = raw.mosaic
     if settings["binning"] > 1:
-        if min(mosaic.shape) < 2 * settings["binning"]:
+        if min(raw.mosaic.shape) < 2 * settings["binning"]:
             reason = f"its mosaic of {raw.height} x {raw.width} is too small to bin"
             return name, {"error": "UnsupportedRawError", "reason": reason, **stamp}
-        mosaic = bin_mosaic(mosaic, settings["binning"])
-    fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
-    del fields["mosaic"], fields["path"]
-    entry: dict[str, Any] = {**stamp, "shape": list(mosaic.shape), "fields": fields}
+        raw = binned(raw, settings["binning"])
+    mosaic = raw.mosaic
+    entry: dict[str, Any] = {**stamp, "shape": list(mosaic.shape), "fields": fields_of(raw)}
     array = mosaic
     if settings["compression"] == "zstd":
         array, entry["bands"] = compress(mosaic)

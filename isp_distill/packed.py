@@ -12,12 +12,15 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from isp_distill import shards
+from isp_distill.camera_warnings import warn_of_unseen
 from isp_distill.errors import CorruptRawError
+from isp_distill.framing import Frame, Rectangle, checked_frame, checked_rectangle, cropped
 from isp_distill.label_maps import LabelMaps
 from isp_distill.mosaic_codec import DamagedBandError, decompress
 from isp_distill.pack_writer import KIND
-from isp_distill.raw import RawImage
+from isp_distill.raw import RawImage, corrected
 from isp_distill.raw import crop as crop_raw
+from isp_distill.raw_json import image_fields
 
 
 def is_packed(folder: Path) -> bool:
@@ -40,6 +43,8 @@ class PackedRaw(Dataset[RawImage]):
             the files had; see :class:`RawFolder`. They take the place of packed classes, and
             follow stored views as they do any other.
         use_stored_teacher: whether ``train()`` takes the logits that ``pack(teacher=...)`` stored.
+        frame: over what label maps lie; see :class:`RawFolder`.
+        gain_map: whether mosaics are corrected by their files' gain maps; see :class:`RawFolder`.
 
     Attributes:
         root: the folder that was packed, on the machine where it was.
@@ -63,11 +68,14 @@ class PackedRaw(Dataset[RawImage]):
         label_maps: str | os.PathLike[str] | None = None,
         on_error: Literal["skip", "raise"] = "skip",
         use_stored_teacher: bool = True,
+        frame: Frame = None,
+        gain_map: bool | None = None,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
         self.path, self.on_error = Path(path), on_error
         self.use_stored_teacher = use_stored_teacher
+        self.frame, self.gain_map = checked_frame(frame), gain_map
         manifest = shards.read_manifest(self.path, KIND)
         if manifest is None:
             raise FileNotFoundError(
@@ -111,12 +119,20 @@ class PackedRaw(Dataset[RawImage]):
             IndexError: there is no such file.
         """
         height, _ = self.shape(index)
-        return self.rows(index, 0, height)
+        raw = self.rows(index, 0, height)
+        if self.gain_map is None:
+            warn_of_unseen(raw.path, raw.camera, raw.gain_map)
+        return raw
 
     def shape(self, index: int) -> tuple[int, int]:
         """Height and width of the i-th mosaic; nothing is read."""
         height, width = self._entries[index]["shape"]
         return int(height), int(width)
+
+    def default_crop(self, index: int) -> Rectangle | None:
+        """The i-th file's default crop, within its whole mosaic; nothing is read."""
+        stored = self._entries[index]["fields"].get("default_crop")
+        return None if stored is None else checked_rectangle(stored, *self.shape(index))
 
     def crop(self, index: int, top: int, left: int, height: int, width: int) -> RawImage:
         """A rectangle of the i-th mosaic, its pattern tracked; reads the rows it needs.
@@ -163,7 +179,12 @@ class PackedRaw(Dataset[RawImage]):
                 mosaic = stored[top:bottom]
             else:
                 raise shards.DamagedShardError(f"{file}: its record is not of its size")
-            return RawImage(mosaic=mosaic, path=path, **image_fields(entry["fields"]))
+            fields = image_fields(entry["fields"])
+            crop, gain_map = fields.get("default_crop"), fields.get("gain_map")
+            fields["default_crop"] = cropped(crop, top, 0, bottom - top, width)
+            fields["gain_map"] = None if gain_map is None else gain_map.cropped(top, 0)
+            raw = RawImage(mosaic=mosaic, path=path, **fields)
+            return corrected(raw) if self.gain_map else raw
         except (shards.DamagedShardError, DamagedBandError) as error:
             reason = (
                 f"its record in shard {self.path / file} is damaged ({error}): run "
@@ -215,13 +236,3 @@ class PackedRaw(Dataset[RawImage]):
         self._open = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
-
-
-def image_fields(stored: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a RawImage, less mosaic and path, from their JSON."""
-    return {
-        **stored,
-        "black": tuple(stored["black"]),
-        "white_balance": tuple(stored["white_balance"]),
-        "ccm": tuple(tuple(row) for row in stored["ccm"]),
-    }

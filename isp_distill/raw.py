@@ -8,6 +8,7 @@ and keep track of its colour filter. What the file's metadata means is decided i
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 import rawpy
 
-from . import raw_metadata, tiff
+from . import framing, opcodes, raw_metadata, rendition, tiff
+from .binning import bin_mosaic
 from .errors import CorruptRawError, UnsupportedRawError
 from .gain_map import GainMap
 from .raw_metadata import PATTERNS, SITE_PLANES, Blacks, Gains, Matrix
@@ -88,6 +90,13 @@ class RawImage:
             raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, not {self.pattern!r}")
         if self.orientation not in range(1, 9):
             raise ValueError(f"orientation must be an EXIF one, 1..8, not {self.orientation!r}")
+        if self.default_crop is not None:
+            crop = framing.checked_rectangle(self.default_crop, *m.shape)
+            object.__setattr__(self, "default_crop", crop)
+        if not math.isfinite(self.baseline_exposure):
+            raise ValueError(
+                f"baseline_exposure must be a number of stops, not {self.baseline_exposure!r}"
+            )
 
     @property
     def height(self) -> int:
@@ -110,7 +119,8 @@ def upright(raw: RawImage) -> RawImage:
     """Apply the orientation to the mosaic: flips and transposes only, no value changes.
 
     A flipped or transposed Bayer mosaic of even size is a Bayer mosaic with another pattern.
-    Transposing turns red rows into red columns, so Gr and Gb exchange their black levels.
+    Transposing turns red rows into red columns, so Gr and Gb exchange their black levels. Default
+    crop and gain map turn with the mosaic.
 
     Args:
         raw: any image.
@@ -123,21 +133,27 @@ def upright(raw: RawImage) -> RawImage:
     red = PATTERNS.index(raw.pattern)
     black = raw.black
     mosaic = raw.mosaic
+    gain_map = raw.gain_map
     # EXIF orientations as mirrored rows, then mirrored columns, then transposed (TIFF 6.0, tag
     # 274). An even size makes a mirror swap the two sites of a period.
     if raw.orientation in (3, 4, 6, 7):
         mosaic, red = mosaic[::-1], red ^ 2
+        gain_map = None if gain_map is None else gain_map.flipped(raw.height)
     if raw.orientation in (2, 3, 7, 8):
         mosaic, red = mosaic[:, ::-1], red ^ 1
+        gain_map = None if gain_map is None else gain_map.mirrored(raw.width)
     if raw.orientation >= 5:
         mosaic, red = mosaic.T, (0, 2, 1, 3)[red]
         black = (black[0], black[2], black[1], black[3])
+        gain_map = None if gain_map is None else gain_map.transposed()
     return replace(
         raw,
         mosaic=np.ascontiguousarray(mosaic),
         pattern=PATTERNS[red],
         black=black,
         orientation=1,
+        default_crop=framing.upright(raw.default_crop, raw.orientation, raw.height, raw.width),
+        gain_map=gain_map,
     )
 
 
@@ -145,7 +161,8 @@ def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImag
     """Cut a rectangle out of the mosaic as it is stored (before any orientation).
 
     An odd ``top`` or ``left`` changes the pattern, which is tracked; black levels belong to colours
-    and stay.
+    and stay. The gain map moves along, and so does the default crop where the rectangle holds all
+    of it; else it is None.
 
     Args:
         raw: any image.
@@ -172,7 +189,49 @@ def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImag
         raw,
         mosaic=raw.mosaic[top : top + height, left : left + width].copy(),
         pattern=PATTERNS[red],
+        default_crop=framing.cropped(raw.default_crop, top, left, height, width),
+        gain_map=None if raw.gain_map is None else raw.gain_map.cropped(top, left),
     )
+
+
+def binned(raw: RawImage, factor: int) -> RawImage:
+    """Average ``factor`` x ``factor`` sites of one colour into one, as a sensor's binning does.
+
+    Gain map and default crop follow, the latter rounded to whole sites.
+
+    Args:
+        raw: any image.
+        factor: 1 or more; sites that do not fill a block are cut.
+
+    Raises:
+        ValueError: less than one period is left.
+    """
+    if factor < 1 or min(raw.mosaic.shape) < 2 * factor:
+        raise ValueError(f"a mosaic of {raw.height}x{raw.width} cannot be binned by {factor}")
+    mosaic = bin_mosaic(raw.mosaic, factor)
+    return replace(
+        raw,
+        mosaic=mosaic,
+        default_crop=framing.binned(raw.default_crop, factor, *mosaic.shape),
+        gain_map=None if raw.gain_map is None else raw.gain_map.scaled(factor, factor),
+    )
+
+
+def corrected(raw: RawImage) -> RawImage:
+    """Apply the gain map to the mosaic, so that whatever reads it sees even light.
+
+    Values are rounded to uint16 and stop at the white level: see :meth:`GainMap.apply`.
+
+    Args:
+        raw: any image.
+
+    Returns:
+        The corrected picture without a gain map; ``raw`` itself where it has none.
+    """
+    if raw.gain_map is None:
+        return raw
+    mosaic = raw.gain_map.apply(raw.mosaic, raw.pattern, raw.black, raw.white)
+    return replace(raw, mosaic=mosaic, gain_map=None)
 
 
 def read_raw(path: str | os.PathLike[str]) -> RawImage:
@@ -285,7 +344,15 @@ def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Dire
     ccm, ccm_note = raw_metadata.ccm_of(
         raw_metadata.dng_matrices(directories), decoder.rgb_xyz_matrix
     )
-    for note in (white_note, balance_note, ccm_note):
+    directory = tiff.raw_directory(directories)
+    camera = _camera(directories)
+    try:
+        wanted, notes = rendition.rendition_of(
+            name, sizes, directories, directory, camera, pattern, mosaic.shape
+        )
+    except opcodes.OpcodeError as error:
+        raise CorruptRawError(name, f"{error}; copy the file again") from error
+    for note in (white_note, balance_note, ccm_note, *notes):
         if note:
             warnings.warn(f"{name}: {note}", stacklevel=3)
     exposure_time, iso = _exposure(decoder, directories)
@@ -297,10 +364,11 @@ def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Dire
         white_balance=balance,
         ccm=ccm,
         orientation=raw_metadata.orientation_of(sizes.flip),
-        camera=_camera(directories),
+        camera=camera,
         exposure_time=exposure_time,
         iso=iso,
         path=name,
+        **wanted,
     )
 
 

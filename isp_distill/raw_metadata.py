@@ -38,6 +38,8 @@ IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 _DISTANCE_FROM_D65: dict[float, int] = {21: 0, 22: 1, 20: 1, 1: 1, 4: 1, 9: 1, 10: 1, 23: 2}
 # A gain outside this range is damage, not a colour temperature: candle light needs blue x 5.
 _MAX_GAIN = 64.0
+# A maker's wish beyond this is damage: HDR phones ask for 4 at most.
+_MAX_STOPS = 16.0
 # Beyond this a matrix amplifies noise by more than any camera's (the worst known is about 20).
 _MAX_CONDITION = 1000.0
 
@@ -250,6 +252,23 @@ def ccm_of(dng: Sequence[np.ndarray], libraw: MatrixLike) -> tuple[Matrix, str |
         if (ccm := camera_to_srgb(matrix)) is not None:
             return ccm, None
     return IDENTITY, "no usable colour matrix in the file; using the identity (muted colours)"
+
+
+def baseline_exposure_of(stops: Sequence[float] | None) -> tuple[float, str | None]:
+    """A DNG's BaselineExposure in stops, and a warning where it cannot be one.
+
+    BaselineExposureOffset is not added: it belongs to the look of an embedded profile, whose tone
+    curve is not applied either.
+
+    Args:
+        stops: the tag's values; None where it is absent, which means 0.
+    """
+    if stops is None:
+        return 0.0, None
+    if len(stops) != 1 or not abs(stops[0]) <= _MAX_STOPS:
+        said = ", ".join(f"{s:g}" for s in stops)
+        return 0.0, f"a baseline exposure of {said} stops makes no sense; using 0"
+    return float(stops[0]), None
 
 
 def orientation_of(flip: int) -> int:

@@ -120,14 +120,31 @@ def has_label_maps(source: Source) -> bool:
             item = source[index]
         except RawError:
             continue
-        if isinstance(item, tuple):
-            label = item[1]
+        pair = item_and_label(item, index)
+        if pair is not None:
+            label = pair[1]
             if label is None:
                 continue  # some have none
         else:
             label = source.label(index) if hasattr(source, "label") else None
-        return as_label_map(label) is not None
+        return as_label_map(label, f"the label of dataset item {index}") is not None
     return False
+
+
+def item_and_label(item: Any, index: int) -> tuple[Any, Any] | None:
+    """A dataset's item taken apart where it comes with its label; None where it is alone.
+
+    Raises:
+        ValueError: it is a tuple of another length.
+    """
+    if not isinstance(item, tuple):
+        return None
+    if len(item) != 2:
+        raise ValueError(
+            f"dataset item {index} is a tuple of {len(item)}: expected a RawImage or a picture, "
+            "alone or with its label"
+        )
+    return item[0], item[1]
 
 
 def label_grid(
@@ -156,6 +173,7 @@ def open_source(data: str | Path | Source, label_maps: str | Path | None = None)
     Raises:
         FileNotFoundError: for a folder without either, or a label map that is missing.
         TypeError: for something that is neither a path nor a dataset.
+        ValueError: the dataset is empty, or the label of its first item is none.
     """
     if isinstance(data, (str, Path)):
         root = Path(data)
@@ -167,5 +185,8 @@ def open_source(data: str | Path | Source, label_maps: str | Path | None = None)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         if len(data) == 0:
             raise ValueError("the dataset is empty")
+        if not isinstance(data, (RawFolder, PackedRaw, ImageFolder)):
+            # Whatever the loss reads: a label that it would not look at is a mistake all the same.
+            has_label_maps(data)
         return data
     raise TypeError(f"data must be a folder or a dataset with a length, not {type(data).__name__}")
