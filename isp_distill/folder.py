@@ -19,8 +19,9 @@ from .decoding import DecodePool
 from .errors import CorruptRawError, RawError
 from .framing import Frame, checked_frame
 from .label_maps import LabelMaps
-from .raw import RawImage, corrected
+from .raw import RawImage
 from .raw import upright as turn_upright
+from .raw_changes import corrected
 
 #: Suffixes of the formats that LibRaw reads and that can hold a Bayer mosaic.
 # fmt: off

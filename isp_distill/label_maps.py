@@ -1,11 +1,11 @@
 """Label maps: a class for every pixel of a picture, and what a view of the picture shows of it.
 
 **Where a map lies.** Over the upright picture, edge on edge, the EXIF orientation applied, at any
-resolution of the picture's aspect ratio. Two pictures are meant by that: the camera's own (its JPEG,
-what viewers and annotation tools show), which is the default crop of the mosaic
+resolution of the picture's aspect ratio. Two pictures are meant by that: the camera's own (its
+JPEG, what viewers and annotation tools show), which is the default crop of the mosaic
 (``RawImage.default_crop``), and the whole mosaic, which :func:`isp_distill.render` shows. A map of
-the mosaic's own size lies over the mosaic; else one with the default crop's aspect ratio lies over
-that; else over the mosaic. ``frame="default_crop"`` or ``"visible"`` says so for all maps.
+the size of one of them lies over it; else one with the default crop's aspect ratio lies over that;
+else over the mosaic. ``frame="default_crop"`` or ``"visible"`` says so for all maps.
 
 **What a view sees of it.** The part that its mosaic shows, turned over as the mosaic is, at the
 resolution at which dense logits are compared (:class:`LabelGrid`): each of these pixels takes the
@@ -343,8 +343,10 @@ def _laid_over(label_map: tuple[int, ...], shown: Shown, name: str) -> Rectangle
                 'frame="visible", or None to decide for each map'
             )
         whole = crop
-    elif shown.frame is None and crop is not None and label_map != shown.picture:
-        whole = crop if label_map == crop[2:] or _fits(label_map, crop[2:]) else whole
+    elif shown.frame is None and crop is not None:
+        cut = [of_map - side for of_map, side in zip(label_map, shown.picture, strict=True)]
+        mosaics_own = label_map != crop[2:] and all(0 <= sites <= _CUT for sites in cut)
+        whole = crop if not mosaics_own and _fits(label_map, crop[2:]) else whole
     _check_aspect(label_map, whole[2:], name)
     return whole
 

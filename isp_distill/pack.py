@@ -31,8 +31,9 @@ from isp_distill.folder import RAW_EXTENSIONS, Labels, _classes, _find, _labels
 from isp_distill.mosaic_codec import compress
 from isp_distill.pack_writer import COMPRESSIONS, PackWriter, Record
 from isp_distill.packed import PackedRaw
-from isp_distill.raw import RawImage, binned
+from isp_distill.raw import RawImage
 from isp_distill.raw import upright as turn_upright
+from isp_distill.raw_changes import binned
 from isp_distill.raw_json import fields_of
 from isp_distill.stored_teacher import ViewSettings, store_teacher
 from isp_distill.teacher import Teacher, as_teacher
@@ -193,7 +194,7 @@ def pack(
         writer.end()
         if chosen is not None and wanted is not None:
             store_teacher(
-                PackedRaw(target),
+                PackedRaw(target, gain_map=False),
                 chosen,
                 wanted,
                 batch_size=batch_size,

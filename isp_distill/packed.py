@@ -18,8 +18,9 @@ from isp_distill.framing import Frame, Rectangle, checked_frame, checked_rectang
 from isp_distill.label_maps import LabelMaps
 from isp_distill.mosaic_codec import DamagedBandError, decompress
 from isp_distill.pack_writer import KIND
-from isp_distill.raw import RawImage, corrected
+from isp_distill.raw import RawImage
 from isp_distill.raw import crop as crop_raw
+from isp_distill.raw_changes import corrected
 from isp_distill.raw_json import image_fields
 
 

@@ -86,6 +86,8 @@ def _files(root: Path, extensions: Sequence[str]) -> list[Path]:
     return sorted(p for p in root.rglob("*") if p.suffix.lower() in extensions and p.is_file())
 
 
+# Items that may be damaged before none is looked at.
+_FIRST_ITEMS = 8
 # So many decoded files show what decoding costs.
 _MEASURED = 16
 
@@ -129,6 +131,20 @@ def has_label_maps(source: Source) -> bool:
             label = source.label(index) if hasattr(source, "label") else None
         return as_label_map(label, f"the label of dataset item {index}") is not None
     return False
+
+
+def _check_first_label(source: Source) -> None:
+    """Refuse a label that is none before a run begins, even one that its loss would not look at."""
+    for index in range(min(len(source), _FIRST_ITEMS)):
+        try:
+            pair = item_and_label(source[index], index)
+        except RawError:
+            continue
+        if pair is not None:
+            as_label_map(pair[1], f"the label of dataset item {index}")
+        elif hasattr(source, "label"):
+            as_label_map(source.label(index), f"the label of dataset item {index}")
+        return
 
 
 def item_and_label(item: Any, index: int) -> tuple[Any, Any] | None:
@@ -186,7 +202,6 @@ def open_source(data: str | Path | Source, label_maps: str | Path | None = None)
         if len(data) == 0:
             raise ValueError("the dataset is empty")
         if not isinstance(data, (RawFolder, PackedRaw, ImageFolder)):
-            # Whatever the loss reads: a label that it would not look at is a mistake all the same.
-            has_label_maps(data)
+            _check_first_label(data)
         return data
     raise TypeError(f"data must be a folder or a dataset with a length, not {type(data).__name__}")
