@@ -14,6 +14,7 @@ class at its centre. Classes are never blended.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -346,9 +347,18 @@ def _laid_over(label_map: tuple[int, ...], shown: Shown, name: str) -> Rectangle
     elif shown.frame is None and crop is not None:
         cut = [of_map - side for of_map, side in zip(label_map, shown.picture, strict=True)]
         mosaics_own = label_map != crop[2:] and all(0 <= sites <= _CUT for sites in cut)
-        whole = crop if not mosaics_own and _fits(label_map, crop[2:]) else whole
+        # A small map may fit both: the nearer one is meant.
+        away = [_away(label_map, one[2:]) for one in (crop, whole)]
+        nearer = away[0] <= away[1] or not _fits(label_map, whole[2:])
+        if not mosaics_own and nearer and _fits(label_map, crop[2:]):
+            whole = crop
     _check_aspect(label_map, whole[2:], name)
     return whole
+
+
+def _away(label_map: tuple[int, ...], picture: tuple[int, ...]) -> float:
+    """How far two aspect ratios are from each other; 0 for the same."""
+    return abs(math.log(label_map[0] * picture[1] / (label_map[1] * picture[0])))
 
 
 def _check_aspect(label_map: tuple[int, ...], picture: tuple[int, int], name: str) -> None:

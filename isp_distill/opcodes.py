@@ -201,7 +201,7 @@ def _parsed(data: bytes) -> _Map:
         raise _UnappliedError(f"of {points_y} x {points_x} points, more than any camera's")
     gains = np.frombuffer(data, ">f4", offset=_GAIN_MAP.size).astype(np.float32)
     # A mosaic has one plane, which takes the first gain of each point.
-    return _Map(*fixed, gains=gains.reshape(points_y, points_x, map_planes)[:, :, 0])
+    return _Map(*fixed, gains.reshape(points_y, points_x, map_planes)[:, :, 0])
 
 
 def _combined(maps: list[_Map], placement: Placement) -> GainMap:

@@ -157,7 +157,7 @@ def test_batches_mix_files_with_and_without():
     torch.testing.assert_close(together.double(), double, atol=1e-4, rtol=0)
     assert len(isp.tensors()) == 8
     assert RawBatch(mosaic, isp).nbytes > mosaic.nbytes + isp.gain_maps.gains.nbytes
-    meta = isp.batched(3, "meta")
+    meta = isp.to("meta").batched(3, "meta")
     assert meta.gain_maps.gains.device.type == "meta"
     assert isp.to("meta").gain_maps.place.device.type == "meta"
     assert render(mosaic.to("meta"), meta).shape == together.shape
@@ -167,7 +167,7 @@ def test_batches_mix_files_with_and_without():
     torch.testing.assert_close(render(mosaic, isp.replace(gain_map=joined)), together)
     assert ISP.from_raw(raws[1]).gain_map is None
     with pytest.raises(ValueError, match="gain_map has 3 maps: expected 1 or 2"):
-        isp.replace(black=0.0, white=1.0, pattern=0, white_balance=(1.0,) * 3).batched(2)
+        ISP(gain_map=[r.gain_map for r in raws]).batched(2)
     with pytest.raises(TypeError, match="must be a GainMap or None, not str"):
         ISP(gain_map=["a"])
 
