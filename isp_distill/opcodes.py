@@ -124,8 +124,7 @@ class _UnappliedError(Exception):
     """A gain map is sound but of a kind that is not applied; says which."""
 
 
-@dataclass(frozen=True)
-class _Map:
+class _Map(NamedTuple):
     """The parameters of one GainMap opcode, in the specification's order."""
 
     top: int
@@ -201,7 +200,7 @@ def _parsed(data: bytes) -> _Map:
         raise _UnappliedError(f"of {points_y} x {points_x} points, more than any camera's")
     gains = np.frombuffer(data, ">f4", offset=_GAIN_MAP.size).astype(np.float32)
     # A mosaic has one plane, which takes the first gain of each point.
-    return _Map(*fixed, gains.reshape(points_y, points_x, map_planes)[:, :, 0])
+    return _Map._make((*fixed, gains.reshape(points_y, points_x, map_planes)[:, :, 0]))
 
 
 def _combined(maps: list[_Map], placement: Placement) -> GainMap:
