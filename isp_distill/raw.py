@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import rawpy
 
-from . import raw_metadata, tiff
+from . import dng_color, dng_float, dng_levels, raw_metadata, tiff
 from .errors import CorruptRawError, UnsupportedRawError
 from .gain_map import GainMap
 from .raw_metadata import PATTERNS, SITE_PLANES, Blacks, Gains, Matrix
@@ -175,7 +175,7 @@ def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImag
     )
 
 
-def read_raw(path: str | os.PathLike[str]) -> RawImage:
+def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawImage:
     """Decode a camera RAW file: DNG, CR2, CR3, NEF, ARW, RAF (Bayer) and what else LibRaw reads.
 
     The visible area is returned, an odd last row or column cropped. The orientation is reported,
@@ -187,15 +187,17 @@ def read_raw(path: str | os.PathLike[str]) -> RawImage:
 
     Returns:
         The mosaic and its metadata. A ``UserWarning`` names the file where the white balance, the
-        colour matrix or the white level is missing and had to be assumed.
+        colour matrix or the white level is missing and had to be assumed, and where a black level
+        is a mean over levels that vary. A floating-point DNG has its white at 16383.
 
     Raises:
         UnsupportedRawError: the file is sound but holds no Bayer mosaic (X-Trans, Foveon,
             monochrome, demosaiced DNG, not RAW at all), or LibRaw cannot decode its compression.
-        CorruptRawError: the file is damaged: truncated, zeroed, or nonsense sizes.
+        CorruptRawError: the file is damaged: truncated, zeroed, nonsense sizes, or a DNG with a
+            tag that is there, is needed, and cannot be read.
         OSError: the file cannot be opened (``FileNotFoundError``, ``PermissionError``, ...).
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     with open(name, "rb") as file:
         head = file.read(16)
         directories = tiff.read_directories(file)
@@ -212,8 +214,13 @@ def read_raw(path: str | os.PathLike[str]) -> RawImage:
         try:
             _open(decoder, name)
             _check_size(name, decoder)
+            if tiff.is_dng(directories):
+                shape = (decoder.sizes.raw_height, decoder.sizes.raw_width)
+                dng_levels.check_tags(tiff.raw_directory(directories, shape), directories)
             decoder.unpack()
             return _interpret(name, decoder, head, directories)
+        except tiff.TagError as error:
+            raise CorruptRawError(name, f"{error}; copy or convert the file again") from error
         except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
             raise _explain(name, error, head, directories) from error
 
@@ -258,34 +265,51 @@ def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Dire
     """The RawImage of an unpacked file."""
     colors, pattern = _bayer(name, decoder, head, directories)
     sizes = decoder.sizes
-    visible = decoder.raw_image_visible
-    # A copy, because LibRaw frees its memory with the decoder.
-    mosaic = np.array(visible[: sizes.height // 2 * 2, : sizes.width // 2 * 2], order="C")
+    dng = tiff.is_dng(directories)
+    sensor = tiff.raw_directory(directories, (sizes.raw_height, sizes.raw_width)) if dng else {}
+    floating = dng_float.is_float(sensor)
+    if floating:
+        mosaic, float_note = _float_mosaic(name, sizes, head, sensor)
+    else:
+        visible = decoder.raw_image_visible
+        # A copy, because LibRaw frees its memory with the decoder.
+        mosaic = np.array(visible[: sizes.height // 2 * 2, : sizes.width // 2 * 2], order="C")
+        float_note = None
     peak = int(mosaic.max())
     if peak == 0:
         raise CorruptRawError(name, "every pixel is 0: the data was lost; copy the file again")
 
     black = raw_metadata.black_of_libraw(decoder.black_level_per_channel, colors, pattern)
-    if tiff.is_dng(directories):
-        black = raw_metadata.black_of_dng(
-            tiff.raw_directory(directories), sizes.top_margin, sizes.left_margin, pattern, black
+    black_note = None
+    if dng:
+        if floating:
+            black = (0.0, 0.0, 0.0, 0.0)
+        black, black_note = dng_levels.black_of_dng(
+            sensor, sizes.top_margin, sizes.left_margin, pattern, black
         )
-    white, white_note = raw_metadata.white_of(
-        decoder.white_level, decoder.camera_white_level_per_channel, black, peak
-    )
+    if floating:
+        scale = dng_float.scale_of(sensor)
+        black = (black[0] * scale, black[1] * scale, black[2] * scale, black[3] * scale)
+        white, white_note = dng_float.WHITE, None
+    else:
+        white, white_note = raw_metadata.white_of(
+            decoder.white_level, decoder.camera_white_level_per_channel, black, peak
+        )
     if not 0 <= min(black) <= max(black) < white <= 65535:
         raise CorruptRawError(
             name, f"black levels {black} and white level {white:g} make no sense together"
         )
+    profile = dng_color.colors_of(directories if dng else [])
+    neutral = dng_color.as_shot_neutral(directories, profile) if dng else None
     balance, balance_note = raw_metadata.white_balance_of(
-        decoder.camera_whitebalance,
-        tiff.find(directories, tiff.AS_SHOT_NEUTRAL),
-        decoder.daylight_whitebalance,
+        decoder.camera_whitebalance, neutral, decoder.daylight_whitebalance
     )
-    ccm, ccm_note = raw_metadata.ccm_of(
-        raw_metadata.dng_matrices(directories), decoder.rgb_xyz_matrix
-    )
-    for note in (white_note, balance_note, ccm_note):
+    ccm, ccm_note = None, None
+    if profile.interpolates() and balance_note is None:
+        ccm = dng_color.camera_to_srgb_under(profile, [1 / gain for gain in balance])
+    if ccm is None:
+        ccm, ccm_note = raw_metadata.ccm_of(profile.daylight(), decoder.rgb_xyz_matrix)
+    for note in (float_note, black_note, white_note, balance_note, ccm_note):
         if note:
             warnings.warn(f"{name}: {note}", stacklevel=3)
     exposure_time, iso = _exposure(decoder, directories)
@@ -302,6 +326,30 @@ def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Dire
         iso=iso,
         path=name,
     )
+
+
+def _float_mosaic(
+    name: str, sizes: Any, head: bytes, sensor: tiff.Directory
+) -> tuple[np.ndarray, str | None]:
+    """The visible area of a floating-point DNG, uint16, and a warning where it was cut."""
+    order = "<" if head[:2] == b"II" else ">"
+    scale = dng_float.scale_of(sensor)
+    try:
+        with open(name, "rb") as file:
+            samples = dng_float.read_samples(file, sensor, order)
+    except dng_float.UnknownEncodingError as error:
+        raise UnsupportedRawError(
+            name, f"{error} are not read here; convert it to a 16-bit integer or uncompressed DNG"
+        ) from error
+    if samples.shape != (sizes.raw_height, sizes.raw_width):
+        raise CorruptRawError(
+            name,
+            f"its floating-point samples are {list(samples.shape)} where LibRaw finds "
+            f"[{sizes.raw_height}, {sizes.raw_width}]; convert the file again",
+        )
+    top, left = sizes.top_margin, sizes.left_margin
+    bottom, right = top + sizes.height // 2 * 2, left + sizes.width // 2 * 2
+    return dng_float.mosaic_of(samples[top:bottom, left:right], scale)
 
 
 def _bayer(
@@ -363,14 +411,24 @@ def _camera(directories: list[tiff.Directory]) -> str:
 def _exposure(decoder: Any, directories: list[tiff.Directory]) -> tuple[float | None, float | None]:
     """Exposure time (seconds) and ISO speed: from the tags, else from LibRaw's float32 copy.
 
-    An ISO tag of 65535 means "more than 16 bits" (EXIF 2.3), where LibRaw knows the makers' own.
+    An ISO tag of 65535 means "more than 16 bits" (EXIF 2.3, ISOSpeedRatings): the number is in the
+    tag of the kind that SensitivityType names, else LibRaw may know it from the maker's notes.
     """
     other = getattr(decoder, "other", None)
     seconds = (tiff.find(directories, tiff.EXPOSURE_TIME) or (0.0,))[0]
     seconds = seconds or float(getattr(other, "shutter_speed", 0.0) or 0.0)
     iso = (tiff.find(directories, tiff.ISO_SPEED) or (0.0,))[0]
     if iso in (0, 65535):
-        iso = float(getattr(other, "iso_speed", 0.0) or iso)
+        long_tags = (
+            tiff.RECOMMENDED_EXPOSURE_INDEX,
+            tiff.STANDARD_OUTPUT_SENSITIVITY,
+            tiff.ISO_SPEED_LONG,
+        )
+        if (tiff.find(directories, tiff.SENSITIVITY_TYPE) or (0,))[0] in (1, 5):
+            long_tags = (long_tags[1], long_tags[0], long_tags[2])
+        known = [(tiff.find(directories, tag) or (0.0,))[0] for tag in long_tags]
+        known.append(float(getattr(other, "iso_speed", 0.0) or 0.0))
+        iso = next((v for v in known if 0 < v < float("inf")), iso)
     return (
         float(seconds) if 0 < seconds < float("inf") else None,
         float(iso) if 0 < iso < float("inf") else None,
