@@ -27,7 +27,8 @@ import numpy as np
 
 from .decode_worker import BOOTSTRAP, MAGIC, REPLY, REQUEST, read_exactly, write_all
 from .errors import CorruptRawError, UnsupportedRawError
-from .raw import MAX_PIXELS, RawImage, read_raw
+from .raw import RawImage, read_raw
+from .raw_refusals import MAX_PIXELS
 
 # Importing numpy and rawpy takes a tenth of a second; a cold network disk may take far longer.
 _START_TIMEOUT_S = 120.0

@@ -12,11 +12,12 @@ Photoshop TIFF Technical Note 3 (the floating-point predictor).
 from __future__ import annotations
 
 import zlib
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from . import tiff
+from .errors import CorruptRawError, UnsupportedRawError
 from .tiff import TagError
 
 #: Where white lies in the mosaic of a floating-point DNG.
@@ -47,6 +48,43 @@ def scale_of(directory: tiff.Directory) -> float:
     if not white > 0:
         raise TagError(f"its WhiteLevel tag is {white:g}")
     return WHITE / white
+
+
+def visible_mosaic(
+    name: str, sizes: Any, head: bytes, sensor: tiff.Directory
+) -> tuple[np.ndarray, str | None]:
+    """The visible area of a floating-point DNG, uint16 [H, W], and a warning where it was cut.
+
+    Args:
+        name: the file.
+        sizes: rawpy's ``sizes``: what LibRaw takes for the sensor and its visible area.
+        head: the file's first bytes.
+        sensor: the tags of the sensor data.
+
+    Raises:
+        UnsupportedRawError: the samples are coded in a way that is not known here.
+        CorruptRawError: they are not of LibRaw's size.
+        TagError: their tags are damaged.
+        OSError: the file cannot be read.
+    """
+    order = "<" if head[:2] == b"II" else ">"
+    scale = scale_of(sensor)
+    try:
+        with open(name, "rb") as file:
+            samples = read_samples(file, sensor, order)
+    except UnknownEncodingError as error:
+        raise UnsupportedRawError(
+            name, f"{error} are not read here; convert it to a 16-bit integer or uncompressed DNG"
+        ) from error
+    if samples.shape != (sizes.raw_height, sizes.raw_width):
+        raise CorruptRawError(
+            name,
+            f"its floating-point samples are {list(samples.shape)} where LibRaw finds "
+            f"[{sizes.raw_height}, {sizes.raw_width}]; convert the file again",
+        )
+    top, left = sizes.top_margin, sizes.left_margin
+    bottom, right = top + sizes.height // 2 * 2, left + sizes.width // 2 * 2
+    return mosaic_of(samples[top:bottom, left:right], scale)
 
 
 def read_samples(file: BinaryIO, directory: tiff.Directory, order: str) -> np.ndarray:

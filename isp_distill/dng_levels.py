@@ -64,10 +64,11 @@ def check_tags(sensor: tiff.Directory, directories: list[tiff.Directory]) -> Non
 
     Raises:
         TagError: such a tag has an unknown type, a count of 0 or beyond the file, a rational that
-            divides by zero, or a value that is not finite.
+            divides by zero, or a value that is not finite; or ActiveArea is no area.
     """
     for tag, name in _SENSOR_TAGS.items():
         tiff.required(sensor, tag, name)
+    _area(sensor)
     for tag, name in _SENSOR_BYTES.items():
         if not isinstance(sensor.get(tag), bytes):
             tiff.required(sensor, tag, name)

@@ -16,14 +16,10 @@ from typing import Any
 import numpy as np
 import rawpy
 
-from . import dng_color, dng_float, dng_levels, raw_metadata, tiff
-from .errors import CorruptRawError, UnsupportedRawError
+from . import dng_color, dng_float, dng_levels, raw_fields, raw_metadata, raw_refusals, tiff
+from .errors import CorruptRawError
 from .gain_map import GainMap
 from .raw_metadata import PATTERNS, SITE_PLANES, Blacks, Gains, Matrix
-
-#: Refuse headers that promise more than this. The largest Bayer mosaics have about 250 megapixels;
-#: a damaged width or height easily reaches 4,000.
-MAX_PIXELS = 512_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +30,10 @@ class RawImage:
         mosaic: uint16 [H, W], C-contiguous, H and W even: the visible area in raw units. Values
             below ``black`` and above ``white`` occur in real files.
         pattern: colours of the first 2x2 of ``mosaic``, row by row: "RGGB", "BGGR", "GRBG", "GBRG".
-        black: black level of R, Gr, Gb, B in raw units; Gr is the green in a red row.
+        black: black level of R, Gr, Gb, B in raw units; Gr is the green in a red row. One number
+            stands for all four.
         white: level at which the sensor saturates, raw units, above every black level.
-        white_balance: gains of R, G, B, green 1.
+        white_balance: gains of R, G, B, green 1; one number stands for all three.
         ccm: 3x3, white-balanced camera RGB to linear sRGB; each row sums to 1.
         orientation: EXIF orientation, 1..8; 1 is upright.
         camera: make and model; "" where the file does not say.
@@ -67,27 +64,35 @@ class RawImage:
     gain_map: GainMap | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no later stage can handle.
+        """Bring every field to its one form and refuse what no later stage can handle.
+
+        A number stands for four black levels or three gains; lists and arrays become tuples, numpy
+        scalars floats; a uint16 mosaic that is not contiguous, and a uint8 one, is copied.
 
         Raises:
-            ValueError: the mosaic is not an even-sized C-contiguous uint16 [H, W], the pattern is
-                not Bayer, or the orientation is not 1..8.
+            TypeError: a field is of a type that has no such meaning.
+            ValueError: the mosaic is not an even-sized uint16 [H, W], the pattern is not Bayer, a
+                level, gain or matrix is not finite or has another length, white is not above every
+                black level, or the orientation is not 1..8.
         """
-        m = self.mosaic
-        if m.ndim != 2 or m.dtype != np.uint16 or not m.flags.c_contiguous:
-            raise ValueError(
-                f"mosaic must be C-contiguous uint16 [H, W], not {m.dtype} {list(m.shape)}; "
-                "use np.ascontiguousarray(mosaic, dtype=np.uint16)"
-            )
-        if min(m.shape) < 2 or m.shape[0] % 2 or m.shape[1] % 2:
-            raise ValueError(
-                f"mosaic height and width must be even, at least 2, not {list(m.shape)}; "
-                "crop the last row or column"
-            )
+        black = raw_fields.black_of(self.black)
         if self.pattern not in PATTERNS:
             raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, not {self.pattern!r}")
-        if self.orientation not in range(1, 9):
-            raise ValueError(f"orientation must be an EXIF one, 1..8, not {self.orientation!r}")
+        fields = {
+            "mosaic": raw_fields.mosaic_of(self.mosaic),
+            "black": black,
+            "white": raw_fields.white_of(self.white, black),
+            "white_balance": raw_fields.white_balance_of(self.white_balance),
+            "ccm": raw_fields.ccm_of(self.ccm),
+            "orientation": raw_fields.orientation_of(self.orientation),
+            "exposure_time": raw_fields.positive_or_none("exposure_time", self.exposure_time),
+            "iso": raw_fields.positive_or_none("iso", self.iso),
+            "path": os.fsdecode(self.path),
+            "default_crop": raw_fields.default_crop_of(self.default_crop),
+            "baseline_exposure": raw_fields.number("baseline_exposure", self.baseline_exposure),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     @property
     def height(self) -> int:
@@ -213,16 +218,16 @@ def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawIm
     with rawpy.RawPy() as decoder:
         try:
             _open(decoder, name)
-            _check_size(name, decoder)
             if tiff.is_dng(directories):
                 shape = (decoder.sizes.raw_height, decoder.sizes.raw_width)
                 dng_levels.check_tags(tiff.raw_directory(directories, shape), directories)
+            raw_refusals.check_size(name, decoder)
             decoder.unpack()
             return _interpret(name, decoder, head, directories)
         except tiff.TagError as error:
             raise CorruptRawError(name, f"{error}; copy or convert the file again") from error
         except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
-            raise _explain(name, error, head, directories) from error
+            raise raw_refusals.explain(name, error, head, directories) from error
 
 
 def _open(decoder: Any, name: str) -> None:
@@ -237,39 +242,15 @@ def _open(decoder: Any, name: str) -> None:
         decoder.open_file(name)
 
 
-def _check_size(name: str, decoder: Any) -> None:
-    """Refuse absurd sizes before LibRaw allocates them."""
-    sizes = decoder.sizes
-    pixels = sizes.raw_height * sizes.raw_width
-    if pixels > MAX_PIXELS:
-        raise CorruptRawError(
-            name,
-            f"the header claims {sizes.raw_width} x {sizes.raw_height} pixels, more than the "
-            f"{MAX_PIXELS} any sensor has; copy the file again",
-        )
-    if (
-        sizes.height < 2
-        or sizes.width < 2
-        or sizes.top_margin + sizes.height > sizes.raw_height
-        or sizes.left_margin + sizes.width > sizes.raw_width
-    ):
-        raise CorruptRawError(
-            name,
-            f"the visible area, {sizes.width} x {sizes.height} at ({sizes.left_margin}, "
-            f"{sizes.top_margin}), is not inside the sensor's {sizes.raw_width} x "
-            f"{sizes.raw_height} pixels; copy the file again",
-        )
-
-
 def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Directory]) -> RawImage:
     """The RawImage of an unpacked file."""
-    colors, pattern = _bayer(name, decoder, head, directories)
+    colors, pattern = raw_refusals.bayer_of(name, decoder, head, directories)
     sizes = decoder.sizes
     dng = tiff.is_dng(directories)
     sensor = tiff.raw_directory(directories, (sizes.raw_height, sizes.raw_width)) if dng else {}
     floating = dng_float.is_float(sensor)
     if floating:
-        mosaic, float_note = _float_mosaic(name, sizes, head, sensor)
+        mosaic, float_note = dng_float.visible_mosaic(name, sizes, head, sensor)
     else:
         visible = decoder.raw_image_visible
         # A copy, because LibRaw frees its memory with the decoder.
@@ -328,78 +309,6 @@ def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Dire
     )
 
 
-def _float_mosaic(
-    name: str, sizes: Any, head: bytes, sensor: tiff.Directory
-) -> tuple[np.ndarray, str | None]:
-    """The visible area of a floating-point DNG, uint16, and a warning where it was cut."""
-    order = "<" if head[:2] == b"II" else ">"
-    scale = dng_float.scale_of(sensor)
-    try:
-        with open(name, "rb") as file:
-            samples = dng_float.read_samples(file, sensor, order)
-    except dng_float.UnknownEncodingError as error:
-        raise UnsupportedRawError(
-            name, f"{error} are not read here; convert it to a 16-bit integer or uncompressed DNG"
-        ) from error
-    if samples.shape != (sizes.raw_height, sizes.raw_width):
-        raise CorruptRawError(
-            name,
-            f"its floating-point samples are {list(samples.shape)} where LibRaw finds "
-            f"[{sizes.raw_height}, {sizes.raw_width}]; convert the file again",
-        )
-    top, left = sizes.top_margin, sizes.left_margin
-    bottom, right = top + sizes.height // 2 * 2, left + sizes.width // 2 * 2
-    return dng_float.mosaic_of(samples[top:bottom, left:right], scale)
-
-
-def _bayer(
-    name: str, decoder: Any, head: bytes, directories: list[tiff.Directory]
-) -> tuple[list[int], str]:
-    """LibRaw's colour indices of the visible area's first 2x2, and their pattern.
-
-    Raises:
-        UnsupportedRawError: the sensor data is not a Bayer mosaic; the message says what it is.
-    """
-    advice = "isp-distill reads Bayer mosaics only"
-    if decoder.raw_type != rawpy.RawType.Flat or decoder.raw_image_visible is None:
-        if head.startswith(b"FOVb"):
-            raise UnsupportedRawError(name, f"a Foveon sensor has no mosaic; {advice}")
-        raise UnsupportedRawError(
-            name,
-            "the data is already demosaiced (linear DNG, sRAW or similar); "
-            f"{advice}, convert from the original RAW",
-        )
-    monochrome = tiff.integers(tiff.raw_directory(directories), tiff.PHOTOMETRIC) == (
-        tiff.PHOTOMETRIC_LINEAR_RAW,
-    )
-    if decoder.num_colors == 1 or monochrome:
-        raise UnsupportedRawError(name, f"a monochrome sensor has no colour filter; {advice}")
-    try:
-        period = decoder.raw_pattern
-    except NotImplementedError as error:  # rawpy: a filter code that is none it knows
-        raise UnsupportedRawError(name, f"unknown colour filter ({error}); {advice}") from error
-    if period is not None and period.shape == (6, 6):
-        raise UnsupportedRawError(name, f"the sensor is X-Trans (6x6 colour filter); {advice}")
-    top, left = decoder.sizes.top_margin, decoder.sizes.left_margin
-    # 8x8 tells a Bayer filter from the longer periods that begin like one.
-    sites = [[decoder.raw_color(top + y, left + x) for x in range(8)] for y in range(8)]
-    colors = [*sites[0][:2], *sites[1][:2]]
-    description = decoder.color_desc.decode("ascii", "replace")
-    pattern = raw_metadata.pattern_of(colors, description)
-    if (
-        decoder.num_colors != 3
-        or pattern is None
-        or np.any(np.array(sites) != np.tile(np.array(colors).reshape(2, 2), (4, 4)))
-    ):
-        letters = [description[c] if 0 <= c < len(description) else "?" for c in colors]
-        raise UnsupportedRawError(
-            name,
-            f"the colour filter begins {''.join(letters)} with {decoder.num_colors} colours "
-            f"and is not Bayer; {advice}",
-        )
-    return colors, pattern
-
-
 def _camera(directories: list[tiff.Directory]) -> str:
     """Make and model as one string, without the make said twice; "" where unknown."""
     make, model = (tiff.find_text(directories, t) for t in (tiff.MAKE, tiff.MODEL))
@@ -433,51 +342,3 @@ def _exposure(decoder: Any, directories: list[tiff.Directory]) -> tuple[float | 
         float(seconds) if 0 < seconds < float("inf") else None,
         float(iso) if 0 < iso < float("inf") else None,
     )
-
-
-def _explain(
-    name: str, error: Exception, head: bytes, directories: list[tiff.Directory]
-) -> CorruptRawError | UnsupportedRawError:
-    """The error a user can act on, from LibRaw's."""
-    said = error.args[0] if error.args else ""
-    words = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-    memory = (
-        rawpy.LibRawUnsufficientMemoryError,
-        rawpy.LibRawMemPoolOverflowError,
-        rawpy.LibRawTooBigError,
-        MemoryError,
-    )
-    if isinstance(error, memory):
-        return CorruptRawError(
-            name,
-            "decoding it needs more memory than allowed: a damaged size, or raise the memory limit",
-        )
-    unsupported = isinstance(error, (rawpy.LibRawFileUnsupportedError, rawpy.NotSupportedError))
-    if tiff.is_dng(directories):
-        directory = tiff.raw_directory(directories)
-        method = (*tiff.integers(directory, tiff.COMPRESSION), 1)[0]
-        # Deflate with integer samples: LibRaw takes it up, then calls the data corrupted.
-        deflated = method in (8, 32946) and tiff.integers(directory, tiff.SAMPLE_FORMAT) != (3,)
-        if deflated or (unsupported and method not in (1, 7)):
-            return UnsupportedRawError(
-                name,
-                f"LibRaw does not read DNG compression {method} here; "
-                "convert the file to an uncompressed or lossless-JPEG DNG",
-            )
-        if unsupported:
-            return CorruptRawError(
-                name, "its DNG header makes no sense to LibRaw; copy the file again"
-            )
-    if not unsupported:
-        return CorruptRawError(name, f"LibRaw could not decode it ({words}); copy the file again")
-    if not any(head):
-        return CorruptRawError(name, "it begins with zeros: the data was lost; copy it again")
-    for magic, kind in (
-        (b"\xff\xd8\xff", "a JPEG"),
-        (b"\x89PNG", "a PNG"),
-        (b"II*\0", "a TIFF without sensor data"),
-        (b"MM\0*", "a TIFF without sensor data"),
-    ):
-        if head.startswith(magic):
-            return UnsupportedRawError(name, f"it is {kind}, not a RAW file, whatever its name")
-    return UnsupportedRawError(name, f"LibRaw knows no such RAW format (it begins {head[:4]!r})")

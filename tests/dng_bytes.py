@@ -1,4 +1,4 @@
-"""DNG files written byte by byte: any tag with any type and count, whether it makes sense or not."""
+"""DNG files written byte by byte: any tag, type and count, whether it makes sense or not."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def write(path: Path, *directories: dict[int, Tag], camera: dict[int, Tag] | Non
         for tag, value in table.items():
             payload = value.pack()
             count = len(payload) // _BYTES[value.kind] if value.count is None else value.count
-            if tag in (273, 324):
+            if tag == 273:
                 offset = place + len(data)
                 data += payload + b"\0" * (len(payload) % 2)
                 count, payload = 1, struct.pack("<I", offset)
