@@ -133,7 +133,7 @@ def orientation_of(orientation: Any) -> int:
     if (
         isinstance(orientation, bool)
         or not isinstance(orientation, numbers.Integral)
-        or not 1 <= orientation <= 8
+        or int(orientation) not in range(1, 9)
     ):
         raise ValueError(f"orientation must be an EXIF one, 1..8, not {orientation!r}")
     return int(orientation)

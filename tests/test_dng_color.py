@@ -170,9 +170,11 @@ def test_no_as_shot_balance_is_said(tmp_path):
 def test_no_balance_and_no_matrix_is_said(tmp_path):
     tags = {k: v for k, v in CAMERA.items() if k not in (50721, 50728)}
     path = write(tmp_path / "x.dng", sensor(grey(), LEVELS), camera=tags)
-    with pytest.warns(UserWarning, match="colour matrix") as caught:
+    with (
+        pytest.warns(UserWarning, match="no usable colour matrix"),
+        pytest.warns(UserWarning, match="no white balance in the file"),
+    ):
         assert read_raw(path).white_balance == (1, 1, 1)
-    assert any("no white balance in the file" in str(w.message) for w in caught)
 
 
 @pytest.mark.parametrize("xy", [(0, 0.3), (0.9, 0.5)])
