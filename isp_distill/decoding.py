@@ -281,7 +281,7 @@ class DecodePool:
         with self._lock:
             return sorted(w.process.pid for w in self._all if w.alive)
 
-    def read(self, path: str | os.PathLike[str]) -> RawImage:
+    def read(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawImage:
         """Decode one file in a worker; blocks until it is done, and never longer than it may.
 
         A worker that dies on a file may have been harmed by the file before, so unless it was fresh
@@ -301,7 +301,7 @@ class DecodePool:
             OSError: the file cannot be opened.
             RuntimeError: the pool is closed, or no worker can be started.
         """
-        name = os.fspath(path)
+        name = os.fsdecode(path)
         # The worker keeps the working directory it was started in.
         absolute = os.path.abspath(name)
         with self._slots:

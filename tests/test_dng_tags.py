@@ -25,6 +25,7 @@ from dng_bytes import (
 )
 
 from isp_distill import tiff
+from isp_distill.decoding import DecodePool
 from isp_distill.dng_levels import black_of_dng
 from isp_distill.errors import CorruptRawError, UnsupportedRawError
 from isp_distill.raw import read_raw
@@ -353,6 +354,8 @@ def test_a_path_of_bytes(tmp_path):
     path = write(tmp_path / "x.dng", sensor(grey(), LEVELS))
     raw = read_raw(os.fsencode(path))
     assert raw.path == str(path)
+    with DecodePool(1) as pool:
+        assert pool.read(os.fsencode(path)).path == str(path)
     with pytest.raises(FileNotFoundError):
         read_raw(b"none.dng")
 
