@@ -28,8 +28,9 @@ import numpy as np
 from .camera_warnings import warn_once
 from .decode_worker import BOOTSTRAP, MAGIC, REPLY, REQUEST, read_exactly, write_all
 from .errors import CorruptRawError, UnsupportedRawError
-from .raw import MAX_PIXELS, RawImage, read_raw
+from .raw import RawImage, read_raw
 from .raw_json import image_fields
+from .raw_refusals import MAX_PIXELS
 
 # Importing numpy and rawpy takes a tenth of a second; a cold network disk may take far longer.
 _START_TIMEOUT_S = 120.0
@@ -282,7 +283,7 @@ class DecodePool:
         with self._lock:
             return sorted(w.process.pid for w in self._all if w.alive)
 
-    def read(self, path: str | os.PathLike[str]) -> RawImage:
+    def read(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawImage:
         """Decode one file in a worker; blocks until it is done, and never longer than it may.
 
         A worker that dies on a file may have been harmed by the file before, so unless it was fresh
@@ -302,7 +303,7 @@ class DecodePool:
             OSError: the file cannot be opened.
             RuntimeError: the pool is closed, or no worker can be started.
         """
-        name = os.fspath(path)
+        name = os.fsdecode(path)
         # The worker keeps the working directory it was started in.
         absolute = os.path.abspath(name)
         with self._slots:
