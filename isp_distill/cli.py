@@ -58,7 +58,8 @@ def _render(a: argparse.Namespace) -> None:
     from isp_distill.raw import read_raw
 
     raw = read_raw(a.raw)
-    isp = ISP.from_raw(raw, demosaic=a.demosaic, tone=a.tone, exposure=2.0**a.exposure)
+    isp = ISP.from_raw(raw, demosaic=a.demosaic, tone=a.tone)
+    isp = isp.replace(exposure=isp.exposure * 2.0**a.exposure)
     picture = render(torch.from_numpy(raw.mosaic)[None], isp, size=a.size)[0]
     out = Path(a.out) if a.out else Path(a.raw).with_suffix(".png")
     _save_picture(picture, out)

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from isp_distill.binning import bin_mosaic
+from isp_distill.camera_warnings import warn_of_unseen
 from isp_distill.class_labels import as_class
 from isp_distill.errors import RawError
+from isp_distill.framing import Rectangle
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.label_maps import (
     IGNORED,
@@ -37,7 +39,13 @@ from isp_distill.label_maps import (
 from isp_distill.ops.unprocess import unprocess
 from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
-from isp_distill.sources import IMAGE_EXTENSIONS, ImageFolder, Source, open_source
+from isp_distill.sources import (
+    IMAGE_EXTENSIONS,
+    ImageFolder,
+    Source,
+    item_and_label,
+    open_source,
+)
 from isp_distill.views import FIXED_PLACES, Draw, View
 
 __all__ = [
@@ -106,8 +114,7 @@ class RawBatch:
     def tensors(self) -> list[Tensor]:
         """Every tensor in it."""
         own = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        isp = [getattr(self.isp, field.name) for field in dataclasses.fields(self.isp)]
-        return [value for value in (*own, *isp) if isinstance(value, Tensor)]
+        return [value for value in (*own, *self.isp.tensors()) if isinstance(value, Tensor)]
 
     def pin_memory(self) -> RawBatch:
         """The batch in page-locked memory."""
@@ -254,13 +261,17 @@ class ViewLoader:
         if isinstance(self.source, PackedRaw):
             mosaic, camera = self.view.cut_packed(self.source, index, drawn)
             size = self.source.shape(index)
-            label = self._label(index, self._class_or_map(index), drawn, size, camera)
+            crop = self.source.default_crop(index)
+            label = self._label(index, self._class_or_map(index), drawn, size, camera, crop)
+            self._warn_of_unseen(camera)
             return np.ascontiguousarray(mosaic), camera, label, None
         item = self.source[index]
-        item, known = item if isinstance(item, tuple) else (item, self._class_or_map(index))
+        item, known = item_and_label(item, index) or (item, self._class_or_map(index))
         if isinstance(item, RawImage):
             mosaic, camera = self.view.cut_raw(item, drawn)
-            label = self._label(index, known, drawn, item.mosaic.shape, camera)
+            crop = item.default_crop
+            label = self._label(index, known, drawn, item.mosaic.shape, camera, crop)
+            self._warn_of_unseen(camera)
             return np.ascontiguousarray(mosaic), camera, label, None
         if isinstance(item, np.ndarray) and item.ndim == 3 and item.dtype == np.uint8:
             picture = self.view.cut_picture(item, drawn)
@@ -270,6 +281,11 @@ class ViewLoader:
             f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a uint8 RGB "
             "array [H, W, 3], alone or with a label"
         )
+
+    def _warn_of_unseen(self, camera: RawImage) -> None:
+        """Say once a camera what the student does not see, unless that was decided."""
+        if camera.gain_map is not None and getattr(self.source, "gain_map", None) is None:
+            warn_of_unseen(camera.path, camera.camera, camera.gain_map)
 
     def _class_or_map(self, index: int) -> Any:
         """What the dataset says of an item; of a map in a file, the view reads its part later."""
@@ -284,6 +300,7 @@ class ViewLoader:
         drawn: Draw,
         size: Sequence[int],
         camera: RawImage | None = None,
+        crop: Rectangle | None = None,
     ) -> Any:
         """The class, or -100; or what the view shows of the label map, int64 ``[h, w]``.
 
@@ -293,17 +310,19 @@ class ViewLoader:
             drawn: the view.
             size: height and width of the mosaic or picture.
             camera: of the mosaic; None for a picture.
+            crop: the mosaic's default crop, where it is known.
         """
         if self._maps is not None:
             if self.grid is None:
                 return IGNORED
-            return self._maps.view(index, self._shown(index, drawn, size, camera), self.grid)
-        label_map = as_label_map(known)
+            shown = self._shown(index, drawn, size, camera, crop)
+            return self._maps.view(index, shown, self.grid)
+        label_map = as_label_map(known, f"the label of dataset item {index}")
         if label_map is None:
             return IGNORED if known is None else as_class(known, self._name(index))
         if self.grid is None:
             return IGNORED
-        shown = self._shown(index, drawn, size, camera)
+        shown = self._shown(index, drawn, size, camera, crop)
         return map_view(label_map, shown, self.grid, f"the label map of dataset item {index}")
 
     def _name(self, index: int) -> str:
@@ -311,7 +330,12 @@ class ViewLoader:
         return f"dataset item {index}" if paths is None else str(paths[index])
 
     def _shown(
-        self, index: int, drawn: Draw, size: Sequence[int], camera: RawImage | None
+        self,
+        index: int,
+        drawn: Draw,
+        size: Sequence[int],
+        camera: RawImage | None,
+        crop: Rectangle | None,
     ) -> Shown:
         """Which part of its label map a view shows; the arguments are :meth:`_label`'s.
 
@@ -327,7 +351,8 @@ class ViewLoader:
                 f"(orientation {camera.orientation}), its label map over the upright picture: "
                 "turn it upright (RawFolder and pack do so by themselves, isp_distill.raw.upright)"
             )
-        return Shown((height, width), self.view.window(height, width, drawn, camera.path), drawn)
+        window = self.view.window(height, width, drawn, camera.path)
+        return Shown((height, width), window, drawn, crop, getattr(self.source, "frame", None))
 
     def _batches(
         self,

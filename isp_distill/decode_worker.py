@@ -13,7 +13,6 @@ may have been damaged by the file it read.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 import os
@@ -27,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from .errors import CorruptRawError, RawError
+from .raw_json import fields_of
 
 BOOTSTRAP = """
 import json, sys, types
@@ -144,12 +144,14 @@ def _decode(decode: Callable[[str], Any], path: str) -> tuple[dict[str, Any], np
         except Exception as error:
             reason = f"the decoder failed with {type(error).__name__}: {error}"
             return {"error": "CorruptRawError", "reason": reason}, None
-    fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
-    # The name may not be valid Unicode; the parent knows it.
-    del fields["path"]
-    mosaic = np.ascontiguousarray(fields.pop("mosaic"))
-    notes = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    return {"fields": fields, "shape": mosaic.shape, "warnings": notes}, mosaic
+    mosaic = np.ascontiguousarray(raw.mosaic)
+    # Each worker would say a thing once: the parent, which has several, is told what it is.
+    notes = [
+        (str(w.message), getattr(w.message, "key", None))
+        for w in caught
+        if issubclass(w.category, UserWarning)
+    ]
+    return {"fields": fields_of(raw), "shape": mosaic.shape, "warnings": notes}, mosaic
 
 
 def _complaint() -> str:

@@ -25,13 +25,16 @@ class DecodedCache:
     Args:
         folder: where; made if missing.
         upright: whether what is kept was turned upright.
+        corrected: whether its lens shading was corrected.
 
     Raises:
         OSError: the folder cannot be made.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], upright: bool) -> None:
-        self.folder, self.upright = Path(folder), upright
+    def __init__(
+        self, folder: str | os.PathLike[str], upright: bool, corrected: bool = False
+    ) -> None:
+        self.folder, self.upright, self.corrected = Path(folder), upright, corrected
         self.folder.mkdir(parents=True, exist_ok=True)
         self._full = False
 
@@ -43,6 +46,8 @@ class DecodedCache:
         except OSError as error:
             raise CorruptRawError(str(path), f"cannot be opened: {error.strerror}") from error
         name = f"{os.path.abspath(path)}\n{self.upright}"
+        if self.corrected:
+            name += "\ncorrected"
         digest = hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()
         return f"{digest}.safetensors", dict(stamp)
 

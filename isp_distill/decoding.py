@@ -25,9 +25,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from .camera_warnings import warn_once
 from .decode_worker import BOOTSTRAP, MAGIC, REPLY, REQUEST, read_exactly, write_all
 from .errors import CorruptRawError, UnsupportedRawError
-from .raw import MAX_PIXELS, RawImage, read_raw
+from .raw import RawImage, read_raw
+from .raw_json import image_fields
+from .raw_refusals import MAX_PIXELS
 
 # Importing numpy and rawpy takes a tenth of a second; a cold network disk may take far longer.
 _START_TIMEOUT_S = 120.0
@@ -281,7 +284,7 @@ class DecodePool:
         with self._lock:
             return sorted(w.process.pid for w in self._all if w.alive)
 
-    def read(self, path: str | os.PathLike[str]) -> RawImage:
+    def read(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawImage:
         """Decode one file in a worker; blocks until it is done, and never longer than it may.
 
         A worker that dies on a file may have been harmed by the file before, so unless it was fresh
@@ -301,7 +304,7 @@ class DecodePool:
             OSError: the file cannot be opened.
             RuntimeError: the pool is closed, reading was stopped, or no worker can be started.
         """
-        name = os.fspath(path)
+        name = os.fsdecode(path)
         # The worker keeps the working directory it was started in.
         absolute = os.path.abspath(name)
         stops = self._stops
@@ -444,13 +447,13 @@ def _result(name: str, header: dict[str, Any], flat: np.ndarray | None) -> RawIm
     if kind is not None:
         error = UnsupportedRawError if kind == "UnsupportedRawError" else CorruptRawError
         raise error(name, header["reason"])
-    for note in header["warnings"]:
-        warnings.warn(note, stacklevel=3)
-    fields = header["fields"]
-    fields["black"] = tuple(fields["black"])
-    fields["white_balance"] = tuple(fields["white_balance"])
-    fields["ccm"] = tuple(tuple(row) for row in fields["ccm"])
+    for note, key in header["warnings"]:
+        if key is None:
+            warnings.warn(note, stacklevel=3)
+        else:
+            warn_once(note, key, stacklevel=3)
     assert flat is not None
+    fields = image_fields(header["fields"])
     return RawImage(mosaic=flat.reshape(header["shape"]), path=name, **fields)
 
 

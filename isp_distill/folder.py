@@ -13,14 +13,17 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
+from .camera_warnings import warn_of_unseen
 from .class_labels import as_class
 from .decoded_cache import DecodedCache
 from .decoding import DecodePool
 from .errors import CorruptRawError, RawError
+from .framing import Frame, checked_frame
 from .label_maps import LabelMaps
 from .listed_files import named_files
 from .raw import RawImage
 from .raw import upright as turn_upright
+from .raw_changes import corrected
 from .tree import files_below, nothing_found
 
 #: Suffixes of the formats that LibRaw reads and that can hold a Bayer mosaic.
@@ -49,9 +52,9 @@ class RawFolder(Dataset[RawImage]):
             forward slashes, or from the bare file name, to an int; or a function of the path.
         label_maps: instead of ``labels``: a folder with a class for every pixel of every file, by
             the same name below it: ``a/b.png`` (one channel, 8 or 16 bits, or a palette; needs
-            Pillow) or ``a/b.npy`` for ``a/b.dng``. A map lies over the whole upright picture, at
-            any resolution; 255 (65535 in 16 bits, -100 in signed arrays) has no class. See
-            :mod:`isp_distill.label_maps`.
+            Pillow) or ``a/b.npy`` for ``a/b.dng``. A map lies over the upright picture (see
+            ``frame``), at any resolution; 255 (65535 in 16 bits, -100 in signed arrays) has no
+            class. See :mod:`isp_distill.label_maps`.
         on_error: what users of the dataset should do about a file that cannot be used. Either way
             ``folder[i]`` raises its RawError; with "skip" it is recorded in ``skipped`` too, never
             decoded again, and a training loader takes another file in its place.
@@ -65,6 +68,12 @@ class RawFolder(Dataset[RawImage]):
             may share it; a RAW file that changed is decoded anew.
         extensions: suffixes to look for, in any case.
         files: take these files, in this order, instead of searching ``root``, which they lie in.
+        frame: over what label maps lie: the camera's own picture ("default_crop") or all that
+            :func:`isp_distill.render` shows ("visible"); None decides by each map's shape.
+        gain_map: True corrects the mosaics by their files' gain maps (lens shading), so that the
+            student sees even light too; values are rounded and stop at the white level. False
+            leaves the mosaics as they are (``render`` corrects its pictures all the same), None
+            too, with a warning for each camera that has gain maps.
 
     Attributes:
         root: the folder.
@@ -100,6 +109,8 @@ class RawFolder(Dataset[RawImage]):
         cache: str | os.PathLike[str] | None = None,
         extensions: Sequence[str] = RAW_EXTENSIONS,
         files: Sequence[str | os.PathLike[str]] | None = None,
+        frame: Frame = None,
+        gain_map: bool | None = None,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
@@ -110,6 +121,8 @@ class RawFolder(Dataset[RawImage]):
         self.root = Path(root)
         self.on_error = on_error
         self.upright = upright
+        self.frame = checked_frame(frame)
+        self.gain_map = gain_map
         self.cache_bytes = cache_bytes
         self.skipped: dict[str, str]
         self._errors: dict[str, type[RawError]] = {}
@@ -127,7 +140,7 @@ class RawFolder(Dataset[RawImage]):
         self._pool = DecodePool(workers, timeout_s)
         self._cache: OrderedDict[int, RawImage] = OrderedDict()
         self._cached_bytes = 0
-        self._kept = None if cache is None else DecodedCache(cache, upright)
+        self._kept = None if cache is None else DecodedCache(cache, upright, bool(gain_map))
         self.decoded: tuple[int, float] = (0, 0.0)
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -167,6 +180,8 @@ class RawFolder(Dataset[RawImage]):
                     self.skipped[name] = error.reason
                     self._errors[name] = type(error)
             raise
+        if self.gain_map is None:
+            warn_of_unseen(name, raw.camera, raw.gain_map)
         self._remember(index, raw)
         return raw
 
@@ -179,6 +194,8 @@ class RawFolder(Dataset[RawImage]):
             raise CorruptRawError(str(path), f"cannot be opened: {error.strerror}") from error
         if self.upright:
             raw = turn_upright(raw)
+        if self.gain_map:
+            raw = corrected(raw)
         with self._lock:
             self.decoded = self.decoded[0] + 1, self.decoded[1] + time.perf_counter() - began
         if self._kept is not None:

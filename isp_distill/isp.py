@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from isp_distill.cfa import pattern_code, pattern_codes, per_sample
+from isp_distill.gain_map import GainMap
+from isp_distill.gain_maps import GainMaps
 from isp_distill.ops.unprocess_operator import random_camera
 
 if TYPE_CHECKING:
@@ -53,9 +55,14 @@ class ISP:
             curve that :func:`isp_distill.unprocess` inverts) or "linear".
         exposure: a factor on linear light, before the highlights clip: a number or ``[N]``.
         orientation: EXIF orientation, 1 to 8, of every mosaic in the batch.
+        gain_map: lens shading that ``render`` corrects before everything else: a
+            :class:`~isp_distill.gain_map.GainMap` for all, a list with one or None for each, kept
+            as :class:`~isp_distill.gain_maps.GainMaps`; None for none. ``raw_conv`` takes mosaics
+            as they are: see ``RawFolder(gain_map=True)``.
 
     Raises:
         ValueError: for an unknown name or an orientation outside 1..8.
+        TypeError: for a gain map that is none.
     """
 
     black: Values = 0.0
@@ -67,6 +74,7 @@ class ISP:
     tone: str = "srgb"
     exposure: Values = 1.0
     orientation: int = 1
+    gain_map: GainMaps | GainMap | Sequence[GainMap | None] | None = None
 
     def __post_init__(self) -> None:
         if self.demosaic not in DEMOSAICS:
@@ -75,14 +83,27 @@ class ISP:
             raise ValueError(f"unknown tone {self.tone!r}: expected {', '.join(TONES)}")
         if self.orientation not in range(1, 9):
             raise ValueError(f"orientation {self.orientation!r} is no EXIF orientation (1 to 8)")
+        if self.gain_map is not None and not isinstance(self.gain_map, GainMaps):
+            object.__setattr__(self, "gain_map", GainMaps.of(self.gain_map))
+
+    @property
+    def gain_maps(self) -> GainMaps | None:
+        """``gain_map`` as it is kept: tensors, or None."""
+        assert self.gain_map is None or isinstance(self.gain_map, GainMaps)
+        return self.gain_map
 
     @classmethod
     def from_raw(cls, raw: RawImage | Sequence[RawImage], **settings: Any) -> ISP:
         """The ISP of one RAW file, or of a batch of them.
 
+        The exposure is ``2 ** baseline_exposure`` where the file asks for a brighter picture. Where
+        it asks for a darker one (negative stops) it is 1: makers mean a curve that keeps white
+        white, while a factor below 1 would leave clipped highlights grey and coloured.
+
         Args:
             raw: what :func:`isp_distill.read_raw` returned, or a list of such.
-            **settings: any other field, e.g. ``tone="linear"``; these win over the file.
+            **settings: any other field, e.g. ``tone="linear"``; these win over the file, so
+                ``exposure=1.0`` leaves the baseline exposure out.
 
         Raises:
             ValueError: for an empty list, or files of different orientation (make them
@@ -104,7 +125,11 @@ class ISP:
             "white_balance": torch.tensor([r.white_balance for r in raws], dtype=torch.float32),
             "ccm": torch.tensor([r.ccm for r in raws], dtype=torch.float32),
             "orientation": orientations.pop(),
+            "gain_map": GainMaps.of([r.gain_map for r in raws]),
         }
+        stops = [max(0.0, r.baseline_exposure) for r in raws]
+        if any(stops):
+            found["exposure"] = torch.tensor([2.0**s for s in stops], dtype=torch.float32)
         return cls(**{**found, **settings})
 
     def preset(self, name: str) -> ISP:
@@ -127,7 +152,7 @@ class ISP:
         Raises:
             ValueError: if a value fits neither one sample nor ``batch`` samples.
         """
-        where = torch.device(device)
+        where, maps = torch.device(device), self.gain_maps
         return self.replace(
             black=per_sample(self.black, batch, (4,), "black", where),
             white=per_sample(self.white, batch, (), "white", where),
@@ -135,14 +160,21 @@ class ISP:
             white_balance=per_sample(self.white_balance, batch, (3,), "white_balance", where),
             ccm=per_sample(self.ccm, batch, (3, 3), "ccm", where),
             exposure=per_sample(self.exposure, batch, (), "exposure", where),
+            gain_map=None if maps is None else maps.expand(batch).to(where, non_blocking=True),
         )
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor in it."""
+        own = [getattr(self, f.name) for f in dataclasses.fields(self)]
+        maps = self.gain_maps
+        return [v for v in own if isinstance(v, Tensor)] + ([] if maps is None else maps.tensors())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> ISP:
         """The same ISP with its tensors on another device."""
         moved = {
             f.name: value.to(device, non_blocking=non_blocking)
             for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), (Tensor, GainMaps))
         }
         return self.replace(**moved)
 
@@ -151,7 +183,7 @@ class ISP:
         pinned = {
             f.name: value.pin_memory()
             for f in dataclasses.fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
+            if isinstance(value := getattr(self, f.name), (Tensor, GainMaps))
         }
         return self.replace(**pinned)
 

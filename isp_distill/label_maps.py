@@ -1,8 +1,11 @@
 """Label maps: a class for every pixel of a picture, and what a view of the picture shows of it.
 
-**Where a map lies.** Over the upright picture, edge on edge: what :func:`isp_distill.render` makes
-of the whole mosaic, the EXIF orientation applied, which is also how viewers and annotation tools
-show a file. It may have any resolution of the picture's aspect ratio.
+**Where a map lies.** Over the upright picture, edge on edge, the EXIF orientation applied, at any
+resolution of the picture's aspect ratio. Two pictures are meant by that: the camera's own (its
+JPEG, what viewers and annotation tools show), which is the default crop of the mosaic
+(``RawImage.default_crop``), and the whole mosaic, which :func:`isp_distill.render` shows. A map of
+the size of one of them lies over it; else one with the default crop's aspect ratio lies over that;
+else over the mosaic. ``frame="default_crop"`` or ``"visible"`` says so for all maps.
 
 **What a view sees of it.** The part that its mosaic shows, turned over as the mosaic is, at the
 resolution at which dense logits are compared (:class:`LabelGrid`): each of these pixels takes the
@@ -11,6 +14,7 @@ class at its centre. Classes are never blended.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +27,8 @@ from torch import Tensor
 
 from .dense import full_size
 from .errors import RawError
+from .framing import Frame, Rectangle
+from .raw import RawImage
 from .tree import is_file
 from .views import Draw
 
@@ -76,11 +82,15 @@ class Shown(NamedTuple):
         picture: height and width, in any unit.
         window: top, left, height and width of the view in it.
         draw: the view; of it, the mirror and the flip.
+        default_crop: the camera's own picture in it, where that is known.
+        frame: over which of the two the map lies; None decides by its shape.
     """
 
     picture: tuple[int, int]
     window: tuple[int, int, int, int]
     draw: Draw
+    default_crop: Rectangle | None = None
+    frame: Frame = None
 
 
 class LabelMaps:
@@ -149,6 +159,8 @@ class LabelMaps:
 def map_view(label_map: Array, shown: Shown, grid: LabelGrid, name: str) -> Array:
     """What a view shows of a label map: int64 ``[grid.height, grid.width]``, -100 for none.
 
+    What lies outside of the map, where it covers the default crop only, has no class.
+
     Args:
         label_map: integers ``[h, w]``, with pixels of no class as in :class:`LabelMaps`.
         shown: the part of the picture.
@@ -156,17 +168,22 @@ def map_view(label_map: Array, shown: Shown, grid: LabelGrid, name: str) -> Arra
         name: of the map, for errors.
 
     Raises:
-        ValueError: the map is none, its aspect ratio is not the picture's, or a class in the view
-            is not one of the grid's.
+        ValueError: the map is none, its aspect ratio is not the picture's, a class in the view is
+            not one of the grid's, or it is to lie over a default crop that is not known.
     """
     _checked(label_map, name)
-    _check_aspect(label_map.shape, shown.picture, name)
+    first_row, first_column, *picture = _laid_over(label_map.shape, shown, name)
     top, left, height, width = shown.window
-    rows = _nearest(top, height, grid.height, label_map.shape[0], shown.picture[0])
-    columns = _nearest(left, width, grid.width, label_map.shape[1], shown.picture[1])
+    rows = _nearest(top - first_row, height, grid.height, label_map.shape[0], picture[0])
+    columns = _nearest(left - first_column, width, grid.width, label_map.shape[1], picture[1])
     rows = rows[::-1] if shown.draw.flip else rows
     columns = columns[::-1] if shown.draw.mirror else columns
-    labels = _labels(label_map[np.ix_(rows, columns)])
+    inside = [
+        (places >= 0) & (places < side)
+        for places, side in zip((rows, columns), label_map.shape, strict=True)
+    ]
+    labels = np.full((grid.height, grid.width), IGNORED, np.int64)
+    labels[np.ix_(*inside)] = _labels(label_map[np.ix_(rows[inside[0]], columns[inside[1]])])
     wrong = (labels >= grid.classes) | ((labels < 0) & (labels != IGNORED))
     if wrong.any():
         found = np.unique(labels[wrong])
@@ -180,15 +197,49 @@ def map_view(label_map: Array, shown: Shown, grid: LabelGrid, name: str) -> Arra
     return labels
 
 
-def as_label_map(label: Any) -> Array | None:
-    """A dataset's label as a map: any array of two axes or more; None for a class, or for none."""
-    if label is None or isinstance(label, int):
+def as_label_map(label: Any, name: str = "the label") -> Array | None:
+    """A dataset's label as a map: integers of two axes; None for a class, or for none.
+
+    Args:
+        label: of one item; an int, None, or anything that numpy takes for an array.
+        name: of the label, for errors.
+
+    Raises:
+        ValueError: it is an array of something else, or no label at all; the message says what.
+    """
+    if label is None or isinstance(label, (int, float, str, bytes, np.generic)):
         return None
     try:
         array = label.detach().cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)
-    except ValueError:
-        return None  # rows of several lengths are no map, and as_class says what is wrong
-    return array if array.ndim >= 2 else None
+    except (TypeError, ValueError, RuntimeError):
+        array = np.empty((), object)
+    found = _no_label(label, array)
+    if found is not None:
+        raise ValueError(
+            f"{name} is {found}: expected a class index, a label map (integers [H, W]) or None"
+        )
+    return array if array.ndim == 2 else None
+
+
+def _no_label(label: Any, array: Array) -> str | None:
+    """What something is that is neither a class nor a label map; None for these."""
+    what = f"{array.dtype} {list(array.shape)}"
+    if isinstance(label, RawImage):
+        return "a RawImage, and pairs of two pictures are not taken"
+    if array.dtype.kind not in "biuf":
+        return f"of the type {type(label).__name__}"
+    if array.ndim == 0 or (array.ndim == 2 and array.dtype.kind != "f" and array.size):
+        return None
+    if array.ndim == 3 and (array.shape[2] in (3, 4) or array.shape[0] in (3, 4)):
+        return (
+            f"a picture ({what}), and pairs of a mosaic and a picture are not taken (give the "
+            "RawImage or the picture)"
+        )
+    if array.ndim == 1:
+        return f"a list of {array.size} numbers ({what}; of one-hot labels, give the argmax)"
+    if array.ndim == 2:
+        return f"an array that holds no classes ({what})"
+    return f"an array of {array.ndim} axes ({what}; of one-hot maps, give the argmax)"
 
 
 def collate_labels(labels: Sequence[int | Array], grid: LabelGrid | None) -> Tensor | None:
@@ -281,6 +332,37 @@ def _labels(values: Array) -> Array:
     return labels
 
 
+def _laid_over(label_map: tuple[int, ...], shown: Shown, name: str) -> Rectangle:
+    """Which part of the picture a map lies over; see the top of this file.
+
+    Raises:
+        ValueError: it has the aspect ratio of neither, or the part is not known.
+    """
+    whole, crop = (0, 0, *shown.picture), shown.default_crop
+    if shown.frame == "default_crop":
+        if crop is None:
+            raise ValueError(
+                f'{name}: frame="default_crop", but its picture says of no default crop; use '
+                'frame="visible", or None to decide for each map'
+            )
+        whole = crop
+    elif shown.frame is None and crop is not None:
+        cut = [of_map - side for of_map, side in zip(label_map, shown.picture, strict=True)]
+        mosaics_own = label_map != crop[2:] and all(0 <= sites <= _CUT for sites in cut)
+        # A small map may fit both: the nearer one is meant.
+        away = [_away(label_map, one[2:]) for one in (crop, whole)]
+        nearer = away[0] <= away[1] or not _fits(label_map, whole[2:])
+        if not mosaics_own and nearer and _fits(label_map, crop[2:]):
+            whole = crop
+    _check_aspect(label_map, whole[2:], name)
+    return whole
+
+
+def _away(label_map: tuple[int, ...], picture: tuple[int, ...]) -> float:
+    """How far two aspect ratios are from each other; 0 for the same."""
+    return abs(math.log(label_map[0] * picture[1] / (label_map[1] * picture[0])))
+
+
 def _check_aspect(label_map: tuple[int, ...], picture: tuple[int, int], name: str) -> None:
     if _fits(label_map, picture):
         return
@@ -289,8 +371,8 @@ def _check_aspect(label_map: tuple[int, ...], picture: tuple[int, int], name: st
     raise ValueError(
         f"{name}: a label map of {height} x {width} does not fit its picture of {picture[0]} x "
         f"{picture[1]}: {'it lies on its side; turn it' if side else 'draw it over the picture'} "
-        "as the upright picture is (what isp_distill.render shows), at any resolution of that "
-        "aspect ratio"
+        "as the upright picture is (what the camera's JPEG or isp_distill.render shows), at any "
+        "resolution of that aspect ratio"
     )
 
 

@@ -8,7 +8,6 @@ checksum; and every file left out, with the reason) and ``shard-*.safetensors`` 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import math
 import os
 import time
@@ -26,7 +25,6 @@ from tqdm import tqdm
 from isp_distill import shards
 from isp_distill.atomic import only_writer
 from isp_distill.augmentation import ISPAugmentation
-from isp_distill.binning import bin_mosaic
 from isp_distill.decoding import DecodePool
 from isp_distill.errors import RawError
 from isp_distill.folder import RAW_EXTENSIONS, Labels, _classes, _find, _labels
@@ -36,7 +34,8 @@ from isp_distill.pack_writer import PackWriter, Record
 from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage
 from isp_distill.raw import upright as turn_upright
-from isp_distill.record_fields import binned_image, stored_fields
+from isp_distill.raw_changes import binned
+from isp_distill.record_fields import stored_fields
 from isp_distill.stored_teacher import ViewSettings
 from isp_distill.teacher import Teacher, as_teacher
 from isp_distill.teacher_writer import store_teacher
@@ -215,7 +214,7 @@ def pack(
         writer.end()
         if chosen is not None and wanted is not None:
             store_teacher(
-                PackedRaw(target),
+                PackedRaw(target, gain_map=False),
                 chosen,
                 wanted,
                 batch_size=batch_size,
@@ -285,7 +284,7 @@ def _record(
         if min(raw.mosaic.shape) < 2 * settings["binning"]:
             reason = f"its mosaic of {raw.height} x {raw.width} is too small to bin"
             return name, {"error": "UnsupportedRawError", "reason": reason, **stamp}
-        raw = binned_image(raw, bin_mosaic(raw.mosaic, settings["binning"]), settings["binning"])
+        raw = binned(raw, settings["binning"])
     mosaic, fields = raw.mosaic, stored_fields(raw)
     try:
         check_fields(fields, (raw.height, raw.width))

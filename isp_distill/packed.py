@@ -12,13 +12,16 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from isp_distill import shards
+from isp_distill.camera_warnings import warn_of_unseen
 from isp_distill.errors import CorruptRawError
+from isp_distill.framing import Frame, Rectangle, checked_frame, checked_rectangle
 from isp_distill.label_maps import LabelMaps
 from isp_distill.manifest import MANIFEST, digest_of, mismatched, read_manifest
 from isp_distill.manifest_schema import MOSAICS
 from isp_distill.mosaic_codec import DamagedBandError, decompress
 from isp_distill.raw import RawImage
 from isp_distill.raw import crop as crop_raw
+from isp_distill.raw_changes import corrected
 from isp_distill.record_fields import fields_of_rows, image_fields
 from isp_distill.tree import is_file
 
@@ -43,6 +46,8 @@ class PackedRaw(Dataset[RawImage]):
             the files had; see :class:`RawFolder`. They take the place of packed classes, and
             follow stored views as they do any other.
         use_stored_teacher: whether ``train()`` takes the logits that ``pack(teacher=...)`` stored.
+        frame: over what label maps lie; see :class:`RawFolder`.
+        gain_map: whether mosaics are corrected by their files' gain maps; see :class:`RawFolder`.
 
     Attributes:
         root: the folder that was packed, on the machine where it was.
@@ -67,11 +72,14 @@ class PackedRaw(Dataset[RawImage]):
         label_maps: str | os.PathLike[str] | None = None,
         on_error: Literal["skip", "raise"] = "skip",
         use_stored_teacher: bool = True,
+        frame: Frame = None,
+        gain_map: bool | None = None,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
         self.path, self.on_error = Path(path), on_error
         self.use_stored_teacher = use_stored_teacher
+        self.frame, self.gain_map = checked_frame(frame), gain_map
         manifest = read_manifest(self.path, MOSAICS)
         if manifest is None:
             raise FileNotFoundError(
@@ -116,12 +124,20 @@ class PackedRaw(Dataset[RawImage]):
             IndexError: there is no such file.
         """
         height, _ = self.shape(index)
-        return self.rows(index, 0, height)
+        raw = self.rows(index, 0, height)
+        if self.gain_map is None:
+            warn_of_unseen(raw.path, raw.camera, raw.gain_map)
+        return raw
 
     def shape(self, index: int) -> tuple[int, int]:
         """Height and width of the i-th mosaic; nothing is read."""
         height, width = self._entries[index]["shape"]
         return int(height), int(width)
+
+    def default_crop(self, index: int) -> Rectangle | None:
+        """The i-th file's default crop, within its whole mosaic; nothing is read."""
+        stored = self._entries[index]["fields"].get("default_crop")
+        return None if stored is None else checked_rectangle(stored, *self.shape(index))
 
     def crop(self, index: int, top: int, left: int, height: int, width: int) -> RawImage:
         """A rectangle of the i-th mosaic, its pattern tracked; reads the rows it needs.
@@ -172,7 +188,8 @@ class PackedRaw(Dataset[RawImage]):
             else:
                 raise shards.DamagedShardError(f"{file}: its record is not of its size")
             fields = fields_of_rows(image_fields(entry["fields"]), top, bottom)
-            return RawImage(mosaic=mosaic, path=path, **fields)
+            raw = RawImage(mosaic=mosaic, path=path, **fields)
+            return corrected(raw) if self.gain_map else raw
         except (shards.DamagedShardError, DamagedBandError) as error:
             reason = (
                 f"its record in shard {self.path / file} is damaged ({error}): run "

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import tiff
-
 Gains = tuple[float, float, float]
 Matrix = tuple[Gains, Gains, Gains]
 Blacks = tuple[float, float, float, float]
@@ -34,10 +32,12 @@ SRGB_TO_XYZ = (
 )
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
-# EXIF LightSource codes of daylight: D65; D75, D55, flash and weather; D50. The others are lamps.
-_DISTANCE_FROM_D65: dict[float, int] = {21: 0, 22: 1, 20: 1, 1: 1, 4: 1, 9: 1, 10: 1, 23: 2}
 # A gain outside this range is damage, not a colour temperature: candle light needs blue x 5.
 _MAX_GAIN = 64.0
+# A maker's wish beyond this is damage: HDR phones ask for 4 at most.
+_MAX_STOPS = 16.0
+# LibRaw's daylight gains for a camera it does not know are 1 but for the rounding of a float32.
+_NO_GAIN = 1e-3
 # Beyond this a matrix amplifies noise by more than any camera's (the worst known is about 20).
 _MAX_CONDITION = 1000.0
 
@@ -73,41 +73,6 @@ def black_of_libraw(levels: Sequence[float], colors: Sequence[int], pattern: str
     black = [0.0] * 4
     for site, plane in enumerate(SITE_PLANES[pattern]):
         black[plane] = float(levels[colors[site]])
-    return (black[0], black[1], black[2], black[3])
-
-
-def black_of_dng(
-    directory: tiff.Directory, top: int, left: int, pattern: str, libraw: Blacks
-) -> Blacks:
-    """Black levels, R, Gr, Gb, B, from a DNG's own tags, or ``libraw`` where it has none.
-
-    Two reasons to prefer the tags: LibRaw rounds fractions, and it rounds an odd ActiveArea
-    margin up to an even one without moving the 2x2 of black levels along, so that unequal blacks
-    land on the wrong colours. DNG specification: the pattern of BlackLevel starts at the top left
-    of ActiveArea. Patterns longer than 2x2 are averaged over the sites of each parity.
-
-    Args:
-        directory: the tags of the sensor data.
-        top: first row of the visible area, on the sensor.
-        left: first column of the visible area, on the sensor.
-        pattern: the pattern of the visible area.
-        libraw: what to return where the tags are absent, damaged, or vary by row or column.
-    """
-    values = tiff.numbers(directory, tiff.BLACK_LEVEL)
-    repeat = tiff.integers(directory, tiff.BLACK_LEVEL_REPEAT_DIM) or (1, 1)
-    if values is None or len(repeat) != 2 or len(values) != repeat[0] * repeat[1]:
-        return libraw
-    if tiff.BLACK_LEVEL_DELTA_H in directory or tiff.BLACK_LEVEL_DELTA_V in directory:
-        return libraw
-    period = np.tile(np.asarray(values, dtype=np.float64).reshape(repeat), (2, 2))
-    area = tiff.integers(directory, tiff.ACTIVE_AREA) or (0, 0, 0, 0)
-    if not np.isfinite(period).all() or len(area) != 4 or top < area[0] or left < area[1]:
-        return libraw
-    shift_y, shift_x = top - area[0], left - area[1]
-    black = [0.0] * 4
-    for site, plane in enumerate(SITE_PLANES[pattern]):
-        y, x = (site // 2 + shift_y) % 2, (site % 2 + shift_x) % 2
-        black[plane] = float(period[y::2, x::2].mean())
     return (black[0], black[1], black[2], black[3])
 
 
@@ -163,23 +128,28 @@ def white_balance_of(
 ) -> tuple[Gains, str | None]:
     """White-balance gains (R, G, B; green 1), and a warning where the file has none.
 
-    What the camera measured comes first (LibRaw's ``camera_whitebalance``, then the DNG's
-    AsShotNeutral, which is the inverse of the gains), then LibRaw's daylight gains for the camera,
-    then ones.
+    What the camera measured comes first (the DNG's as-shot neutral, the inverse of the gains, then
+    LibRaw's ``camera_whitebalance``), then LibRaw's daylight gains for the camera, then ones.
 
     Args:
         camera: LibRaw's ``camera_whitebalance``; missing is all 0, -1, or 0 but for green.
-        neutral: AsShotNeutral, the camera's linear response to white.
-        daylight: LibRaw's ``daylight_whitebalance``; exactly 1, 1, 1 where it knows nothing.
+        neutral: the DNG's as-shot neutral, the camera's linear response to white; None for other
+            formats and where the file does not say.
+        daylight: LibRaw's ``daylight_whitebalance``; about 1, 1, 1 where it knows nothing.
     """
-    if (gains := _gains(camera)) is not None:
-        return gains, None
     if neutral is not None and len(neutral) == 3 and min(neutral) > 0:
         gains = _gains([1.0 / n for n in neutral])
         if gains is not None:
             return gains, None
-    if (gains := _gains(daylight)) is not None and tuple(daylight or ())[:3] != (1.0, 1.0, 1.0):
+    if (gains := _gains(camera)) is not None:
         return gains, None
+    gains = _gains(daylight)
+    if gains is not None and max(abs(g - 1) for g in gains) > _NO_GAIN:
+        red, _, blue = gains
+        return gains, (
+            f"no as-shot white balance in the file; using daylight's gains, {red:.3f}, 1, "
+            f"{blue:.3f} (expect a colour cast under lamps)"
+        )
     return (1.0, 1.0, 1.0), "no white balance in the file; using gains of 1 (expect a colour cast)"
 
 
@@ -214,42 +184,36 @@ def camera_to_srgb(xyz_to_camera: MatrixLike) -> Matrix | None:
     return (rows[0], rows[1], rows[2])
 
 
-def dng_matrices(directories: list[tiff.Directory]) -> list[np.ndarray]:
-    """The DNG's XYZ to camera matrices, float64 [3, 3], that for the light closest to D65 first.
-
-    CameraCalibration (the difference between this camera and its model) is applied.
-    """
-    found: list[tuple[int, np.ndarray]] = []
-    for matrix_tag, light_tag, calibration_tag in (
-        (tiff.COLOR_MATRIX_1, tiff.CALIBRATION_ILLUMINANT_1, tiff.CAMERA_CALIBRATION_1),
-        (tiff.COLOR_MATRIX_2, tiff.CALIBRATION_ILLUMINANT_2, tiff.CAMERA_CALIBRATION_2),
-    ):
-        values = tiff.find(directories, matrix_tag)
-        if values is None or len(values) != 9:
-            continue
-        matrix = np.asarray(values, dtype=np.float64).reshape(3, 3)
-        calibration = tiff.find(directories, calibration_tag)
-        if calibration is not None and len(calibration) == 9:
-            matrix = np.asarray(calibration, dtype=np.float64).reshape(3, 3) @ matrix
-        (light, *_) = tiff.find(directories, light_tag) or (0,)
-        found.append((_DISTANCE_FROM_D65.get(light, 3), matrix))
-    # sorted() is stable: of two equally near lights the first tag wins.
-    return [matrix for _, matrix in sorted(found, key=lambda item: item[0])]
-
-
 def ccm_of(dng: Sequence[np.ndarray], libraw: MatrixLike) -> tuple[Matrix, str | None]:
     """The colour matrix of a file, and a warning where it has none and the identity is used.
 
     A DNG's own matrix comes before LibRaw's table, which is all zeros for cameras it does not know.
 
     Args:
-        dng: from :func:`dng_matrices`.
+        dng: the DNG's XYZ to camera matrices, the preferred one first; empty for other formats.
         libraw: ``rgb_xyz_matrix``, [4, 3] (in spite of its name, XYZ to camera).
     """
     for matrix in (*dng, libraw):
         if (ccm := camera_to_srgb(matrix)) is not None:
             return ccm, None
     return IDENTITY, "no usable colour matrix in the file; using the identity (muted colours)"
+
+
+def baseline_exposure_of(stops: Sequence[float] | None) -> tuple[float, str | None]:
+    """A DNG's BaselineExposure in stops, and a warning where it cannot be one.
+
+    BaselineExposureOffset is not added: it belongs to the look of an embedded profile, whose tone
+    curve is not applied either.
+
+    Args:
+        stops: the tag's values; None where it is absent, which means 0.
+    """
+    if stops is None:
+        return 0.0, None
+    if len(stops) != 1 or not abs(stops[0]) <= _MAX_STOPS:
+        said = ", ".join(f"{s:g}" for s in stops)
+        return 0.0, f"a baseline exposure of {said} stops makes no sense; using 0"
+    return float(stops[0]), None
 
 
 def orientation_of(flip: int) -> int:

@@ -48,35 +48,3 @@ def fields_of_rows(fields: dict[str, Any], top: int, bottom: int) -> dict[str, A
     if gains is not None and top:
         gains = dataclasses.replace(gains, top=gains.top - top)
     return {**fields, "default_crop": crop, "gain_map": gains}
-
-
-def binned_image(raw: RawImage, mosaic: np.ndarray, factor: int) -> RawImage:
-    """An image whose mosaic was binned by a factor: what has a place is scaled with it.
-
-    Args:
-        raw: the image as it was.
-        mosaic: uint16 ``[h, w]``, from :func:`isp_distill.binning.bin_mosaic`.
-        factor: its binning.
-
-    Returns:
-        The image. Its default crop holds the binned sites that lie in the old one wholly, or is
-        None where there are none.
-    """
-    crop, gains = raw.default_crop, raw.gain_map
-    if crop is not None:
-        top, left = -(-crop[0] // factor), -(-crop[1] // factor)
-        bottom = min((crop[0] + crop[2]) // factor, mosaic.shape[0])
-        right = min((crop[1] + crop[3]) // factor, mosaic.shape[1])
-        whole = top < bottom and left < right
-        crop = (top, left, bottom - top, right - left) if whole else None
-    if gains is not None:
-        # A binned site lies in the middle of its block: (factor - 1) / 2 behind the first one.
-        middle = (factor - 1) / 2
-        gains = dataclasses.replace(
-            gains,
-            top=(gains.top - middle) / factor,
-            left=(gains.left - middle) / factor,
-            step_y=gains.step_y / factor,
-            step_x=gains.step_x / factor,
-        )
-    return dataclasses.replace(raw, mosaic=mosaic, default_crop=crop, gain_map=gains)

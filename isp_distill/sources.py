@@ -100,6 +100,8 @@ def _files(root: Path, extensions: Sequence[str]) -> tuple[list[Path], dict[str,
     return files_below(root, extensions)
 
 
+# Items that may be damaged before none is looked at.
+_FIRST_ITEMS = 8
 # So many decoded files show what decoding costs.
 _MEASURED = 16
 
@@ -134,14 +136,45 @@ def has_label_maps(source: Source) -> bool:
             item = source[index]
         except RawError:
             continue
-        if isinstance(item, tuple):
-            label = item[1]
+        pair = item_and_label(item, index)
+        if pair is not None:
+            label = pair[1]
             if label is None:
                 continue  # some have none
         else:
             label = source.label(index) if hasattr(source, "label") else None
-        return as_label_map(label) is not None
+        return as_label_map(label, f"the label of dataset item {index}") is not None
     return False
+
+
+def _check_first_label(source: Source) -> None:
+    """Refuse a label that is none before a run begins, even one that its loss would not look at."""
+    for index in range(min(len(source), _FIRST_ITEMS)):
+        try:
+            pair = item_and_label(source[index], index)
+        except RawError:
+            continue
+        if pair is not None:
+            as_label_map(pair[1], f"the label of dataset item {index}")
+        elif hasattr(source, "label"):
+            as_label_map(source.label(index), f"the label of dataset item {index}")
+        return
+
+
+def item_and_label(item: Any, index: int) -> tuple[Any, Any] | None:
+    """A dataset's item taken apart where it comes with its label; None where it is alone.
+
+    Raises:
+        ValueError: it is a tuple of another length.
+    """
+    if not isinstance(item, tuple):
+        return None
+    if len(item) != 2:
+        raise ValueError(
+            f"dataset item {index} is a tuple of {len(item)}: expected a RawImage or a picture, "
+            "alone or with its label"
+        )
+    return item[0], item[1]
 
 
 def label_grid(
@@ -170,7 +203,8 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
 
     Raises:
         FileNotFoundError: for a folder without either, or a file or label map that is missing.
-        ValueError: for an empty dataset, or a list of both RAW files and pictures.
+        ValueError: for an empty dataset, a list of both RAW files and pictures, or a first item
+            whose label is none.
         TypeError: for something that is neither a path nor a dataset.
     """
     if isinstance(data, (str, os.PathLike)):
@@ -191,6 +225,8 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         if len(data) == 0:
             raise ValueError("the dataset is empty")
+        if not isinstance(data, (RawFolder, PackedRaw, ImageFolder)):
+            _check_first_label(cast(Source, data))
         return cast(Source, data)
     raise TypeError(
         f"data must be a folder, a file, a list of files, or a dataset with a length, not "

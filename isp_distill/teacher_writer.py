@@ -22,6 +22,7 @@ from isp_distill.atomic import clear_leftovers
 from isp_distill.data import RawBatch
 from isp_distill.errors import DamagedPackError
 from isp_distill.fingerprint import fingerprint
+from isp_distill.gain_maps import GainMaps
 from isp_distill.isp import ISP
 from isp_distill.logit_codec import encode, output_of
 from isp_distill.manifest import (
@@ -208,7 +209,8 @@ def _predicted(
         for number in range(settings.views):
             draw, numbers, isp = settings.draw(packed.names[index], number, own)
             mosaic, camera = settings.view.cut_raw(raw, draw)
-            isp = isp.batched(1).replace(pattern=ISP.from_raw(camera).pattern)
+            seen = ISP.from_raw(camera)
+            isp = isp.batched(1).replace(pattern=seen.pattern, gain_map=seen.gain_map)
             made.append(Cut(np.ascontiguousarray(mosaic), numbers, isp))
         return made
 
@@ -243,5 +245,6 @@ def _logits(teacher: Teacher, views: list[Cut], where: torch.device) -> Tensor:
     each = [view.isp for view in views]
     names = ("black", "white", "pattern", "white_balance", "ccm", "exposure")
     isp = each[0].replace(**{n: torch.cat([getattr(one, n) for one in each]) for n in names})
+    isp = isp.replace(gain_map=GainMaps.cat([(one.gain_maps, 1) for one in each]))
     batch = RawBatch(torch.from_numpy(np.stack([view.mosaic for view in views])), isp).to(where)
     return teacher.logits(teacher.picture(batch)).float().cpu()

@@ -10,10 +10,28 @@ Tag numbers and types: TIFF 6.0, TIFF/EP (ISO 12234-2) and the DNG specification
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import BinaryIO
 
-Value = tuple[float, ...] | bytes
+
+class TagError(ValueError):
+    """A tag is there and cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for the value of a tag that is there but cannot be read.
+
+    A damaged tag must not be taken for an absent one: absent has a meaning (a black level of 0).
+    """
+
+    reason: str
+
+
+Value = tuple[float, ...] | bytes | Unreadable
 Directory = dict[int, Value]
 
 NEW_SUBFILE_TYPE = 254
@@ -26,7 +44,12 @@ MAKE = 271
 MODEL = 272
 STRIP_OFFSETS = 273
 ORIENTATION = 274
+SAMPLES_PER_PIXEL = 277
+ROWS_PER_STRIP = 278
 STRIP_BYTE_COUNTS = 279
+PREDICTOR = 317
+TILE_WIDTH = 322
+TILE_LENGTH = 323
 TILE_OFFSETS = 324
 TILE_BYTE_COUNTS = 325
 SUB_IFDS = 330
@@ -36,11 +59,16 @@ CFA_PATTERN = 33422
 EXPOSURE_TIME = 33434
 EXIF_IFD = 34665
 ISO_SPEED = 34855
+SENSITIVITY_TYPE = 34864
+STANDARD_OUTPUT_SENSITIVITY = 34865
+RECOMMENDED_EXPOSURE_INDEX = 34866
+ISO_SPEED_LONG = 34867
 DNG_VERSION = 50706
 DNG_BACKWARD_VERSION = 50707
 UNIQUE_CAMERA_MODEL = 50708
 CFA_PLANE_COLOR = 50710
 CFA_LAYOUT = 50711
+LINEARIZATION_TABLE = 50712
 BLACK_LEVEL_REPEAT_DIM = 50713
 BLACK_LEVEL = 50714
 BLACK_LEVEL_DELTA_H = 50715
@@ -50,7 +78,10 @@ COLOR_MATRIX_1 = 50721
 COLOR_MATRIX_2 = 50722
 CAMERA_CALIBRATION_1 = 50723
 CAMERA_CALIBRATION_2 = 50724
+ANALOG_BALANCE = 50727
 AS_SHOT_NEUTRAL = 50728
+AS_SHOT_WHITE_XY = 50729
+BASELINE_EXPOSURE = 50730
 CALIBRATION_ILLUMINANT_1 = 50778
 CALIBRATION_ILLUMINANT_2 = 50779
 ACTIVE_AREA = 50829
@@ -77,8 +108,9 @@ def read_directories(file: BinaryIO) -> list[Directory]:
     Returns:
         One ``{tag: values}`` per directory, IFD 0 first; an empty list where the file is not a
         classic TIFF. Numbers come as a tuple of int or float (rationals divided, a zero
-        denominator dropping the tag), text and undefined data as bytes. What is damaged is left
-        out, never raised: LibRaw has the last word on whether a file can be used.
+        denominator makes the tag unreadable), text and undefined data as bytes. A tag that cannot
+        be read is there as an :class:`Unreadable`, never raised: most tags of a file are of no
+        interest. :func:`required` raises for those that are.
 
     Raises:
         OSError: the file cannot be read.
@@ -114,26 +146,31 @@ def _read_directory(file: BinaryIO, order: str, offset: int, size: int) -> tuple
     directory: Directory = {}
     for start in range(0, min(12 * count, len(block) - 11), 12):
         tag, kind, length = struct.unpack_from(order + "HHI", block, start)
-        nbytes = _SIZES.get(kind, 0) * length
-        if not 0 < nbytes <= _MAX_VALUE_BYTES:
-            continue
-        if nbytes <= 4:
-            data = block[start + 8 : start + 8 + nbytes]
-        else:
-            position = struct.unpack_from(order + "I", block, start + 8)[0]
-            if position + nbytes > size:
-                continue
-            file.seek(position)
-            data = file.read(nbytes)
-        value = _decode(order, kind, data)
-        if value is not None:
-            directory.setdefault(tag, value)
+        directory.setdefault(
+            tag, _value(file, order, kind, length, block[start + 8 : start + 12], size)
+        )
     tail = block[12 * count : 12 * count + 4]
     return directory, struct.unpack(order + "I", tail)[0] if len(tail) == 4 else 0
 
 
-def _decode(order: str, kind: int, data: bytes) -> Value | None:
-    """The value of one tag, or None where a rational divides by zero."""
+def _value(file: BinaryIO, order: str, kind: int, length: int, field: bytes, size: int) -> Value:
+    """The value of one entry, whose last four bytes ``field`` begins with."""
+    if kind not in _SIZES:
+        return Unreadable(f"has a type of {kind}, which TIFF does not know")
+    nbytes = _SIZES[kind] * length
+    if not 0 < nbytes <= _MAX_VALUE_BYTES:
+        return Unreadable(f"has a count of {length}")
+    if nbytes <= 4:
+        return _decode(order, kind, field[:nbytes])
+    position = struct.unpack_from(order + "I", field)[0]
+    if position + nbytes > size:
+        return Unreadable(f"has {length} values at {position}, beyond the end of the file")
+    file.seek(position)
+    return _decode(order, kind, file.read(nbytes))
+
+
+def _decode(order: str, kind: int, data: bytes) -> Value:
+    """The value of one tag from its bytes."""
     if kind in (2, 7):
         return data
     code = "I" if kind == 13 else _FORMATS[kind]
@@ -142,14 +179,46 @@ def _decode(order: str, kind: int, data: bytes) -> Value | None:
         return values
     tops, bottoms = values[::2], values[1::2]
     if 0 in bottoms:
-        return None
+        return Unreadable("divides by zero")
     return tuple(top / bottom for top, bottom in zip(tops, bottoms, strict=True))
 
 
 def numbers(directory: Directory, tag: int) -> tuple[float, ...] | None:
-    """The tag's numbers, or None where it is absent or is not numeric."""
+    """The tag's numbers, or None where it is absent, unreadable or not numeric."""
     value = directory.get(tag)
     return value if isinstance(value, tuple) else None
+
+
+def required(
+    directory: Directory, tag: int, name: str, counts: Collection[int] = ()
+) -> tuple[float, ...] | None:
+    """The numbers of a tag on which a picture depends: absent or sound, nothing between.
+
+    Args:
+        directory: the tags of one directory.
+        tag: its number.
+        name: its name, for the message.
+        counts: how many values it may have; empty for any number.
+
+    Returns:
+        Finite numbers, or None where the tag is absent.
+
+    Raises:
+        TagError: the tag is there but cannot be read, is not numeric or has another count.
+    """
+    value = directory.get(tag)
+    if value is None:
+        return None
+    if isinstance(value, Unreadable):
+        raise TagError(f"its {name} tag {value.reason}")
+    if isinstance(value, bytes):
+        raise TagError(f"its {name} tag holds text or bytes, not numbers")
+    if not all(math.isfinite(v) for v in value):
+        raise TagError(f"its {name} tag has values that are not finite")
+    if counts and len(value) not in counts:
+        wanted = " or ".join(str(c) for c in counts)
+        raise TagError(f"its {name} tag has {len(value)} values, not {wanted}")
+    return value
 
 
 def integers(directory: Directory, tag: int) -> tuple[int, ...]:
@@ -177,13 +246,32 @@ def is_dng(directories: list[Directory]) -> bool:
     return bool(directories) and DNG_VERSION in directories[0]
 
 
-def raw_directory(directories: list[Directory]) -> Directory:
-    """The directory of the sensor data: the first with a CFA or LinearRaw photometric; else {}."""
+def raw_directory(directories: list[Directory], shape: tuple[int, int] | None = None) -> Directory:
+    """The directory of the sensor data, among those with a CFA, else a LinearRaw, photometric.
+
+    A file may hold several: a reduced CFA image beside the main one, or several frames. The one of
+    the size that was decoded is taken; among several of that size (or where the size is not known
+    yet) a main image comes before a reduced one (NewSubFileType), then the larger, then the first.
+
+    Args:
+        directories: from :func:`read_directories`.
+        shape: height and width of what LibRaw decoded, margins included; None before it did.
+
+    Returns:
+        Its tags; empty where no directory has sensor data.
+    """
     for wanted in (PHOTOMETRIC_CFA, PHOTOMETRIC_LINEAR_RAW):
-        for directory in directories:
-            if integers(directory, PHOTOMETRIC) == (wanted,):
-                return directory
+        found = [d for d in directories if integers(d, PHOTOMETRIC) == (wanted,)]
+        if found:
+            return min(found, key=lambda d: _unlikeness(d, shape))
     return {}
+
+
+def _unlikeness(directory: Directory, shape: tuple[int, int] | None) -> tuple[bool, bool, int]:
+    """Sorts directories: of another size, reduced, small."""
+    height, width = ((*integers(directory, tag), 0)[0] for tag in (IMAGE_LENGTH, IMAGE_WIDTH))
+    (kind, *_) = integers(directory, NEW_SUBFILE_TYPE) or (0,)
+    return shape not in (None, (height, width)), bool(kind & 1), -height * width
 
 
 def missing_bytes(directory: Directory, size: int) -> int:

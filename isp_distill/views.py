@@ -107,14 +107,14 @@ class View:
         """The view's mosaic, and the camera it is seen with (its pattern follows the flips)."""
         top, left, height, width = self.window(raw.height, raw.width, drawn, raw.path)
         window = raw.mosaic[top : top + height, left : left + width]
-        return self._finished(raw, window, drawn)
+        return self._finished(raw, window, (top, left), drawn)
 
     def cut_packed(self, packed: PackedRaw, index: int, drawn: Draw) -> tuple[Array, RawImage]:
         """The same view of a packed file, of which only the view's rows are read."""
         path = str(packed.paths[index])
         top, left, height, width = self.window(*packed.shape(index), drawn, path)
         raw = packed.rows(index, top, top + height)
-        return self._finished(raw, raw.mosaic[:, left : left + width], drawn)
+        return self._finished(raw, raw.mosaic[:, left : left + width], (0, left), drawn)
 
     def window(self, height: int, width: int, drawn: Draw, path: str) -> tuple[int, int, int, int]:
         """Top, left, height and width of the view in a mosaic of this size: whole periods.
@@ -140,7 +140,15 @@ class View:
         )
         return *_corner((height, width), (rows, columns), drawn.place), rows, columns
 
-    def _finished(self, raw: RawImage, window: Array, drawn: Draw) -> tuple[Array, RawImage]:
+    def _finished(
+        self, raw: RawImage, window: Array, corner: tuple[int, int], drawn: Draw
+    ) -> tuple[Array, RawImage]:
+        """The window at ``corner`` of the image at the view's size, turned over as it is drawn."""
+        gain_map = raw.gain_map
+        if gain_map is not None:
+            gain_map = gain_map.cropped(*corner).scaled(
+                window.shape[0] / self.crop, window.shape[1] / self.crop
+            )
         if drawn.area is None:
             mosaic = bin_mosaic(window, window.shape[0] // self.crop)
         else:
@@ -149,10 +157,15 @@ class View:
         # Sides are even, so the two sites of a period change places: read them backwards.
         if drawn.mirror:
             mosaic, code = mosaic[:, ::-1], code ^ 1
+            gain_map = None if gain_map is None else gain_map.mirrored(self.crop)
         if drawn.flip:
             mosaic, code = mosaic[::-1], code ^ 2
+            gain_map = None if gain_map is None else gain_map.flipped(self.crop)
         period = np.ascontiguousarray(mosaic[:2, :2])
-        return mosaic, dataclasses.replace(raw, mosaic=period, pattern=PATTERNS[code])
+        camera = dataclasses.replace(
+            raw, mosaic=period, pattern=PATTERNS[code], default_crop=None, gain_map=gain_map
+        )
+        return mosaic, camera
 
     def cut_picture(self, picture: Array, drawn: Draw) -> Array:
         """The view of an RGB picture ``[H, W, 3]``; without ``area``, its shorter side scaled."""

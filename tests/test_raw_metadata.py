@@ -25,10 +25,11 @@ tifffile = pytest.importorskip("tifffile", reason="the tests' DNG files are writ
         ((2048.0, 1024.0, 1536.0, 1024.0), None, None, (2, 1, 1.5), False),
         ((1.0, 0.5, 0.75, 0.0), None, None, (2, 1, 1.5), False),
         ((512.0, 0.0, 384.0, 256.0), None, None, (2, 1, 1.5), False),
-        ((0.0, 0.0, 0.0, 0.0), None, (2.2, 1.1, 1.1), (2, 1, 1), False),
-        ((-1.0, -1.0, -1.0, -1.0), None, (2.2, 1.1, 1.1), (2, 1, 1), False),
+        ((0.0, 0.0, 0.0, 0.0), None, (2.2, 1.1, 1.1), (2, 1, 1), True),
+        ((-1.0, -1.0, -1.0, -1.0), None, (2.2, 1.1, 1.1), (2, 1, 1), True),
         ((0.0, 1.0, 0.0, 0.0), (0.5, 1.0, 0.8), (3.0, 1.0, 3.0), (2, 1, 1.25), False),
         ((0.0, 1.0, 0.0, 0.0), None, (1.0, 1.0, 1.0, 0.0), (1, 1, 1), True),
+        (None, None, (1.0000001, 1.0, 0.9999999), (1, 1, 1), True),
         ((float("nan"), 1.0, 1.0, 0.0), None, None, (1, 1, 1), True),
         ((1e9, 1.0, 1.0, 0.0), (0.0, 1.0, 1.0), None, (1, 1, 1), True),
         (None, None, None, (1, 1, 1), True),
@@ -95,30 +96,6 @@ def test_black_of_libraw_follows_the_row_of_red(pattern):
     black = raw_metadata.black_of_libraw(levels, colors, pattern)
     for site, name in enumerate(names):
         assert black[["R", "Gr", "Gb", "B"].index(name)] == levels[colors[site]]
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ({}, (9, 9, 9, 9)),
-        ({tiff.BLACK_LEVEL: (5.5,)}, (5.5, 5.5, 5.5, 5.5)),
-        ({tiff.BLACK_LEVEL: (1, 2), tiff.BLACK_LEVEL_REPEAT_DIM: (1, 2)}, (1, 2, 1, 2)),
-        ({tiff.BLACK_LEVEL: (1, 2), tiff.BLACK_LEVEL_REPEAT_DIM: (2, 1)}, (1, 1, 2, 2)),
-        (
-            {tiff.BLACK_LEVEL: tuple(range(16)), tiff.BLACK_LEVEL_REPEAT_DIM: (4, 4)},
-            (5, 6, 9, 10),
-        ),
-        ({tiff.BLACK_LEVEL: (1, 2, 6), tiff.BLACK_LEVEL_REPEAT_DIM: (1, 3)}, (3, 3, 3, 3)),
-        ({tiff.BLACK_LEVEL: (1, 2), tiff.BLACK_LEVEL_REPEAT_DIM: (2, 2)}, (9, 9, 9, 9)),
-        ({tiff.BLACK_LEVEL: (1,), tiff.BLACK_LEVEL_DELTA_H: (0, 1)}, (9, 9, 9, 9)),
-        ({tiff.BLACK_LEVEL: (1,), tiff.BLACK_LEVEL_REPEAT_DIM: (1,)}, (9, 9, 9, 9)),
-        ({tiff.BLACK_LEVEL: (1,), tiff.ACTIVE_AREA: (0,)}, (9, 9, 9, 9)),
-        ({tiff.BLACK_LEVEL: (1,), tiff.ACTIVE_AREA: (2, 0, 9, 9)}, (9, 9, 9, 9)),
-        ({tiff.BLACK_LEVEL: (float("nan"),)}, (9, 9, 9, 9)),
-    ],
-)
-def test_black_of_dng(tags, expected):
-    assert raw_metadata.black_of_dng(tags, 0, 0, "RGGB", (9, 9, 9, 9)) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import pytest
 from test_pack import mosaic
 
 from isp_distill import PackedRaw, RawImage
-from isp_distill.binning import bin_mosaic
 from isp_distill.decoded_cache import DecodedCache
 from isp_distill.gain_map import GainMap
 from isp_distill.pack import _record
 from isp_distill.pack_writer import PackWriter
-from isp_distill.record_fields import binned_image, fields_of_rows, image_fields, stored_fields
+from isp_distill.raw_changes import binned
+from isp_distill.record_fields import fields_of_rows, image_fields, stored_fields
 
 pytest.importorskip("zstandard", reason="shards are compressed with it")
 
@@ -93,7 +93,7 @@ def test_places_follow_the_rows_and_the_binning(tmp_path):
     assert fields["default_crop"] == (0, 6, 10, 44)
     assert fields["gain_map"].top == -11.5
     assert fields_of_rows(image_fields(stored_fields(raw)), 36, 40)["default_crop"] is None
-    small = binned_image(raw, bin_mosaic(raw.mosaic, 2), 2)
+    small = binned(raw, 2)
     assert small.default_crop == (2, 3, 15, 22)
     assert (small.gain_map.top, small.gain_map.step_x) == (-1.0, 14.7 / 2)
     assert packed_image(tmp_path / "out", raw, binning=2)[0].default_crop == (2, 3, 15, 22)

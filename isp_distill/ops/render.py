@@ -13,6 +13,7 @@ from isp_distill.cfa import check_levels, on_device
 from isp_distill.isp import ISP
 from isp_distill.ops import reference, render_cpu, render_triton
 from isp_distill.ops.raw_conv import checked_mosaic
+from isp_distill.ops.reference_gain_map import apply_gain_map
 from isp_distill.ops.render_operator import render as operator
 
 __all__ = ["output_size", "render", "render_cpu", "render_triton"]
@@ -53,9 +54,10 @@ def render(
 ) -> Tensor:
     """Turn mosaics into pictures: ``[N, 3, h, w]``, upright, in [0, 1] before ``mean`` and ``std``.
 
-    Black and white level, white balance and exposure with highlights clipped at the sensor,
-    demosaicing (edges mirrored by whole periods), crop, EXIF orientation, colour matrix, clip, tone
-    curve, antialiased bilinear resize, ``(x - mean) / std``.
+    Gain map (lens shading, values stopping at white), black and white level, white balance and
+    exposure with highlights clipped at the sensor, demosaicing (edges mirrored by whole periods),
+    crop, EXIF orientation, colour matrix, clip, tone curve, antialiased bilinear resize,
+    ``(x - mean) / std``.
 
     Args:
         mosaic: ``[N, H, W]`` or ``[N, 1, H, W]``, H and W even, sensor units (dtypes as in
@@ -114,6 +116,9 @@ def render(
         cast(Tensor, value)  # batched() makes tensors of all of them
         for value in (settings.black, settings.white, settings.pattern, settings.ccm)
     )
+    if (maps := settings.gain_maps) is not None:
+        levels = {"black": black, "white": white, "pattern": pattern}
+        mosaic = apply_gain_map(mosaic, maps, double=dtype == torch.float64, **levels)
     tensors = (mosaic, black, white, pattern, gain, ccm, means, stds)
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     name = _backend_for(device, mosaic.dtype, dtype, needs_gradient)
