@@ -143,16 +143,20 @@ def _export(a: argparse.Namespace) -> None:
     from isp_distill.isp import ISP
     from isp_distill.raw import read_raw
     from isp_distill.teacher import teacher_by_name
+    from isp_distill.trained_view import fixed_view
 
     teacher = teacher_by_name(a.teacher)
     raw = None if a.camera is None else read_raw(a.camera)
+    student = _trained(teacher, a.checkpoint)
+    view = fixed_view(student, a.crop, None, 2 * teacher.size)
     print(
         export(
-            _trained(teacher, a.checkpoint),
+            student,
             a.out,
             isp=None if raw is None else ISP.from_raw(raw),
-            crop=2 * teacher.size if a.crop is None else a.crop,
+            crop=view.crop,
             size=a.size,
+            binning=None if a.size is None else view.binning,
             batch=a.batch,
         )
     )
@@ -334,8 +338,8 @@ def parser() -> argparse.ArgumentParser:
         "--camera", metavar="RAW", help="build in this file's camera; without: it is an input"
     )
     one.add_argument(
-        "--crop", type=int, help="side of the mosaics it was trained with; default: twice the "
-        "teacher's"
+        "--crop", type=int, help="side of the mosaics that it sees; default: what it was trained "
+        "with"
     )  # fmt: skip
     one.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),

@@ -9,25 +9,32 @@ batch, through :class:`RawModel`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from isp_distill.isp import ISP
+from isp_distill.module_settings import RecordedModule
 from isp_distill.ops.raw_conv import quadruple_padding, raw_conv
+from isp_distill.trained_view import StudentModule
 
 GRIDS = ("packed", "sensor")
 
 
-class RawStem(nn.Module):
+class RawStem(RecordedModule):
     """A convolution on the raw mosaic, with the few numbers that stand for the ISP.
+
+    The mosaic's camera comes from :class:`RawModel`, or from :meth:`calibrate`; without either the
+    values mean nothing, and a call is refused. What the stem computes with is part of its state
+    dict: loading the weights of a stem that computes otherwise is an error.
 
     Args:
         out_channels: number of features.
-        kernel_size: on the packed grid (one step is one 2x2 period).
-        stride: on the packed grid.
+        kernel_size: on the packed grid (one step is one 2x2 period): a number, or two equal ones.
+        stride: on the packed grid, likewise.
         padding: a number, (vertical, horizontal), (left, right, top, bottom), or "same"
             (TensorFlow's: as much as needed, the odd one right and below).
         bias: whether the convolution has one.
@@ -37,7 +44,28 @@ class RawStem(nn.Module):
         learn_camera: make ``gain`` ([4]), ``mix`` ([4, 4]) and ``gamma`` trainable.
         activation: epilogue, see :func:`isp_distill.raw_conv`.
         clip: clamp normalised values to [0, 1].
+
+    Attributes:
+        calibrated: whether the module keeps a camera of its own.
+        in_channels: 4, as in ``torch.nn.Conv2d`` what the weight convolves: the planes R, Gr, Gb, B
+            that one mosaic is packed into on the way. What goes in is the mosaic, ``[N, H, W]``.
+        kernel_size: (vertical, horizontal), as in ``torch.nn.Conv2d``; so are ``stride``,
+            ``dilation``, ``groups``, ``transposed`` and ``output_padding``. There is no
+            ``padding_mode``: the border holds ``padding_value``, the colour of the mean.
+        padding: "same"; or (vertical, horizontal), as in ``torch.nn.Conv2d``; or (left, right, top,
+            bottom) where opposite sides differ.
+
+    Raises:
+        ValueError: for an unknown padding, or a kernel or stride of unequal sides.
     """
+
+    # True of every RawStem, for whatever reads them of a convolution.
+    in_channels = 4
+    dilation = (1, 1)
+    groups = 1
+    transposed = False
+    output_padding = (0, 0)
+    calibrated: bool = False
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -51,8 +79,8 @@ class RawStem(nn.Module):
     def __init__(
         self,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
         padding: int | str | Sequence[int] = 0,
         bias: bool = True,
         *,
@@ -66,12 +94,15 @@ class RawStem(nn.Module):
         super().__init__()
         if isinstance(padding, str) and padding != "same":
             raise ValueError(f'padding {padding!r}: the only named padding is "same"')
-        self.stride, self.curve, self.activation, self.clip = stride, curve, activation, clip
-        self.padding = padding if isinstance(padding, str) else quadruple_padding(padding)
+        self.out_channels = out_channels
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.stride = _pair("stride", stride)
+        self.curve, self.activation, self.clip = curve, activation, clip
+        self.edges = padding if isinstance(padding, str) else quadruple_padding(padding)
         self.white_balance, self.colour_matrix = white_balance, colour_matrix
         self.learn_camera = learn_camera
         # A convolution's own start (Kaiming) on the packed planes.
-        start = nn.Conv2d(4, out_channels, kernel_size, stride, bias=bias)
+        start = nn.Conv2d(4, out_channels, self.kernel_size, self.stride, bias=bias)
         self.weight = nn.Parameter(start.weight.detach().clone())
         self.bias = None if start.bias is None else nn.Parameter(start.bias.detach().clone())
         self.gain = nn.Parameter(torch.ones(4), requires_grad=learn_camera)
@@ -81,22 +112,70 @@ class RawStem(nn.Module):
         )
         self.register_buffer("padding_value", torch.zeros(4))
         # The camera that serves where no other is given with the batch; see ``calibrate``.
-        self.register_buffer("black", torch.zeros(4))
-        self.register_buffer("white", torch.tensor(65535.0))
-        self.register_buffer("pattern", torch.tensor(0))
-        self.register_buffer("balance", torch.ones(4))
-        self.register_buffer("ccm", torch.eye(3))
+        names = ("black", "white", "pattern", "balance", "ccm")
+        for name, value in zip(names, _no_camera(), strict=True):
+            self.register_buffer(name, value)
+        self.calibrated = False
         # Set by RawModel for the length of one call.
         self._camera: ISP | None = None
         self._mosaic: Tensor | None = None
 
+    @property
+    def padding(self) -> str | tuple[int, ...]:
+        """See the class."""
+        if isinstance(self.edges, str):
+            return self.edges
+        left, right, top, bottom = self.edges
+        return (top, left) if (left, top) == (right, bottom) else self.edges
+
     def extra_repr(self) -> str:
         """What ``print`` shows."""
-        out_channels, _, kernel, _ = self.weight.shape
         return (
-            f"4, {out_channels}, kernel_size={kernel}, stride={self.stride}, "
+            f"4, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, curve={self.curve}, white_balance={self.white_balance}, "
             f"colour_matrix={self.colour_matrix}, learn_camera={self.learn_camera}"
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What the stem computes with, beside its weights."""
+        return {
+            "stride": self.stride[0],
+            "padding": self.edges if isinstance(self.edges, str) else list(self.edges),
+            "curve": self.curve,
+            "white_balance": self.white_balance,
+            "colour_matrix": self.colour_matrix,
+            # Whether the numbers are trained is the caller's choice; whether ``mix`` counts is not.
+            "mix": self.colour_matrix or self.learn_camera,
+            "activation": self.activation,
+            "clip": self.clip,
+        }
+
+    def notes(self) -> dict[str, Any]:
+        """Whether the camera in the buffers is one that was kept."""
+        return {"calibrated": self.calibrated}
+
+    def take_notes(self, notes: dict[str, Any]) -> None:
+        """Take over whether what is loaded was calibrated."""
+        self.calibrated = bool(notes.get("calibrated", False))
+
+    def loads_without_record(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Say what nobody can check: these weights may have been trained with other settings."""
+        if prefix + "weight" not in state_dict:
+            return
+        # A camera that was kept differs from what a new stem holds.
+        self.calibrated = any(
+            not torch.equal(buffer.cpu(), new)
+            for buffer, new in zip(
+                (self.black, self.white, self.pattern, self.balance, self.ccm),
+                _no_camera(),
+                strict=True,
+            )
+            if not buffer.is_meta
+        )
+        warnings.warn(
+            f"{prefix or 'the state dict: '}the weights do not say what they were trained with (of "
+            f"version 0.1?); they are taken for those of RawStem({self.extra_repr()})",
+            stacklevel=2,
         )
 
     @torch.no_grad()
@@ -112,14 +191,26 @@ class RawStem(nn.Module):
         self.pattern.copy_(cast(Tensor, one.pattern)[0])
         self.balance.copy_(one.gain(1)[0])
         self.ccm.copy_(cast(Tensor, one.ccm)[0])
+        self.calibrated = True
 
     def camera_parameters(self) -> list[nn.Parameter]:
         """The few numbers that stand for the ISP (gain, mix, gamma), where they are trainable."""
         return [p for p in (self.gain, self.mix, self.gamma) if p.requires_grad]
 
     def forward(self, mosaic: Tensor) -> Tensor:
-        """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features."""
+        """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features.
+
+        Raises:
+            ValueError: if there is neither a camera with the call nor one that was kept.
+        """
         mosaic = mosaic if self._mosaic is None else self._mosaic
+        # A flag of Python's, for a GPU's buffers cannot be looked at without waiting for it.
+        if self._camera is None and not self.calibrated and not mosaic.is_meta:
+            raise ValueError(
+                "the mosaic came without its camera (levels, pattern, white balance), and the "
+                "model was never calibrated: call it with isp=ISP.from_raw(raw), or keep one "
+                "camera with calibrate(isp)"
+            )
         batch = mosaic.shape[0]
         if self._camera is None:
             black, white, pattern = self.black, self.white, self.pattern.expand(batch)
@@ -144,7 +235,7 @@ class RawStem(nn.Module):
             white=white,
             pattern=pattern,
             gain=gain,
-            stride=self.stride,
+            stride=self.stride[0],
             padding=self._edges(height, width),
             padding_value=self.padding_value,
             clip=self.clip,
@@ -155,11 +246,25 @@ class RawStem(nn.Module):
         )
 
     def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
-        if not isinstance(self.padding, str):
-            return self.padding
-        top, bottom = _same_padding(height, self.weight.shape[2], self.stride)
-        left, right = _same_padding(width, self.weight.shape[2], self.stride)
+        if not isinstance(self.edges, str):
+            return self.edges
+        top, bottom = _same_padding(height, self.kernel_size[0], self.stride[0])
+        left, right = _same_padding(width, self.kernel_size[1], self.stride[1])
         return left, right, top, bottom
+
+
+def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or both[0] != both[1]:
+        raise ValueError(f"{name} {value!r}: expected a number, or two equal ones")
+    return both[0], both[1]
+
+
+def _no_camera() -> tuple[Tensor, ...]:
+    """What the buffers black, white, pattern, balance and ccm hold before :meth:`calibrate`."""
+    return (
+        torch.zeros(4), torch.tensor(65535.0), torch.tensor(0), torch.ones(4), torch.eye(3)
+    )  # fmt: skip
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -182,7 +287,7 @@ def planes_matrix(ccm: Tensor) -> Tensor:
     return torch.stack([red, green_r, green_b, blue], 1)
 
 
-class RawModel(nn.Module):
+class RawModel(StudentModule):
     """A model that starts with a :class:`RawStem`, called with the mosaic and its camera.
 
     Many models look at their input's shape before their first layer does (patch embeddings check
@@ -208,6 +313,10 @@ class RawModel(nn.Module):
                 f"{type(model).__name__} must hold exactly one RawStem: make it with rawify(model)"
             )
 
+    def settings(self) -> dict[str, Any]:
+        """What picture a mosaic stands for."""
+        return {"grid": self.grid}
+
     @property
     def stem(self) -> RawStem:
         """The model's RawStem."""
@@ -218,7 +327,13 @@ class RawModel(nn.Module):
         self.stem.calibrate(isp)
 
     def forward(self, mosaic: Tensor, isp: ISP | None = None) -> Any:
-        """What the model makes of ``[N, H, W]`` mosaics, with each sample's camera in ``isp``."""
+        """What the model makes of ``[N, H, W]`` mosaics, with each sample's camera in ``isp``.
+
+        Raises:
+            ValueError: for mosaics of another size than :attr:`view`'s, or if there is neither a
+                camera in ``isp`` nor one that was kept.
+        """
+        self.check_size(mosaic)
         stem = self.stem
         height, width = mosaic.shape[-2:]
         if self.grid == "packed":

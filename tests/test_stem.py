@@ -96,6 +96,7 @@ def test_colour_matrix_in_the_stem_is_that_of_the_isp():
 
 def test_camera_numbers_learn():
     stem = RawStem(8, 3, 2, 1, curve="gamma", colour_matrix=True, learn_camera=True)
+    stem.calibrate(ISP())
     mosaic = torch.randint(0, 65535, (1, 16, 16), dtype=torch.int32)
     stem(mosaic).square().sum().backward()
     assert len(stem.camera_parameters()) == 3
