@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from isp_distill.half_precision import explain_half_precision
 from isp_distill.isp import ISP
 from isp_distill.module_settings import RecordedModule
 from isp_distill.ops.raw_conv import quadruple_padding, raw_conv
@@ -342,6 +343,9 @@ class RawModel(StudentModule):
         stem._camera, stem._mosaic = isp, mosaic
         try:
             return self.model(stand_in.expand(mosaic.shape[0], 3, height, width))
+        except RuntimeError as error:
+            explain_half_precision(self, error)
+            raise
         finally:
             stem._camera = stem._mosaic = None
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isp_distill.half_precision import check_trainable_types
 from isp_distill.stem import RawStem, rawify
 from isp_distill.teacher import Teacher, as_student
 
@@ -16,7 +17,7 @@ def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
     """The student to train: "rawify", or a module, as one that takes ``(mosaic, isp)``.
 
     Raises:
-        ValueError: for any other name.
+        ValueError: for any other name, or weights that are not float32 or float64.
         TypeError: for a student that is no module.
     """
     if isinstance(student, str):
@@ -35,6 +36,7 @@ def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
     pupil = as_student(student)
     if not isinstance(pupil, nn.Module):
         raise TypeError(f"a student to train must be an nn.Module, not {type(student).__name__}")
+    check_trainable_types(pupil)
     return pupil
 
 
