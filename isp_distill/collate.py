@@ -56,8 +56,8 @@ def collate(
     raws, labels = [], []
     for pair in pairs:
         if len(pair) != 2 or not isinstance(pair[0], RawImage):
-            kinds = ", ".join(type(part).__name__ for part in pair)
-            raise TypeError(f"collate takes RawImages, alone or with a class each, not ({kinds})")
+            kinds = " and ".join(type(part).__name__ for part in pair if part is not None)
+            raise TypeError(f"collate takes RawImages, alone or with a class each, not {kinds}")
         raws.append(pair[0])
         labels.append(_class(pair[1]))
     known = torch.tensor(labels) if any(label != IGNORED for label in labels) else None

@@ -42,7 +42,7 @@ def test_files_of_several_sizes_need_a_view():
 def test_what_is_no_raw_image_is_refused():
     with pytest.raises(ValueError, match="empty"):
         collate([])
-    with pytest.raises(TypeError, match=r"not \(ndarray\)"):
+    with pytest.raises(TypeError, match="not ndarray"):
         collate([np.zeros((4, 4, 3), np.uint8)])
     for label in (3.7, "cat", np.zeros((4, 4), np.int64)):
         with pytest.raises(TypeError, match="a label must be a class"):

@@ -80,7 +80,7 @@ def test_a_trained_student_does_not_load_into_one_that_computes_otherwise(tmp_pa
     other = rawify(teacher().model)
     before = {k: v.clone() for k, v in other.state_dict().items()}
     for strict in (True, False):
-        with pytest.raises(RuntimeError, match="model.0._extra_state") as error:
+        with pytest.raises(RuntimeError, match=r"model\.0\._extra_state") as error:
             other.load_state_dict(trained.state_dict(), strict=strict)
         assert "with colour_matrix=True, curve='gamma', this one" in str(error.value)
         assert "has colour_matrix=False, curve='linear'" in str(error.value)
@@ -95,7 +95,7 @@ def test_a_trained_student_does_not_load_into_one_that_computes_otherwise(tmp_pa
         {k: v.half() for k, v in own.state_dict().items()},
     ):
         nn.Sequential(RawStem(8, 3, 2, 1, clip=False), nn.ReLU()).load_state_dict(state)
-        with pytest.raises(RuntimeError, match="clip=False.*clip=True"):
+        with pytest.raises(RuntimeError, match=r"clip=False.*clip=True"):
             nn.Sequential(RawStem(8, 3, 2, 1), nn.ReLU()).load_state_dict(state)
 
 

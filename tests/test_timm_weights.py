@@ -7,7 +7,7 @@ import safetensors.torch
 import timm
 import torch
 
-from isp_distill import Teacher, timm_weights
+from isp_distill import Teacher
 
 NAME = "test_resnet.r160_in1k"
 
@@ -42,12 +42,15 @@ def test_without_a_network_it_is_said_at_once(offline, monkeypatch):
     assert offline[-1] == ("proxy.example", 3128)
 
 
-def test_weights_in_the_cache_need_no_network(offline, monkeypatch, tmp_path):
+def test_weights_in_the_cache_need_no_network(offline, tmp_path):
     torch.manual_seed(0)
     model = timm.create_model(NAME)
-    path = tmp_path / "model.safetensors"
-    safetensors.torch.save_file(model.state_dict(), path)
-    monkeypatch.setattr(timm_weights, "_kept", lambda config: path if config.hf_hub_id else None)
+    # As the hub's client keeps it.
+    kept = tmp_path / f"models--timm--{NAME}"
+    (kept / "snapshots" / "1").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("1")
+    safetensors.torch.save_file(model.state_dict(), kept / "snapshots" / "1" / "model.safetensors")
     found = Teacher.from_timm(NAME)
     assert offline == []
     assert found.size == 160
