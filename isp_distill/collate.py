@@ -19,7 +19,7 @@ from isp_distill.views import View
 
 
 def collate(
-    samples: Sequence[RawImage | tuple[RawImage, int | None]],
+    samples: Sequence[Any],
     *,
     view: View | nn.Module | None = None,
 ) -> RawBatch:

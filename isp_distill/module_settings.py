@@ -90,8 +90,7 @@ class RecordedModule(nn.Module):
             entry = f"{prefix}{name}.{KEY}" if name else prefix + KEY
             if isinstance(module, RecordedModule) and entry in state_dict:
                 module._checked(entry, state_dict[entry])
-        # Untyped in torch, hence the ignore.
-        super()._load_from_state_dict(  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
         if prefix + KEY not in state_dict:
