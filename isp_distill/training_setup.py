@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isp_distill.stem import RawStem, rawify
+from isp_distill.stem import RawStem
+from isp_distill.takeover import rawify
 from isp_distill.teacher import Teacher, as_student
 
 

@@ -9,7 +9,8 @@ from torch import nn
 
 import isp_distill
 from isp_distill.isp import ISP
-from isp_distill.stem import RawModel, RawStem, planes_matrix, rawify
+from isp_distill.stem import RawModel, RawStem, planes_matrix
+from isp_distill.takeover import rawify
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
