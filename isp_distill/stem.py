@@ -6,7 +6,9 @@ each batch, through :class:`RawModel`. ``rawify`` (takeover.py) makes both out o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -86,6 +88,7 @@ class RawStem(nn.Module):
         # Set by RawModel for the length of one call.
         self._camera: ISP | None = None
         self._mosaic: Tensor | None = None
+        self._picture: tuple[int, int] | None = None
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
@@ -116,7 +119,8 @@ class RawStem(nn.Module):
 
     def forward(self, mosaic: Tensor) -> Tensor:
         """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features."""
-        mosaic = mosaic if self._mosaic is None else self._mosaic
+        if self._mosaic is not None:
+            mosaic = self._behind(mosaic)
         batch = mosaic.shape[0]
         if self._camera is None:
             black, white, pattern = self.black, self.white, self.pattern.expand(batch)
@@ -151,6 +155,17 @@ class RawStem(nn.Module):
             activation=self.activation,
         )
 
+    def _behind(self, stand_in: Tensor) -> Tensor:
+        """The mosaic that the model's own input stands for."""
+        assert self._mosaic is not None
+        if tuple(stand_in.shape[-2:]) != self._picture:
+            raise ValueError(
+                f"the model makes a picture of {list(stand_in.shape[-2:])} pixels out of "
+                f"{list(self._picture or ())} before its first layer: give mosaics of a size that "
+                "it does not pad or resize, or make the student with rawify(model, picture=True)"
+            )
+        return self._mosaic
+
     def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
         if not isinstance(self.padding, str):
             return self.padding
@@ -180,6 +195,33 @@ def planes_matrix(ccm: Tensor) -> Tensor:
     return torch.stack([red, green_r, green_b, blue], 1)
 
 
+def share_camera(stems: Sequence[RawStem]) -> None:
+    """Make several stems one camera's: they hold the same gain, mix and gamma, as parameters."""
+    for stem in stems[1:]:
+        stem.gain, stem.mix, stem.gamma = stems[0].gain, stems[0].mix, stems[0].gamma
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """How :func:`isp_distill.rawify` took a model over.
+
+    Attributes:
+        form: "stem": the one convolution that reads the input became a RawStem; "stems": several
+            did; "picture": one RawStem makes the picture, and the model is as it was.
+        readers: every module that reads the model's input, and what it does with it.
+        reason: why the picture is made; else empty.
+    """
+
+    form: str
+    readers: tuple[str, ...]
+    reason: str = ""
+
+
+def _share_again(module: nn.Module, _: Any) -> None:
+    # With assign=True a state dict brings new parameters, one for each stem.
+    share_camera(cast(RawModel, module).stems)
+
+
 class RawModel(nn.Module):
     """A model that starts with a :class:`RawStem`, called with the mosaic and its camera.
 
@@ -188,12 +230,16 @@ class RawModel(nn.Module):
     shape, which holds no memory, and its RawStem reads the mosaic instead.
 
     Args:
-        model: any module with exactly one RawStem in it, applied to the model's input itself.
+        model: any module with a RawStem in it, applied to the model's input itself; or with several
+            that share one camera.
         grid: "packed" or "sensor": the picture that an H x W mosaic stands for is H/2 x W/2 or
             H x W.
 
+    Attributes:
+        takeover: how rawify made the model, if it did.
+
     Raises:
-        ValueError: if there is no RawStem, or more than one.
+        ValueError: if there is no RawStem, or several that do not share gain, mix and gamma.
     """
 
     def __init__(self, model: nn.Module, grid: str = "packed") -> None:
@@ -201,29 +247,55 @@ class RawModel(nn.Module):
         if grid not in GRIDS:
             raise ValueError(f"unknown grid {grid!r}: expected {' or '.join(GRIDS)}")
         self.model, self.grid = model, grid
-        if len([m for m in model.modules() if isinstance(m, RawStem)]) != 1:
+        self.takeover: Takeover | None = None
+        if len({id(stem.gain) for stem in self.stems}) != 1:
             raise ValueError(
-                f"{type(model).__name__} must hold exactly one RawStem: make it with rawify(model)"
+                f"{type(model).__name__} must hold exactly one RawStem, or several of one camera: "
+                "make it with rawify(model)"
             )
+        self.register_load_state_dict_post_hook(_share_again)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        made = self.takeover
+        if made is None:
+            return f"grid={self.grid}"
+        reason = f" ({made.reason})" if made.reason else ""
+        return f"grid={self.grid}, takeover={made.form}{reason}"
 
     @property
     def stem(self) -> RawStem:
-        """The model's RawStem."""
-        return next(m for m in self.model.modules() if isinstance(m, RawStem))
+        """The model's RawStem; of several, the first."""
+        return self.stems[0]
+
+    @property
+    def stems(self) -> list[RawStem]:
+        """Every RawStem of the model. Several share gain, mix and gamma."""
+        return [m for m in self.model.modules() if isinstance(m, RawStem)]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> RawModel:
+        # Moving to another device may make new parameters, one for each stem.
+        super()._apply(fn, recurse)
+        share_camera(self.stems)
+        return self
 
     def calibrate(self, isp: ISP) -> None:
         """Keep one camera's settings, for calls that bring none: see :meth:`RawStem.calibrate`."""
-        self.stem.calibrate(isp)
+        for stem in self.stems:
+            stem.calibrate(isp)
 
     def forward(self, mosaic: Tensor, isp: ISP | None = None) -> Any:
         """What the model makes of ``[N, H, W]`` mosaics, with each sample's camera in ``isp``."""
-        stem = self.stem
+        stems = self.stems
         height, width = mosaic.shape[-2:]
         if self.grid == "packed":
             height, width = height // 2, width // 2
-        stand_in = torch.zeros((), dtype=stem.weight.dtype, device=mosaic.device)
-        stem._camera, stem._mosaic = isp, mosaic
+        # Not a number: whoever else reads it is found out, where zeros would pass for a picture.
+        stand_in = torch.full((), math.nan, dtype=stems[0].weight.dtype, device=mosaic.device)
+        for stem in stems:
+            stem._camera, stem._mosaic, stem._picture = isp, mosaic, (height, width)
         try:
             return self.model(stand_in.expand(mosaic.shape[0], 3, height, width))
         finally:
-            stem._camera = stem._mosaic = None
+            for stem in stems:
+                stem._camera = stem._mosaic = stem._picture = None
