@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -88,6 +89,8 @@ class _Watch(TorchDispatchMode):
         self.calls: dict[str, _Call] = {}
         self.readers: dict[str, Reader] = {}
         for name, module in self.modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks: what it does counts as its owner's
             module.register_forward_pre_hook(self._enters(name), with_kwargs=True)
             module.register_forward_hook(self._leaves, always_call=True)
 

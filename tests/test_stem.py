@@ -118,9 +118,6 @@ def test_state_dict_round_trip():
     [
         (lambda: nn.Sequential(nn.Conv2d(4, 8, 3)), "3 channels"),
         (lambda: nn.Sequential(nn.Linear(3, 8)), "3 channels"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, dilation=2)), "cannot take over"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 8, (3, 5))), "cannot take over"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")), "pads"),
     ],
 )
 def test_models_that_cannot_be_rawified(build, message):

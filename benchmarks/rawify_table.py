@@ -1,0 +1,234 @@
+"""Which models rawify takes over: one small member of every family of timm and torchvision.
+
+    python benchmarks/rawify_table.py                # all of them, into benchmarks/rawify_models.md
+    python benchmarks/rawify_table.py repvgg vgg     # some families, on the screen
+
+Weights are random, and so are the statistics of every batch norm and whatever starts at zero (layer
+scales, last layers), so that each layer counts. The error is the largest difference of the logits
+from the RGB model's on the superpixel picture of the same mosaics, over the largest logit, at the
+size that the model was made for. Results are kept while it runs: a second start goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isp_distill import ISP, rawify
+from isp_distill.takeover import relative_difference
+
+OUT = Path(__file__).with_name("rawify_models.md")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PATTERNS = ("GRBG", "BGGR")
+BALANCE = (1.9, 1.0, 1.4)
+BLACK, WHITE = 500.0, 16383.0
+EXACT = 2e-3
+#: What small members are called; the first that fits is looked at first.
+SMALL = (
+    *("test_", "atto", "femto", "pico", "nano", "xxs", "_xs", "tiny", "mini", "micro", "_small"),
+    *("_s_", "_s", "_t", "b0", "_0", "a0", "s0", "m0", "t0", "18", "26", "050", "base"),
+)
+SIDES = (224, 240, 256, 288, 320, 384, 448, 512, 1024)
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """The model in eval mode with no layer that does nothing."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            mean, variance = (getattr(module, f"running_{n}", None) for n in ("mean", "var"))
+            if isinstance(mean, Tensor) and isinstance(variance, Tensor):
+                mean.copy_(0.3 * torch.randn(mean.shape, generator=draw))
+                variance.copy_(0.5 + torch.rand(variance.shape, generator=draw))
+        for value in model.parameters():
+            if value.numel() and float(value.abs().max()) < 1e-3:
+                value.copy_(0.05 * torch.randn(value.shape, generator=draw))
+    return model.eval()
+
+
+def pictures(mosaics: Tensor) -> Tensor:
+    """The normalised superpixel pictures, from the sites of each colour by its name."""
+    found = []
+    for mosaic, pattern in zip(mosaics.double(), PATTERNS, strict=True):
+        sites: dict[str, list[Tensor]] = {colour: [] for colour in "RGB"}
+        for index, colour in enumerate(pattern):
+            sites[colour].append(mosaic[index // 2 :: 2, index % 2 :: 2])
+        found.append(torch.stack([torch.stack(sites[colour]).mean(0) for colour in "RGB"]))
+    gain, mean, std = (torch.tensor(v).double()[:, None, None] for v in (BALANCE, MEAN, STD))
+    linear = (torch.stack(found) - BLACK) / (WHITE - BLACK) * gain
+    return ((linear - mean) / std).float()
+
+
+@torch.no_grad()
+def measured(build: Callable[[], nn.Module], sides: list[int]) -> dict[str, Any]:
+    """One line of the table."""
+    torch.manual_seed(0)
+    model = randomised(build())
+    line: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
+    draw = torch.Generator().manual_seed(1)
+    fault = ""
+    for side in sides:
+        # Below saturation under every gain: the plain formula needs no clipping.
+        mosaics = torch.randint(600, 8500, (2, 2 * side, 2 * side), generator=draw)
+        image = pictures(mosaics)
+        try:
+            expected = model(image)
+        except Exception as error:  # another size is tried
+            fault = fault or f"{type(error).__name__}: {error}"
+            continue
+        break
+    else:
+        return {**line, "refused": f"the RGB model itself fails: {fault}"}
+    moved = relative_difference(model(image.flip(0)), expected)
+    try:
+        student = rawify(model, mean=MEAN, std=STD).eval()
+    except ValueError as error:
+        return {**line, "refused": str(error)}
+    isp = ISP(black=BLACK, white=WHITE, pattern=list(PATTERNS), white_balance=BALANCE)
+    error = relative_difference(student(mosaics.to(torch.int32), isp), expected)
+    assert student.takeover is not None
+    made = student.takeover
+    readers = [r.split(":")[0] for r in made.readers]
+    line |= {"side": side, "error": error, "moved": moved, "form": made.form, "readers": readers}
+    return line
+
+
+def smallest(names: list[str], build: Callable[[str], nn.Module]) -> str:
+    """The member with the fewest parameters, of the few that are called small."""
+
+    def rank(name: str) -> tuple[int, int, str]:
+        order = next((i for i, word in enumerate(SMALL) if word in name), len(SMALL))
+        return order, len(name), name
+
+    found = []
+    for name in sorted(names, key=rank)[:4]:
+        try:
+            with torch.device("meta"):
+                model = build(name)
+        except Exception:  # some compute numbers while they are built
+            continue
+        found.append((sum(p.numel() for p in model.parameters()), name))
+    return min(found)[1] if found else min(names, key=rank)
+
+
+def of_timm(families: list[str]) -> Iterator[tuple[str, str, Callable[[], nn.Module], list[int]]]:
+    """One member of each family: family, name, how it is built, sides to try."""
+    import timm
+    from timm.models import _registry
+
+    members = defaultdict(list)
+    for name in timm.list_models():
+        members[_registry._model_to_module[name]].append(name)
+    for family, names in sorted(members.items()):
+        if families and family not in families:
+            continue
+        name = smallest(names, lambda n: timm.create_model(n, pretrained=False))
+        config = timm.get_pretrained_cfg(name)
+        side = config.input_size[-1] if config is not None else SIDES[0]
+        yield (
+            f"timm {family}",
+            name,
+            lambda name=name: timm.create_model(name, pretrained=False),
+            [side, *SIDES],
+        )
+
+
+def of_torchvision(
+    families: list[str],
+) -> Iterator[tuple[str, str, Callable[[], nn.Module], list[int]]]:
+    """Likewise of torchvision's classification models, and every segmentation model."""
+    import torchvision
+
+    models = torchvision.models
+
+    def build(name: str) -> nn.Module:
+        whole = {"weights_backbone": None} if name in segmentation else {}
+        if name in ("googlenet", "inception_v3"):
+            whole = {"init_weights": False, "transform_input": True}
+        return models.get_model(name, weights=None, **whole)
+
+    segmentation = models.list_models(module=models.segmentation)
+    members = defaultdict(list)
+    for name in models.list_models(module=models):
+        members[models.get_model_builder(name).__module__.split(".")[-1]].append(name)
+    for name in segmentation:
+        members[name] = [name]
+    for family, names in sorted(members.items()):
+        if families and family not in families:
+            continue
+        name = smallest(names, build)
+        sides = [299] if name == "inception_v3" else [96, *SIDES]
+        yield f"torchvision {family}", name, lambda name=name: build(name), sides
+
+
+def written(lines: list[dict[str, Any]]) -> str:
+    """The page."""
+    exact = [line for line in lines if line.get("error", 1.0) <= EXACT]
+    forms = {f: sum(line.get("form") == f for line in exact) for f in ("stem", "stems", "picture")}
+    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("timm", "torchvision"))
+    page = [
+        "# Which models `rawify` takes over",
+        "",
+        f"Made by `python benchmarks/rawify_table.py` with {versions}: the smallest member found",
+        "of every family of timm and torchvision, random weights and batch-norm statistics.",
+        f"**{len(exact)} of {len(lines)} are exact** ({100 * len(exact) / len(lines):.1f}%). Of",
+        f"these, {forms['stem']} start with one RawStem, {forms['stems']} with several, and",
+        f"{forms['picture']} read a picture that one RawStem makes.",
+        "",
+        "The error is the largest difference from the RGB model's logits, over the largest logit;",
+        "rounding in float32 gives 1e-7 to 1e-4.",
+        "",
+        "| family | model | side | error | taken over as | who reads the input |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        start = f"| {line['family']} | {line['model']} |"
+        if "refused" in line:
+            reason = " ".join(line["refused"].split())[:300].replace("|", "/")
+            page.append(f"{start} | | refused | {reason} |")
+            continue
+        error = f"{line['error']:.1e}" if line["error"] <= EXACT else f"**{line['error']:.1e}**"
+        readers = ", ".join(line["readers"])
+        page.append(f"{start} {line['side']} | {error} | {line['form']} | {readers} |")
+    return "\n".join(page) + "\n"
+
+
+def main() -> int:
+    """Measure, print, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("families", nargs="*")
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--kept", type=Path, default=Path("rawify_models.jsonl"))
+    a = parser.parse_args()
+    done: dict[str, dict[str, Any]] = {}
+    if a.kept.exists() and not a.families:
+        done = {line["family"]: line for line in map(json.loads, a.kept.read_text().splitlines())}
+    lines = []
+    for source in (of_timm, of_torchvision):
+        for family, name, build, sides in source(a.families):
+            line = done.get(family)
+            if line is None:
+                line = {"family": family, "model": name, **measured(build, sides)}
+                print(json.dumps(line), flush=True)
+                if not a.families:
+                    with a.kept.open("a") as kept:
+                        kept.write(json.dumps(line) + "\n")
+            lines.append(line)
+            gc.collect()
+    if not a.families:
+        a.out.write_text(written(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
