@@ -78,11 +78,12 @@ class _Call:
     convolutions: list[Convolution] = field(default_factory=list)
 
 
-class _Watch(TorchDispatchMode):
+# Untyped in torch, hence the ignores.
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down every operation on the picture's memory."""
 
     def __init__(self, model: nn.Module, picture: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.pictures = [picture]  # kept, so that no other tensor gets their memory
         self.modules = dict(model.named_modules())
         self.stack = [""]

@@ -253,7 +253,8 @@ class RawModel(nn.Module):
                 f"{type(model).__name__} must hold exactly one RawStem, or several of one camera: "
                 "make it with rawify(model)"
             )
-        self.register_load_state_dict_post_hook(_share_again)
+        # Untyped in torch, hence the ignore.
+        self.register_load_state_dict_post_hook(_share_again)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """What ``print`` shows."""
@@ -275,7 +276,7 @@ class RawModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> RawModel:
         # Moving to another device may make new parameters, one for each stem.
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         share_camera(self.stems)
         return self
 
