@@ -3,10 +3,11 @@
     python benchmarks/rawify_table.py                # all of them, into benchmarks/rawify_models.md
     python benchmarks/rawify_table.py repvgg vgg     # some families, on the screen
 
-Weights are random, and so are the statistics of every batch norm and whatever starts at zero (layer
-scales, last layers), so that each layer counts. The error is the largest difference of the logits
-from the RGB model's on the superpixel picture of the same mosaics, over the largest logit, at the
-size that the model was made for. Results are kept while it runs: a second start goes on.
+Weights are random, and so is whatever starts at zero (layer scales, last layers); batch norms have
+statistics of random pictures, changed at random: each layer counts. The error is the largest
+difference of the logits from the RGB model's on the superpixel picture of the same mosaics, over
+the largest logit, at the size that the model was made for, or 96 pixels if it takes any. Results
+are kept while it runs: a second start goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +44,33 @@ SMALL = (
 SIDES = (224, 240, 256, 288, 320, 384, 448, 512, 1024)
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model in eval mode with no layer that does nothing."""
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            mean, variance = (getattr(module, f"running_{n}", None) for n in ("mean", "var"))
-            if isinstance(mean, Tensor) and isinstance(variance, Tensor):
-                mean.copy_(0.3 * torch.randn(mean.shape, generator=draw))
-                variance.copy_(0.5 + torch.rand(variance.shape, generator=draw))
-        for value in model.parameters():
-            if value.numel() and float(value.abs().max()) < 1e-3:
-                value.copy_(0.05 * torch.randn(value.shape, generator=draw))
+def roused(model: nn.Module) -> nn.Module:
+    """The model in eval mode with no parameter left at zero."""
+    draw = torch.Generator().manual_seed(0)
+    for value in model.parameters():
+        if value.numel() and float(value.abs().max()) < 1e-3:
+            value.copy_(0.05 * torch.randn(value.shape, generator=draw))
     return model.eval()
+
+
+def randomise_statistics(model: nn.Module, image: Tensor) -> None:
+    """Batch norms as after some training: near the statistics of a picture, but not those.
+
+    With 0 and 1 the signal dies out in a deep network, and any first layer would be exact.
+    """
+    draw = torch.Generator().manual_seed(0)
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0
+    if norms:
+        model(image)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.eval().momentum = momentum
+        mean, variance = norm.running_mean, norm.running_var
+        if mean is not None and variance is not None:
+            mean.add_(0.3 * variance.sqrt() * torch.randn(mean.shape, generator=draw))
+            variance.mul_(0.5 + torch.rand(variance.shape, generator=draw))
 
 
 def pictures(mosaics: Tensor) -> Tensor:
@@ -73,7 +90,7 @@ def pictures(mosaics: Tensor) -> Tensor:
 def measured(build: Callable[[], nn.Module], sides: list[int]) -> dict[str, Any]:
     """One line of the table."""
     torch.manual_seed(0)
-    model = randomised(build())
+    model = roused(build())
     line: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters())}
     draw = torch.Generator().manual_seed(1)
     fault = ""
@@ -89,6 +106,8 @@ def measured(build: Callable[[], nn.Module], sides: list[int]) -> dict[str, Any]
         break
     else:
         return {**line, "refused": f"the RGB model itself fails: {fault}"}
+    randomise_statistics(model, image)
+    expected = model(image)
     moved = relative_difference(model(image.flip(0)), expected)
     try:
         student = rawify(model, mean=MEAN, std=STD).eval()
@@ -121,31 +140,40 @@ def smallest(names: list[str], build: Callable[[str], nn.Module]) -> str:
     return min(found)[1] if found else min(names, key=rank)
 
 
-def of_timm(families: list[str]) -> Iterator[tuple[str, str, Callable[[], nn.Module], list[int]]]:
-    """One member of each family: family, name, how it is built, sides to try."""
+@dataclass
+class Member:
+    """A model of a family: its name, how it is built, and sides to try."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    sides: list[int]
+
+
+def of_timm() -> Iterator[tuple[str, Callable[[], Member]]]:
+    """Each family of timm, and how its smallest member is found."""
     import timm
     from timm.models import _registry
 
     members = defaultdict(list)
     for name in timm.list_models():
         members[_registry._model_to_module[name]].append(name)
-    for family, names in sorted(members.items()):
-        if families and family not in families:
-            continue
-        name = smallest(names, lambda n: timm.create_model(n, pretrained=False))
+
+    def build(name: str) -> nn.Module:
+        made: nn.Module = timm.create_model(name, pretrained=False)
+        return made
+
+    def member(names: list[str]) -> Member:
+        name = smallest(names, build)
         config = timm.get_pretrained_cfg(name)
         side = config.input_size[-1] if config is not None else SIDES[0]
-        yield (
-            f"timm {family}",
-            name,
-            lambda name=name: timm.create_model(name, pretrained=False),
-            [side, *SIDES],
-        )
+        fixed = config is not None and config.fixed_input_size
+        return Member(name, partial(build, name), [side] if fixed else [96, side, *SIDES])
+
+    for family, names in sorted(members.items()):
+        yield f"timm {family}", partial(member, names)
 
 
-def of_torchvision(
-    families: list[str],
-) -> Iterator[tuple[str, str, Callable[[], nn.Module], list[int]]]:
+def of_torchvision() -> Iterator[tuple[str, Callable[[], Member]]]:
     """Likewise of torchvision's classification models, and every segmentation model."""
     import torchvision
 
@@ -163,12 +191,14 @@ def of_torchvision(
         members[models.get_model_builder(name).__module__.split(".")[-1]].append(name)
     for name in segmentation:
         members[name] = [name]
-    for family, names in sorted(members.items()):
-        if families and family not in families:
-            continue
+
+    def member(names: list[str]) -> Member:
         name = smallest(names, build)
         sides = [299] if name == "inception_v3" else [96, *SIDES]
-        yield f"torchvision {family}", name, lambda name=name: build(name), sides
+        return Member(name, partial(build, name), sides)
+
+    for family, names in sorted(members.items()):
+        yield f"torchvision {family}", partial(member, names)
 
 
 def _exact(line: dict[str, Any]) -> bool:
@@ -220,10 +250,14 @@ def main() -> int:
         done = {line["family"]: line for line in map(json.loads, a.kept.read_text().splitlines())}
     lines = []
     for source in (of_timm, of_torchvision):
-        for family, name, build, sides in source(a.families):
+        for family, member in source():
+            if a.families and family.split()[1] not in a.families:
+                continue
             line = done.get(family)
             if line is None:
-                line = {"family": family, "model": name, **measured(build, sides)}
+                chosen = member()
+                result = measured(chosen.build, chosen.sides)
+                line = {"family": family, "model": chosen.name, **result}
                 print(json.dumps(line), flush=True)
                 if not a.families:
                     with a.kept.open("a") as kept:
