@@ -26,7 +26,8 @@ from isp_distill.ops.unprocess import expose, unprocess
 from isp_distill.pack import PackReport, pack
 from isp_distill.packed import PackedRaw
 from isp_distill.raw import RawImage, read_raw, upright
-from isp_distill.stem import RawModel, RawStem, rawify
+from isp_distill.stem import RawModel, RawStem
+from isp_distill.takeover import rawify
 from isp_distill.teacher import Teacher
 from isp_distill.trained_view import cut_view
 from isp_distill.training import TrainResult, train

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from isp_distill.half_precision import check_trainable_types
-from isp_distill.stem import RawStem, rawify
+from isp_distill.stem import RawStem
+from isp_distill.takeover import rawify
 from isp_distill.teacher import Teacher, as_student
 
 
@@ -30,6 +31,7 @@ def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
             curve="gamma",
             white_balance=True,
             colour_matrix=True,
+            size=teacher.size,
         )
         # A copy of a teacher whose weights are frozen, as a teacher's often are, is to be trained.
         student.requires_grad_(True)
@@ -61,7 +63,8 @@ def parameter_groups(
                 stem.gain.requires_grad_(True)
                 stem.mix.requires_grad_(True)
                 stem.gamma.requires_grad_(stem.curve == "gamma")
-    camera = [p for stem in stems for p in stem.camera_parameters()]
+    # Several stems of one model share them.
+    camera = list(dict.fromkeys(p for stem in stems for p in stem.camera_parameters()))
     known = {id(p) for p in camera}
     rest = [p for p in student.parameters() if p.requires_grad and id(p) not in known]
     groups = [
