@@ -2,6 +2,8 @@
 
 from isp_distill.augmentation import ISPAugmentation
 from isp_distill.backend import use_backend
+from isp_distill.binning import bin_mosaic
+from isp_distill.collate import collate
 from isp_distill.data import ImageFolder
 from isp_distill.dng import write_dng
 from isp_distill.doctor import doctor
@@ -29,11 +31,14 @@ from isp_distill.ops.render import render
 from isp_distill.ops.unprocess import expose, unprocess
 from isp_distill.pack import PackReport, pack
 from isp_distill.packed import PackedRaw
-from isp_distill.raw import RawImage, read_raw
-from isp_distill.stem import RawModel, RawStem, rawify
+from isp_distill.raw import RawImage, read_raw, upright
+from isp_distill.stem import RawModel, RawStem
+from isp_distill.takeover import rawify
 from isp_distill.teacher import Teacher
+from isp_distill.trained_view import cut_view
 from isp_distill.training import TrainResult, train
 from isp_distill.verify import VerifyReport, verify
+from isp_distill.views import View
 
 __version__ = "0.1.0"
 
@@ -59,7 +64,11 @@ __all__ = [
     "TrainResult",
     "UnsupportedRawError",
     "VerifyReport",
+    "View",
+    "bin_mosaic",
     "camera_inputs",
+    "collate",
+    "cut_view",
     "distill_loss",
     "doctor",
     "evaluate",
@@ -74,6 +83,7 @@ __all__ = [
     "render",
     "train",
     "unprocess",
+    "upright",
     "upsampled_distill_loss",
     "use_backend",
     "verify",

@@ -209,8 +209,8 @@ def parser() -> argparse.ArgumentParser:
         "--camera", metavar="RAW", help="build in this file's camera; without: it is an input"
     )
     one.add_argument(
-        "--crop", type=int, help="side of the mosaics it was trained with; default: twice the "
-        "teacher's"
+        "--crop", type=int, help="side of the mosaics that it sees; default: what it was trained "
+        "with"
     )  # fmt: skip
     one.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),

@@ -146,16 +146,19 @@ def export(a: argparse.Namespace) -> None:
     from isp_distill import export as exported
     from isp_distill.isp import ISP
     from isp_distill.raw import read_raw
+    from isp_distill.trained_view import fixed_view
 
     raw = None if a.camera is None else read_raw(a.camera)
     teacher, student = _trained(a.teacher, a.checkpoint)
+    view = fixed_view(student, a.crop, None, 2 * teacher.size)
     print(
         exported(
             student,
             a.out,
             isp=None if raw is None else ISP.from_raw(raw),
-            crop=2 * teacher.size if a.crop is None else a.crop,
+            crop=view.crop,
             size=a.size,
+            binning=None if a.size is None else view.binning,
             batch=a.batch,
         )
     )

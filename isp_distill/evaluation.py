@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from isp_distill.data import View, ViewLoader, open_source, skipped_report
+from isp_distill.data import ViewLoader, open_source, skipped_report
 from isp_distill.dense import check_upright, full_size, upsampled_bands
 from isp_distill.exposure import ShortExposure
 from isp_distill.ops.distill_loss import distill_loss
@@ -19,6 +19,7 @@ from isp_distill.processes import Processes
 from isp_distill.progress import progress_bar
 from isp_distill.sources import Data, label_grid
 from isp_distill.teacher import Student, Teacher, as_student, as_teacher, logits_of
+from isp_distill.trained_view import any_size, fixed_view
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,8 @@ def evaluate(
         data: a folder of RAW files, one of pictures, a list of files, or a dataset; with labels,
             or label maps, the report also holds how well both models predict these.
         views: crops of each file: the middle, then the corners; 1 to 5.
-        crop: side of the mosaics, even; twice the teacher's size if None.
+        crop: side of the mosaics, even; if None, and ``binning`` too, what the student was trained
+            at, or twice the teacher's size where it was not trained.
         binning: see :class:`isp_distill.data.View`.
         batch_size: views a batch.
         dense_size: of dense logits, the resolution at which pixels are compared: one side or
@@ -212,7 +214,7 @@ def evaluate(
         where = torch.device(device)
     elif (first := next(module.parameters(), None)) is not None:
         where = first.device
-    view = View(2 * chosen.size if crop is None else crop, binning)
+    view = fixed_view(pupil, crop, binning, 2 * chosen.size)
     source = open_source(data)
     short = ShortExposure.of(exposure)
     tally = _Tally()
@@ -235,7 +237,8 @@ def evaluate(
                 if short is not None:
                     drawn = seed + step * group.count + group.rank
                     mosaic, isp = short.apply(mosaic, isp, seed=drawn)
-                predicted = logits_of(pupil(mosaic, isp))
+                with any_size(pupil):  # another crop was asked for
+                    predicted = logits_of(pupil(mosaic, isp))
                 if predicted.shape[1] != target.shape[1]:
                     raise ValueError(
                         f"the student predicts {predicted.shape[1]} classes, "

@@ -23,6 +23,7 @@ from isp_distill.lowering import AnyCamera, Camera, OneCamera, StandardStudent
 from isp_distill.ops.raw_conv import MOSAIC_DTYPES
 from isp_distill.stem import RawModel
 from isp_distill.teacher import PlanesModel, as_student, logits_of
+from isp_distill.trained_view import fixed_view, trained_at
 
 FORMATS = (".onnx", ".pt2")
 # Of the largest logit: what two orders of the same sums, twenty layers deep, may differ by.
@@ -34,7 +35,7 @@ def export(
     path: str | Path,
     *,
     isp: ISP | None = None,
-    crop: int = 448,
+    crop: int | None = None,
     size: Sequence[int] | None = None,
     binning: int | None = None,
     batch: int | None = None,
@@ -61,11 +62,12 @@ def export(
             changed.
         path: ends in ``.onnx`` or ``.pt2``; an existing file is replaced.
         isp: the camera to build in, or None.
-        crop: side of the mosaic that the student itself sees, even: what it was trained with. The
-            default is that of :func:`isp_distill.train` with a teacher of 224 pixels.
+        crop: side of the mosaic that the student itself sees, even; None: what it was trained with,
+            or 448 where it was not trained.
         size: (height, width) of the mosaics that come in, even; (crop, crop) if None. From a larger
             one the file takes the middle view, binned, as :func:`isp_distill.evaluate` does.
-        binning: see :class:`isp_distill.data.View`.
+        binning: see :class:`isp_distill.data.View`; None, where ``crop`` is too and ``size`` is
+            given: what it was trained with.
         batch: a fixed batch size, for models or runtimes that need one; None leaves it open.
         mosaic_dtype: of the mosaic input. onnxruntime reads uint16 on its CPU and CUDA providers;
             for runtimes without 16-bit unsigned tensors take int32 or float32. int16 holds
@@ -93,6 +95,8 @@ def export(
         raise ValueError(f"mosaic_dtype {mosaic_dtype}: expected an integer type or float32")
     if batch is not None and batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
+    view = fixed_view(student, crop, binning, 448)
+    crop, binning = view.crop, None if size is None and binning is None else view.binning
     view = View(crop, binning)
     pair = (crop, crop) if size is None else tuple(int(s) for s in size)
     if len(pair) != 2 or min(pair) < 2 or pair[0] % 2 or pair[1] % 2:
@@ -104,6 +108,7 @@ def export(
         _need_onnx()
     # Copied on the CPU: a student on a GPU is not moved away from under its owner.
     original = copy.deepcopy(student).cpu().float().eval()
+    trained_at(original, None)  # the crop is the caller's choice
     pupil = as_student(original)
     assert isinstance(pupil, (RawModel, PlanesModel))  # what becomes of a module
     form = AnyCamera if isp is None else OneCamera

@@ -41,6 +41,10 @@ Labels = Literal["folder"] | Mapping[str, int] | Callable[[Path], int] | None
 class RawFolder(Dataset[RawImage]):
     """Every RAW file below a folder; ``folder[i]`` decodes the i-th into a RawImage.
 
+    ``train`` and ``evaluate`` take the folder as it is. A ``torch.utils.data.DataLoader`` of it
+    makes batches of whole mosaics, which must be of one size: see :func:`isp_distill.collate` for
+    views of one size and for labels; ``collate_fn=list`` gives lists of RawImage.
+
     Files are decoded in other processes, so that a damaged one cannot end this one. Thread-safe.
     It pickles cheaply and survives a fork: each process has decoders and a cache of its own (and
     its own ``skipped``).

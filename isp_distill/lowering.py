@@ -28,6 +28,7 @@ from isp_distill.data import View
 from isp_distill.isp import ISP
 from isp_distill.ops import reference
 from isp_distill.stem import RawModel, RawStem, planes_matrix
+from isp_distill.takeover import replaced_module
 from isp_distill.teacher import PlanesModel, logits_of
 
 
@@ -218,28 +219,31 @@ class StandardStudent(nn.Module):
             self.model: nn.Module = StandardPlanes(student)
             return
         self.picture = view.crop // 2 if student.grid == "packed" else view.crop
-        stem = student.stem
-        self.stem = StandardStem(stem, view.crop // 2, view.crop // 2, camera)
         self.model = student.model
-        name = next(n for n, module in student.model.named_modules() if module is stem)
-        if not name:
-            self.model = self.stem
-            return
-        parent, _, leaf = name.rpartition(".")
-        setattr(student.model.get_submodule(parent), leaf, self.stem)
+        stems = []
+        for stem in student.stems:
+            stems.append(StandardStem(stem, view.crop // 2, view.crop // 2, camera))
+            name = next(n for n, module in self.model.named_modules() if module is stem)
+            self.model = replaced_module(self.model, name, stems[-1])
+        self.stems = nn.ModuleList(stems)
 
     def predict(self, mosaic: Tensor, camera: Camera | None) -> Tensor:
         """Logits of ``[N, H, W]`` mosaics."""
         x = binned(mosaic, self.view)
         if isinstance(self.model, StandardPlanes):
             return logits_of(self.model(x, self.built_in if camera is None else camera))
-        # As RawModel does: the model is called on a stand-in, its stem reads the mosaic.
-        self.stem.mosaic, self.stem.camera = x, camera
+        # As RawModel does: the model is called on a stand-in, its stems read the mosaic.
+        for stem in self._standard_stems():
+            stem.mosaic, stem.camera = x, camera
         try:
             stand_in = torch.zeros((), device=x.device)
             return logits_of(self.model(stand_in.expand(x.shape[0], 3, self.picture, self.picture)))
         finally:
-            self.stem.mosaic = self.stem.camera = None
+            for stem in self._standard_stems():
+                stem.mosaic = stem.camera = None
+
+    def _standard_stems(self) -> list[StandardStem]:
+        return cast(list[StandardStem], list(self.stems))
 
 
 class OneCamera(StandardStudent):

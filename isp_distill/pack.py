@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,8 +69,8 @@ class PackReport:
     mosaic_bytes: int
     stored_bytes: int
     seconds: float
-    damaged: dict[str, str] = dataclasses.field(default_factory=dict)
-    unseen: list[str] = dataclasses.field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [

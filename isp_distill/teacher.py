@@ -20,6 +20,8 @@ from isp_distill.isp import ISP
 from isp_distill.ops import reference
 from isp_distill.ops.render import render
 from isp_distill.stem import RawModel, RawStem
+from isp_distill.timm_weights import pretrained_model
+from isp_distill.trained_view import StudentModule
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,17 +73,11 @@ class Teacher:
 
         Raises:
             ImportError: if timm is not installed.
-            RuntimeError: if its weights cannot be fetched.
+            RuntimeError: if its weights are not on this machine and cannot be fetched.
         """
-        try:
-            from timm import create_model
-            from timm.data.config import resolve_model_data_config
-        except ImportError as error:
-            raise ImportError("a teacher by name needs timm: pip install timm") from error
-        try:
-            model = create_model(name, pretrained=True)
-        except Exception as error:
-            raise RuntimeError(f"timm could not load {name!r} with its weights: {error}") from error
+        model = pretrained_model(name)
+        from timm.data.config import resolve_model_data_config
+
         # Untyped in timm, hence the ignore.
         config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
         found = {"mean": config["mean"], "std": config["std"], "size": config["input_size"][-1]}
@@ -124,7 +120,7 @@ class Teacher:
         return tuple(self.logits(picture).shape[1:])
 
 
-class PlanesModel(nn.Module):
+class PlanesModel(StudentModule):
     """A student without a RawStem, fed the normalised mosaic its first convolution asks for.
 
     With 4 input channels: the planes R, Gr, Gb, B ``[N, 4, H/2, W/2]``; with 1: the mosaic
@@ -145,7 +141,12 @@ class PlanesModel(nn.Module):
         self.model, self.channels = model, first.in_channels
 
     def forward(self, mosaic: Tensor, isp: ISP) -> Any:
-        """What the model makes of ``[N, H, W]`` mosaics."""
+        """What the model makes of ``[N, H, W]`` mosaics.
+
+        Raises:
+            ValueError: for mosaics of another size than :attr:`view`'s.
+        """
+        self.check_size(mosaic)
         camera = isp.batched(len(mosaic), mosaic.device)
         black, white, pattern = camera.black, camera.white, camera.pattern
         assert isinstance(black, Tensor)

@@ -46,6 +46,7 @@ from isp_distill.stages import Stages
 from isp_distill.stored_teacher import StoredTeacher
 from isp_distill.teacher import Teacher, as_teacher
 from isp_distill.teacher_output import check_logits, warn_of_features
+from isp_distill.trained_view import trained_at
 from isp_distill.training_loop import Forward, LoopSettings, has_unused_parameters, run_steps
 from isp_distill.training_setup import Average, parameter_groups, set_training, student_module
 from isp_distill.training_state import DECIDES_THE_WEIGHTS, Run, recorded_options
@@ -58,7 +59,8 @@ class TrainResult:
     """What :func:`train` leaves.
 
     Attributes:
-        student: the trained student (its averaged weights where ``ema`` was on), in eval mode.
+        student: the trained student (its averaged weights where ``ema`` was on), in eval mode. It
+            takes what :func:`isp_distill.cut_view` cuts.
         before: its agreement before training, on the validation data (or None without any).
         after: and after.
         steps: optimiser steps done.
@@ -250,6 +252,7 @@ def train(
             ratio=crop_ratio,
             flip=vertical_flip,
         )
+        trained_at(pupil, view)
         source = open_source(data)
         if loss.needs_labels and not has_labels(source):
             raise ValueError(

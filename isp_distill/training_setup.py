@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isp_distill.stem import RawStem, rawify
+from isp_distill.half_precision import check_trainable_types
+from isp_distill.stem import RawStem
+from isp_distill.takeover import rawify
 from isp_distill.teacher import Teacher, as_student
 
 
@@ -16,7 +18,7 @@ def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
     """The student to train: "rawify", or a module, as one that takes ``(mosaic, isp)``.
 
     Raises:
-        ValueError: for any other name.
+        ValueError: for any other name, or weights that are not float32 or float64.
         TypeError: for a student that is no module.
     """
     if isinstance(student, str):
@@ -29,12 +31,14 @@ def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
             curve="gamma",
             white_balance=True,
             colour_matrix=True,
+            size=teacher.size,
         )
         # A copy of a teacher whose weights are frozen, as a teacher's often are, is to be trained.
         student.requires_grad_(True)
     pupil = as_student(student)
     if not isinstance(pupil, nn.Module):
         raise TypeError(f"a student to train must be an nn.Module, not {type(student).__name__}")
+    check_trainable_types(pupil)
     return pupil
 
 
@@ -59,7 +63,8 @@ def parameter_groups(
                 stem.gain.requires_grad_(True)
                 stem.mix.requires_grad_(True)
                 stem.gamma.requires_grad_(stem.curve == "gamma")
-    camera = [p for stem in stems for p in stem.camera_parameters()]
+    # Several stems of one model share them.
+    camera = list(dict.fromkeys(p for stem in stems for p in stem.camera_parameters()))
     known = {id(p) for p in camera}
     rest = [p for p in student.parameters() if p.requires_grad and id(p) not in known]
     groups = [
