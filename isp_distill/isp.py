@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from isp_distill.arguments import real_number, whole_number
 from isp_distill.cfa import pattern_code, pattern_codes, per_sample
 from isp_distill.ops.unprocess_operator import random_camera
 
@@ -55,6 +56,7 @@ class ISP:
         orientation: EXIF orientation, 1 to 8, of every mosaic in the batch.
 
     Raises:
+        TypeError: for an orientation that is no whole number.
         ValueError: for an unknown name or an orientation outside 1..8.
     """
 
@@ -73,6 +75,8 @@ class ISP:
             raise ValueError(f"unknown demosaic {self.demosaic!r}: expected {', '.join(DEMOSAICS)}")
         if self.tone not in TONES:
             raise ValueError(f"unknown tone {self.tone!r}: expected {', '.join(TONES)}")
+        # Frozen, hence by this way: one of numpy's integers becomes Python's.
+        object.__setattr__(self, "orientation", whole_number(self.orientation, "orientation"))
         if self.orientation not in range(1, 9):
             raise ValueError(f"orientation {self.orientation!r} is no EXIF orientation (1 to 8)")
 
@@ -176,6 +180,7 @@ class NoiseModel:
             N(0, 0.26)``, or takes that line without its spread where ``shot`` is given.
 
     Raises:
+        TypeError: for anything but numbers.
         ValueError: for a negative or infinite number, or ``read`` without ``shot``.
     """
 
@@ -183,8 +188,12 @@ class NoiseModel:
     read: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("shot", self.shot), ("read", self.read)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
+        for name, given in (("shot", self.shot), ("read", self.read)):
+            if given is None:
+                continue
+            value = real_number(given, f"{name} noise")
+            object.__setattr__(self, name, value)
+            if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} noise must be finite and not negative, got {value}")
         if self.read is not None and self.shot is None:
             raise ValueError("read noise without shot noise: give both, or neither for random ones")

@@ -57,7 +57,8 @@ ISP_INLINE Word load_words(const void* p) { return *static_cast<const UnalignedW
 ISP_INLINE Vec broadcast(float x) { return x - Vec{}; }
 ISP_INLINE Vec to_float(Word w) { return __builtin_convertvector((Int)w, Vec); }
 
-// NaN comes out as the second argument, as with the processors' own instructions.
+// Where either is NaN, the second argument comes out, as with the processors' own instructions: with the
+// bound first, min(high, max(low, x)) keeps the NaN of x.
 #if defined(__AVX512F__)
 ISP_INLINE Vec min(Vec a, Vec b) { return (Vec)_mm512_maskz_min_ps(kAll, (__m512)a, (__m512)b); }
 ISP_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm512_maskz_max_ps(kAll, (__m512)a, (__m512)b); }
@@ -90,7 +91,7 @@ ISP_INLINE float sum(Vec x) {
   return total;
 }
 
-// 2^x, x clamped to [-126, 127]; relative error below 3e-7. A polynomial of degree 5 on [-1/2, 1/2]
+// 2^x, x clamped to [-126, 127], NaN not kept; relative error below 3e-7. A polynomial of degree 5 on [-1/2, 1/2]
 // (minimax error 8e-8, then 1.0 put for its constant) times a power of two made in the exponent's bits.
 ISP_INLINE Vec exp2(Vec x) {
   x = min(max(x, broadcast(-126.0f)), broadcast(127.0f));

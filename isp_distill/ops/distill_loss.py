@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isp_distill.arguments import autocast_type
 from isp_distill.ops import distill_operators as operators
 from isp_distill.ops.distill_options import (
     Options,
@@ -275,8 +276,8 @@ def linear_distill_loss(
                 f"{name}_bias has shape {list(bias.shape)}: expected [{matrix.shape[0]}]"
             )
         check_device(student_features, **{f"{name}_weight": matrix, f"{name}_bias": bias})
-        if torch.is_autocast_enabled(features.device.type):
-            dtype = torch.get_autocast_dtype(features.device.type)
+        dtype = autocast_type(features.device)
+        if dtype is not None:
             features, matrix = features.to(dtype), matrix.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         if matrix.dtype != features.dtype or (bias is not None and bias.dtype != features.dtype):

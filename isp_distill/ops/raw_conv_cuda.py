@@ -76,9 +76,12 @@ def refuses(
     activation: str,
     learnt: bool,
     colour: bool,
+    only_reference: str | None = None,
     **_: object,
 ) -> str | None:
     """Why the CUDA kernels cannot serve a call, or None."""
+    if only_reference:
+        return only_reference
     if torch.float64 in (weight, out_dtype, mosaic):
         return "it computes in float32, and float64 was asked for"
     if colour:
