@@ -20,8 +20,8 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def whole_number(value: Any, name: str, bits: int = 63) -> int:
-    """An integer of any kind but a tensor as an ``int``, which fits so many bits and a sign.
+def whole_number(value: Any, name: str, bits: float = 63) -> int:
+    """An integer of any kind but a tensor as an ``int``; it may have so many bits beside its sign.
 
     Raises:
         TypeError: for anything else, 2.0 and True included.
@@ -36,7 +36,7 @@ def whole_number(value: Any, name: str, bits: int = 63) -> int:
             value = operator.index(value)
         except TypeError:
             raise TypeError(f"{name} must be a whole number, got {shown(value)}") from None
-    if not torch.compiler.is_compiling() and not -(2**bits) <= value < 2**bits:
+    if not torch.compiler.is_compiling() and abs(value).bit_length() > bits:
         raise ValueError(f"{name} is {shown(value)}, which is too large")
     return int(value)
 

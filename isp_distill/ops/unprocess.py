@@ -60,7 +60,7 @@ def _backend_for(image: Tensor, picture: bool) -> str:
 
 
 def _checked_seed(seed: int) -> int:
-    seed = whole_number(seed, "seed", bits=64)
+    seed = whole_number(seed, "seed", bits=math.inf)
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     return seed
