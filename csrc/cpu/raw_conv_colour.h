@@ -71,7 +71,7 @@ static void back_through_sites(
       }
     }
     for (int s = 0; s < 4; ++s) {
-      gain[s] += where_let_through(u[s], a[s], da[s]) * x[s];
+      gain[s] += unless_different(u[s], a[s], da[s]) * x[s];
     }
   }
   for (int s = 0; s < 4; ++s) {

@@ -84,9 +84,10 @@ ISP_INLINE Vec apply_curve(Vec x, float gamma, Vec* slope, Vec* log2_of_x) {
   }
   if constexpr (curve == Curve::gamma) {
     const Vec bright = max(broadcast(kDarkest), x);
-    *log2_of_x = bright < __builtin_inff() ? log2(bright) : bright;
-    const Vec power = gamma * *log2_of_x;
-    const Vec z = power < 128.0f ? exp2(power) : power * __builtin_inff();
+    *log2_of_x = log2(bright);
+    // One comparison for both: no x is below the limit where gamma is NaN.
+    const float limit = gamma == gamma ? __builtin_inff() : 0.0f;
+    const Vec z = bright < limit ? exp2(gamma * *log2_of_x) : gamma * bright;
     if (slope) *slope = x < kDarkest ? none : gamma * z / bright;
     return z;
   }
@@ -97,12 +98,6 @@ ISP_INLINE Vec apply_curve(Vec x, float gamma, Vec* slope, Vec* log2_of_x) {
 // NaN stays NaN.
 ISP_INLINE Vec clamp(Vec x, const Camera& camera) {
   return min(broadcast(camera.high), max(broadcast(camera.low), x));
-}
-
-// `gradient` where the clamp let x through, else zero. As in the reference, it lets through what lies
-// exactly on a bound, and NaN.
-ISP_INLINE Vec where_let_through(Vec x, Vec clamped, Vec gradient) {
-  return (x < clamped) | (x > clamped) ? Vec{} : gradient;
 }
 
 // What becomes of the four sites of kLanes periods: planes[k] is the k-th of them, and belongs to the
@@ -127,7 +122,8 @@ ISP_INLINE void develop(const Camera& camera, const Vec* raw, Vec* planes, Vec* 
     Vec log2_of_x;
     planes[k] = apply_curve<curve>(x, camera.gamma, keep ? &slopes[k] : nullptr, &log2_of_x);
     if constexpr (keep) {
-      if constexpr (mixed) slopes[k] = where_let_through(unclamped, x, slopes[k]);
+      // As in the reference, the clamp let through what lies exactly on a bound, and NaN.
+      if constexpr (mixed) slopes[k] = unless_different(unclamped, x, slopes[k]);
       if constexpr (curve == Curve::gamma) by_gamma[k] = planes[k] * log2_of_x;
     }
   }

@@ -70,6 +70,18 @@ ISP_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 ISP_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 #endif
 
+// x where a and b are equal or one of them is NaN, else zero.
+ISP_INLINE Vec unless_different(Vec a, Vec b, Vec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_mov_ps(
+      _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_UQ), (__m512)x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_and_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_EQ_UQ), (__m256)x);
+#else
+  return (a < b) | (a > b) ? Vec{} : x;
+#endif
+}
+
 ISP_INLINE Vec square_root(Vec x) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_sqrt_ps(kAll, (__m512)x);
