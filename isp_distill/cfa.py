@@ -9,11 +9,13 @@ library that turns a mosaic into colours, in Python, C++ or Triton, is that one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from isp_distill.arguments import check_dense, readable, shown, whole_number
 
 #: Pattern names in the order of their codes: red at site 0, 1, 2, 3.
 PATTERNS: tuple[str, str, str, str] = ("RGGB", "GRBG", "GBRG", "BGGR")
@@ -53,24 +55,21 @@ def pattern_codes(
 
     Raises:
         ValueError: for an unknown name, a code outside 0..3, or a wrong number of samples.
-        TypeError: for a tensor that is not of an integer type.
+        TypeError: for anything else, a tensor that is not of an integer type included.
     """
     if isinstance(pattern, str):
         return torch.full((batch,), pattern_code(pattern), dtype=torch.int64, device=device)
-    if isinstance(pattern, int):
+    if not isinstance(pattern, (Tensor, Iterable)):
+        pattern = whole_number(pattern, "a pattern code")
         if not 0 <= pattern <= 3:
             raise ValueError(f"pattern code {pattern} is outside 0..3 ({', '.join(PATTERNS)})")
         return torch.full((batch,), pattern, dtype=torch.int64, device=device)
     if isinstance(pattern, Tensor):
-        if pattern.dtype.is_floating_point or pattern.dtype.is_complex:
+        check_dense(pattern, "pattern")
+        if pattern.dtype.is_floating_point:
             raise TypeError(f"pattern codes must be integers, not {pattern.dtype}")
         codes = pattern.to(device=device, dtype=torch.int64).reshape(-1)
-        if (
-            pattern.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and not _is_fake(pattern)
-            and bool(((codes < 0) | (codes > 3)).any())
-        ):
+        if readable(pattern) and bool(((codes < 0) | (codes > 3)).any()):
             raise ValueError(f"pattern codes must be in 0..3, got {codes.tolist()}")
     else:
         codes = on_device([pattern_code(p) for p in pattern], device, torch.int64)
@@ -101,9 +100,10 @@ def per_sample(
         dtype: its type.
 
     Raises:
+        TypeError: for anything but numbers.
         ValueError: if the shape fits neither.
     """
-    tensor = on_device(value, device, dtype)
+    tensor = on_device(value, device, dtype, name)
     if tensor.dim() == 0 or tuple(tensor.shape) in (shape, (1, *shape), (batch, *shape)):
         return tensor.expand(batch, *shape)
     wanted = f"{list(shape)} or {[batch, *shape]}" if shape else f"[{batch}]"
@@ -111,7 +111,10 @@ def per_sample(
 
 
 def on_device(
-    value: float | Sequence[Any] | Tensor, device: torch.device, dtype: torch.dtype
+    value: float | Sequence[Any] | Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    name: str = "the setting",
 ) -> Tensor:
     """A setting as a tensor on a device, without a copy that the processor would wait for.
 
@@ -121,14 +124,27 @@ def on_device(
         value: a number, (nested) sequences of numbers, an array, or a tensor.
         device: where the result lives.
         dtype: its type.
+        name: the setting's name, for the error.
+
+    Raises:
+        TypeError: for anything but real numbers.
     """
     if isinstance(value, Tensor):
+        check_dense(value, name)
         return value.to(device=device, dtype=dtype, non_blocking=True)
     if isinstance(value, (int, float)):
-        return torch.full((), value, device=device, dtype=dtype)
-    if device.type == "cpu" or not isinstance(value, (list, tuple)):
-        return torch.as_tensor(value).to(device=device, dtype=dtype, non_blocking=True)
-    return torch.stack([on_device(v, device, dtype) for v in value])
+        try:
+            return torch.full((), value, device=device, dtype=dtype)
+        except OverflowError:
+            raise TypeError(f"{name} is {shown(value)}, which is too large") from None
+    if device.type != "cpu" and isinstance(value, (list, tuple)):
+        return torch.stack([on_device(v, device, dtype, name) for v in value])
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{name} is {shown(value)}: expected numbers") from None
+    check_dense(tensor, name)
+    return tensor.to(device=device, dtype=dtype, non_blocking=True)
 
 
 def check_levels(
@@ -146,18 +162,10 @@ def check_levels(
         ValueError: if they are not so.
     """
     low, high = torch.as_tensor(black), torch.as_tensor(white)[..., None]
-    if torch.compiler.is_compiling() or any(
-        level.device.type != "cpu" or _is_fake(level) for level in (low, high)
-    ):
+    if not (readable(low) and readable(high)):
         return
     # Written so that NaN fails it too.
     if not bool(((low < high) & torch.isfinite(low) & torch.isfinite(high)).all()):
         raise ValueError(
             f"black {low.tolist()} must be below white {high[..., 0].tolist()}, and both finite"
         )
-
-
-def _is_fake(tensor: Tensor) -> bool:
-    from torch._subclasses.fake_tensor import is_fake
-
-    return bool(is_fake(tensor))

@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor
 
+from isp_distill.arguments import real_number
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.ops.unprocess import expose
 
@@ -20,6 +21,7 @@ class ShortExposure:
         noise: the sensor's.
 
     Raises:
+        TypeError: for a factor that is no number.
         ValueError: for a factor outside (0, 1].
     """
 
@@ -27,6 +29,7 @@ class ShortExposure:
     noise: NoiseModel = field(default_factory=NoiseModel)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", real_number(self.factor, "exposure factor"))
         if not 0 < self.factor <= 1:
             raise ValueError(f"exposure factor must be in (0, 1], got {self.factor}")
 

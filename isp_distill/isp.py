@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from isp_distill.arguments import real_number, whole_number
 from isp_distill.cfa import pattern_code, pattern_codes, per_sample
 from isp_distill.gain_map import GainMap
 from isp_distill.gain_maps import GainMaps
@@ -61,6 +62,7 @@ class ISP:
             as they are: see ``RawFolder(gain_map=True)``.
 
     Raises:
+        TypeError: for an orientation that is no whole number.
         ValueError: for an unknown name or an orientation outside 1..8.
         TypeError: for a gain map that is none.
     """
@@ -81,6 +83,8 @@ class ISP:
             raise ValueError(f"unknown demosaic {self.demosaic!r}: expected {', '.join(DEMOSAICS)}")
         if self.tone not in TONES:
             raise ValueError(f"unknown tone {self.tone!r}: expected {', '.join(TONES)}")
+        # Frozen, hence by this way: one of numpy's integers becomes Python's.
+        object.__setattr__(self, "orientation", whole_number(self.orientation, "orientation"))
         if self.orientation not in range(1, 9):
             raise ValueError(f"orientation {self.orientation!r} is no EXIF orientation (1 to 8)")
         if self.gain_map is not None and not isinstance(self.gain_map, GainMaps):
@@ -208,6 +212,7 @@ class NoiseModel:
             N(0, 0.26)``, or takes that line without its spread where ``shot`` is given.
 
     Raises:
+        TypeError: for anything but numbers.
         ValueError: for a negative or infinite number, or ``read`` without ``shot``.
     """
 
@@ -215,8 +220,12 @@ class NoiseModel:
     read: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("shot", self.shot), ("read", self.read)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
+        for name, given in (("shot", self.shot), ("read", self.read)):
+            if given is None:
+                continue
+            value = real_number(given, f"{name} noise")
+            object.__setattr__(self, name, value)
+            if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} noise must be finite and not negative, got {value}")
         if self.read is not None and self.shot is None:
             raise ValueError("read noise without shot noise: give both, or neither for random ones")

@@ -31,9 +31,9 @@ from .raw_conv_planes import (
     clamped,
     curve_derivative,
     gamma_derivative,
+    let_through,
     load_planes,
     normalised_planes,
-    passes,
     place_tile,
     planes_of_tile,
 )
@@ -47,9 +47,9 @@ SPLITS = 256
 def _times_derivative(g, y, ACTIVATION: tl.constexpr):
     """g times the activation's derivative, from what went in, or (relu, relu6) what came out."""
     if ACTIVATION == "relu":
-        return tl.where(y > 0.0, g, 0.0)
+        return tl.where(y <= 0.0, 0.0, g)
     elif ACTIVATION == "relu6":
-        return tl.where((y > 0.0) & (y < 6.0), g, 0.0)
+        return tl.where((y <= 0.0) | (y >= 6.0), 0.0, g)
     elif ACTIVATION == "silu":
         s = 1.0 / (1.0 + tl.exp(-y))
         return g * s * (1.0 + y * (1.0 - s))
@@ -167,9 +167,18 @@ def raw_conv_weight_kernel(
 
 
 @triton.jit
+def _share(gradient, factor, own, MIX: tl.constexpr):
+    """What a plane before the mix has of the gradient of one after it."""
+    if MIX:
+        return gradient * factor
+    else:
+        return tl.where(own, gradient, 0.0)
+
+
+@triton.jit
 def _sum_of_gain(gradient, normalised, value, black, unit, CLIP: tl.constexpr):
     """What a plane's gradient after its clamp adds to the gradient of its gain, per pixel."""
-    return tl.sum(gradient * passes(normalised, CLIP) * ((value - black) * unit), axis=0)
+    return tl.sum(let_through(gradient, normalised, CLIP) * ((value - black) * unit), axis=0)
 
 
 @triton.jit
@@ -188,8 +197,8 @@ def raw_conv_colour_kernel(
     """Grid: (split of a sample's tiles, plane after the mix), blocks of channels, samples.
 
     The four planes are programs of their own, neighbours in time, so that the gradient which all of
-    them read comes from the cache: one program with all 21 sums would spill. There is always a mix
-    here, the identity where the caller has none.
+    them read comes from the cache: one program with all 21 sums would spill. Where there is no mix,
+    its sums mean nothing.
     """
     split = tl.program_id(0) // 4
     k = tl.program_id(0) % 4
@@ -202,9 +211,11 @@ def raw_conv_colour_kernel(
     pattern = tl.load(patterns + sample).to(tl.int32) & 3
     sample_ptr = mosaic + sample * sample_stride
     black_ptr, scale_ptr, unit_ptr = black + 4 * sample, scale + 4 * sample, unit + 4 * sample
-    mix_row = mix + 16 * sample + 4 * k
-    mix_r, mix_gr = tl.load(mix_row), tl.load(mix_row + 1)
-    mix_gb, mix_b = tl.load(mix_row + 2), tl.load(mix_row + 3)
+    mix_r, mix_gr, mix_gb, mix_b = 0.0, 0.0, 0.0, 0.0
+    if MIX:
+        mix_row = mix + 16 * sample + 4 * k
+        mix_r, mix_gr = tl.load(mix_row), tl.load(mix_row + 1)
+        mix_gb, mix_b = tl.load(mix_row + 2), tl.load(mix_row + 3)
     # Sums per pixel of the tile, added up once at the end.
     of_gamma = tl.zeros((BLOCK_PIXELS,), tl.float32)
     of_mix_r, of_mix_gr, of_mix_gb, of_mix_b = of_gamma, of_gamma, of_gamma, of_gamma
@@ -231,7 +242,10 @@ def raw_conv_colour_kernel(
             ur, ugr, ugb, ub = (
                 clamped(nr, CLIP), clamped(ngr, CLIP), clamped(ngb, CLIP), clamped(nb, CLIP),
             )  # fmt: skip
-            h = mix_r * ur + mix_gr * ugr + mix_gb * ugb + mix_b * ub
+            if MIX:
+                h = mix_r * ur + mix_gr * ugr + mix_gb * ugb + mix_b * ub
+            else:
+                h = tl.where(k < 2, tl.where(k == 0, ur, ugr), tl.where(k == 2, ugb, ub))
             v = clamped(h, CLIP)
 
             position = begin + tl.arange(0, BLOCK_POSITIONS)
@@ -243,22 +257,37 @@ def raw_conv_colour_kernel(
             gx = tl.where(inside, tl.dot(w.to(OPERAND), g, input_precision=PRECISION), 0.0)
             if CURVE == "gamma":
                 of_gamma += tl.sum(gx * gamma_derivative(v, gamma), axis=0)
-            gh = gx * curve_derivative(v, gamma, CURVE) * passes(h, CLIP)
+            gh = let_through(gx * curve_derivative(v, gamma, CURVE), h, CLIP)
             of_mix_r += tl.sum(gh * ur, axis=0)
             of_mix_gr += tl.sum(gh * ugr, axis=0)
             of_mix_gb += tl.sum(gh * ugb, axis=0)
             of_mix_b += tl.sum(gh * ub, axis=0)
             of_gain_r += _sum_of_gain(
-                gh * mix_r, nr, r, tl.load(black_ptr), tl.load(unit_ptr), CLIP
+                _share(gh, mix_r, k == 0, MIX), nr, r, tl.load(black_ptr), tl.load(unit_ptr), CLIP
             )
             of_gain_gr += _sum_of_gain(
-                gh * mix_gr, ngr, gr, tl.load(black_ptr + 1), tl.load(unit_ptr + 1), CLIP
+                _share(gh, mix_gr, k == 1, MIX),
+                ngr,
+                gr,
+                tl.load(black_ptr + 1),
+                tl.load(unit_ptr + 1),
+                CLIP,
             )
             of_gain_gb += _sum_of_gain(
-                gh * mix_gb, ngb, gb, tl.load(black_ptr + 2), tl.load(unit_ptr + 2), CLIP
+                _share(gh, mix_gb, k == 2, MIX),
+                ngb,
+                gb,
+                tl.load(black_ptr + 2),
+                tl.load(unit_ptr + 2),
+                CLIP,
             )
             of_gain_b += _sum_of_gain(
-                gh * mix_b, nb, b, tl.load(black_ptr + 3), tl.load(unit_ptr + 3), CLIP
+                _share(gh, mix_b, k == 3, MIX),
+                nb,
+                b,
+                tl.load(black_ptr + 3),
+                tl.load(unit_ptr + 3),
+                CLIP,
             )
     # [sample][block of channels][split][plane][gain 4, mix row 4, gamma]
     place = (sample * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + split * 4 + k
@@ -329,8 +358,7 @@ def launch_colour(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of gain ``[N, 4]``, mix ``[N, 4, 4]`` and gamma ``[]``, float32.
 
-    ``unit``: ``1 / (white - black)``, ``[N, 4]``. ``call`` has a mix, the identity if there is
-    none.
+    ``unit``: ``1 / (white - black)``, ``[N, 4]``.
     """
     batch, channels = grad.shape[:2]
     pixels, warps = colour_tile(call["OPERAND"] == tl.float32)

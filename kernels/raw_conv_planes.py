@@ -98,12 +98,18 @@ def clamped(x, CLIP: tl.constexpr):
 
 
 @triton.jit
-def passes(x, CLIP: tl.constexpr):
-    """1 where :func:`clamped` lets a gradient through, its bounds included, else 0."""
+def let_through(gradient, x, CLIP: tl.constexpr):
+    """The gradient where :func:`clamped` lets x through, its bounds and NaN included, else 0."""
     if CLIP:
-        return tl.where((x >= 0.0) & (x <= 1.0), 1.0, 0.0)
+        return tl.where((x < 0.0) | (x > 1.0), 0.0, gradient)
     else:
-        return tl.full(x.shape, 1.0, tl.float32)
+        return gradient
+
+
+@triton.jit
+def at_least(x, least):
+    """The larger of the two; NaN stays NaN, as in torch."""
+    return tl.maximum(x, least, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -121,11 +127,11 @@ def mixed(mix_ptr, k: tl.constexpr, red, green_r, green_b, blue):
 def curved(x, gamma, CURVE: tl.constexpr):
     """The per-pixel curve; negative values count as black."""
     if CURVE == "sqrt":
-        return tl.sqrt(tl.maximum(x, _LEAST))
+        return tl.sqrt(at_least(x, _LEAST))
     elif CURVE == "log":
-        return tl.log2(1.0 + tl.maximum(x, 0.0) * _MU) / _LOG2_MU_1
+        return tl.log2(1.0 + at_least(x, 0.0) * _MU) / _LOG2_MU_1
     elif CURVE == "gamma":
-        return tl.exp2(gamma * tl.log2(tl.maximum(x, _LEAST)))
+        return tl.exp2(gamma * tl.log2(at_least(x, _LEAST)))
     else:
         return x
 
@@ -134,13 +140,13 @@ def curved(x, gamma, CURVE: tl.constexpr):
 def curve_derivative(x, gamma, CURVE: tl.constexpr):
     """The curve's derivative at x: 0 where the curve has cut x off."""
     if CURVE == "sqrt":
-        return tl.where(x >= _LEAST, 0.5 / tl.sqrt(tl.maximum(x, _LEAST)), 0.0)
+        return tl.where(x < _LEAST, 0.0, 0.5 / tl.sqrt(at_least(x, _LEAST)))
     elif CURVE == "log":
         slope = _MU / (_LOG2_MU_1 * _LN_2)
-        return tl.where(x >= 0.0, slope / (1.0 + tl.maximum(x, 0.0) * _MU), 0.0)
+        return tl.where(x < 0.0, 0.0, slope / (1.0 + at_least(x, 0.0) * _MU))
     elif CURVE == "gamma":
-        power = tl.exp2((gamma - 1.0) * tl.log2(tl.maximum(x, _LEAST)))
-        return tl.where(x >= _LEAST, gamma * power, 0.0)
+        power = tl.exp2((gamma - 1.0) * tl.log2(at_least(x, _LEAST)))
+        return tl.where(x < _LEAST, 0.0, gamma * power)
     else:
         return tl.full(x.shape, 1.0, tl.float32)
 
@@ -148,7 +154,7 @@ def curve_derivative(x, gamma, CURVE: tl.constexpr):
 @triton.jit
 def gamma_derivative(x, gamma):
     """The derivative of ``x ** gamma`` with respect to gamma."""
-    log2_x = tl.log2(tl.maximum(x, _LEAST))
+    log2_x = tl.log2(at_least(x, _LEAST))
     return tl.exp2(gamma * log2_x) * log2_x * _LN_2
 
 

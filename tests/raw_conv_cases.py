@@ -167,6 +167,81 @@ def cases(draw, largest=70):
     )
 
 
+#: Where NaN comes from, the curve, the activation, and whether there is a clip and a mix.
+NAN_CASES = [
+    ("mosaic", "linear", "none", True, False),
+    ("mosaic", "linear", "silu", False, True),
+    ("mosaic", "sqrt", "relu", True, False),
+    ("mosaic", "log", "relu6", True, True),
+    ("mosaic", "gamma", "gelu", False, False),
+    ("gain", "linear", "relu", True, False),
+    ("gain", "gamma", "none", True, True),
+    ("gain", "sqrt", "silu", False, False),
+    ("mix", "linear", "relu", True, True),
+    ("mix", "log", "none", False, True),
+    ("mix", "gamma", "none", True, True),
+    ("gamma", "gamma", "relu", True, False),
+    ("gamma", "gamma", "none", False, True),
+]
+
+
+def check_nan(
+    case: tuple[str, str, str, bool, bool],
+    backend: str,
+    learn: tuple[str, ...] | None = None,
+    edges: bool = True,
+):
+    """NaN comes out where the specification has it and nowhere else, in the output and in the
+    gradients of ``learn`` (all of them if None). Every sensor value is read by some output.
+
+    ``edges``: also for a sensor value that some taps do not read: NaN must not reach their weights.
+    """
+    where, curve, activation, clip, mixed = case
+    g = torch.Generator().manual_seed(3)
+    mosaic = 900 * torch.rand(2, 12, 16, generator=g) + 50
+    parameters = {
+        "weight": torch.randn(3, 4, 3, 3, generator=g),
+        "bias": torch.randn(3, generator=g),
+        "gain": torch.ones(2, 4),
+    }
+    if mixed:
+        parameters["mix"] = (torch.eye(4) + 0.1).expand(2, 4, 4).clone()
+    if curve == "gamma":
+        parameters["gamma"] = torch.tensor(0.45)
+    nan = float("nan")
+    if where == "mosaic":
+        mosaic[1, 5, 7] = nan
+        if edges:
+            mosaic[0, 11, 15] = nan
+    elif where == "gain":
+        parameters["gain"][1, 2] = nan
+    elif where == "mix":
+        parameters["mix"][0, 1, 2] = nan
+    else:
+        parameters["gamma"] = torch.tensor(nan)
+    learn = tuple(parameters) if learn is None else learn
+    results = []
+    for name in (backend, "reference"):
+        there = {
+            k: p.to(device_of(name)).detach().requires_grad_(k in learn)
+            for k, p in parameters.items()
+        }
+        with use_backend(name):
+            y = raw_conv(
+                mosaic.to(device_of(name)), **there, black=64.0, white=1000.0, clip=clip,
+                curve=curve, activation=activation,
+            )  # fmt: skip
+            wanted = [there[k] for k in learn]
+            gradients = torch.autograd.grad(y, wanted, torch.ones_like(y))
+        results.append([t.detach().cpu() for t in (y, *gradients)])
+    assert results[1][0].isnan().any()
+    for actual, expected, name in zip(*results, ("output", *learn), strict=True):
+        assert torch.equal(actual.isnan(), expected.isnan()), f"{name} of {case}"
+        # torch itself lets NaN's gradient through relu6 in small tensors, and not in large ones.
+        if activation != "relu6":
+            torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
 def check_activation(activation: str, backend: str):
     """Integer weights, levels and bias: no rounding, so that both take the same side of every step
     of relu and relu6, and values on the step itself are there."""

@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from raw_conv_cases import (
+    NAN_CASES,
     Case,
     assert_close,
     cases,
     check_activation,
     check_against_reference,
+    check_nan,
     forward_and_gradients,
 )
 
@@ -49,6 +51,34 @@ def test_cpu_agrees_with_the_reference(instruction_set, monkeypatch):
 def test_activations(activation, instruction_set, monkeypatch):
     monkeypatch.setenv("ISP_DISTILL_CPU", instruction_set)
     check_activation(activation, "cpu")
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("case", NAN_CASES)
+@built
+def test_nan_comes_through(case, instruction_set, monkeypatch):
+    """A camera parameter that has diverged must be seen."""
+    monkeypatch.setenv("ISP_DISTILL_CPU", instruction_set)
+    check_nan(case, "cpu")
+
+
+@built
+@pytest.mark.parametrize("curve", CURVES)
+def test_infinity_comes_through(curve):
+    mosaic = torch.rand(1, 8, 8)
+    mosaic[0, 3, 3] = float("inf")
+    gamma = 0.4 if curve == "gamma" else None
+    outs = []
+    for backend in ("cpu", "reference"):
+        with use_backend(backend):
+            outs.append(
+                raw_conv(
+                    mosaic, torch.ones(1, 4, 1, 1), black=0.0, white=1.0, clip=False, curve=curve,
+                    gamma=gamma,
+                )
+            )  # fmt: skip
+    torch.testing.assert_close(*outs)
+    assert outs[0].isinf().any()
 
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)

@@ -115,15 +115,15 @@ Row row_of(const Image& image, int64_t channels, int64_t offset, int64_t columns
 }
 
 // The activation's derivative from its result (relu, relu6) or from what went into it; for relu and
-// relu6 both tell the same.
+// relu6 both tell the same. NaN was not cut off.
 ISP_INLINE Vec times_derivative(Vec g, Vec y, Activation activation) {
   switch (activation) {
     case Activation::none:
       return g;
     case Activation::relu:
-      return y > 0.0f ? g : Vec{};
+      return y <= 0.0f ? Vec{} : g;
     case Activation::relu6:
-      return (y > 0.0f) & (y < 6.0f) ? g : Vec{};
+      return (y <= 0.0f) | (y >= 6.0f) ? Vec{} : g;
     case Activation::silu: {
       const Vec s = 1.0f / (1.0f + exp(-y));
       return g * s * (1.0f + y * (1.0f - s));
@@ -158,8 +158,13 @@ void fill_gradient(
 // ------------------------------------------------------------------- 2. the weight's gradient
 
 void add_to_weight(
-    const float* const* taps, const float* gradient, int64_t line, int64_t channels, int64_t vectors,
+    const float* const* taps, const float* gradient, int64_t line, int64_t channels, int64_t columns,
     const Layout& at, float* sums) {
+  // In the last vector a tap also reads columns that belong to no output: there the gradient is zero, but
+  // zero times NaN is NaN.
+  const int64_t whole = columns / kLanes * kLanes;
+  Int there;
+  for (int i = 0; i < kLanes; ++i) there[i] = i < columns - whole ? -1 : 0;
   for (int64_t ct = 0; ct < at.channel_tiles; ++ct) {
     const float* g[kGradChannels];
     // Channels that are not there repeat the last one; their sums are not read.
@@ -174,13 +179,24 @@ void add_to_weight(
 #pragma GCC unroll 8
         for (int t = 0; t < kGradTaps; ++t) acc[i][t] = load(sums + (i * kGradTaps + t) * kLanes);
       }
-      for (int64_t x = 0; x < vectors * kLanes; x += kLanes) {
+      for (int64_t x = 0; x < whole; x += kLanes) {
         Vec gx[kGradChannels];
 #pragma GCC unroll 8
         for (int i = 0; i < kGradChannels; ++i) gx[i] = load(g[i] + x);
 #pragma GCC unroll 8
         for (int t = 0; t < kGradTaps; ++t) {
           const Vec v = load(tap[t] + x);
+#pragma GCC unroll 8
+          for (int i = 0; i < kGradChannels; ++i) acc[i][t] += gx[i] * v;
+        }
+      }
+      if (whole < columns) {
+        Vec gx[kGradChannels];
+#pragma GCC unroll 8
+        for (int i = 0; i < kGradChannels; ++i) gx[i] = load(g[i] + whole);
+#pragma GCC unroll 8
+        for (int t = 0; t < kGradTaps; ++t) {
+          const Vec v = (Vec)((Int)load(tap[t] + whole) & there);
 #pragma GCC unroll 8
           for (int i = 0; i < kGradChannels; ++i) acc[i][t] += gx[i] * v;
         }
@@ -364,8 +380,7 @@ void raw_conv_backward(
     }
 
     if (gradients.weight) {
-      const int64_t vectors = (columns + kLanes - 1) / kLanes;
-      add_to_weight(taps, rows, at.line, c.channels, vectors, at, sums);
+      add_to_weight(taps, rows, at.line, c.channels, columns, at, sums);
     }
     if (!gradients.colour) continue;
     const float* weight = transposed;

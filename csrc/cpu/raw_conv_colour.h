@@ -36,7 +36,6 @@ static void back_through_sites(
     const float* kept, int64_t line, Colour& total) {
   constexpr int kBytes = type == Element::float32 ? 4 : 2;
   alignas(64) char tail[2][2 * kLanes * 4];
-  const Vec none = {};
   // Sums that the compiler can keep in registers.
   Vec gain[4] = {}, mix[4][4] = {}, gamma = {};
   for (int64_t i = 0; i < count; i += kLanes) {
@@ -72,7 +71,7 @@ static void back_through_sites(
       }
     }
     for (int s = 0; s < 4; ++s) {
-      gain[s] += (u[s] == a[s] ? da[s] : none) * x[s];
+      gain[s] += unless_different(u[s], a[s], da[s]) * x[s];
     }
   }
   for (int s = 0; s < 4; ++s) {

@@ -67,33 +67,37 @@ ISP_INLINE void load_sites_in_two(
   }
 }
 
-// The curve, and its slope where `slope` is not null (zero where the curve is flat).
+// The curve, and its slope where `slope` is not null (zero where the curve is flat). NaN stays NaN, in
+// both: log2 and exp2 do not keep it, so that it is put back.
 template <Curve curve>
 ISP_INLINE Vec apply_curve(Vec x, float gamma, Vec* slope, Vec* log2_of_x) {
   const Vec none = {};
   if constexpr (curve == Curve::sqrt) {
-    const Vec z = square_root(max(x, broadcast(kDarkest)));
-    if (slope) *slope = x >= kDarkest ? 0.5f / z : none;
+    const Vec z = square_root(max(broadcast(kDarkest), x));
+    if (slope) *slope = x < kDarkest ? none : 0.5f / z;
     return z;
   }
   if constexpr (curve == Curve::log) {
-    const Vec y = 1.0f + kMu * max(x, none);
-    if (slope) *slope = x >= 0.0f ? kMu * kLog2Scale * 1.44269504f / y : none;
-    return kLog2Scale * log2(y);
+    const Vec y = 1.0f + kMu * max(none, x);
+    if (slope) *slope = x < 0.0f ? none : kMu * kLog2Scale * 1.44269504f / y;
+    return kLog2Scale * (y < __builtin_inff() ? log2(y) : y);
   }
   if constexpr (curve == Curve::gamma) {
-    const Vec bright = max(x, broadcast(kDarkest));
+    const Vec bright = max(broadcast(kDarkest), x);
     *log2_of_x = log2(bright);
-    const Vec z = exp2(gamma * *log2_of_x);
-    if (slope) *slope = x >= kDarkest ? gamma * z / bright : none;
+    // One comparison for both: no x is below the limit where gamma is NaN.
+    const float limit = gamma == gamma ? __builtin_inff() : 0.0f;
+    const Vec z = bright < limit ? exp2(gamma * *log2_of_x) : gamma * bright;
+    if (slope) *slope = x < kDarkest ? none : gamma * z / bright;
     return z;
   }
   if (slope) *slope = none + 1.0f;
   return x;
 }
 
+// NaN stays NaN.
 ISP_INLINE Vec clamp(Vec x, const Camera& camera) {
-  return min(max(x, broadcast(camera.low)), broadcast(camera.high));
+  return min(broadcast(camera.high), max(broadcast(camera.low), x));
 }
 
 // What becomes of the four sites of kLanes periods: planes[k] is the k-th of them, and belongs to the
@@ -118,8 +122,8 @@ ISP_INLINE void develop(const Camera& camera, const Vec* raw, Vec* planes, Vec* 
     Vec log2_of_x;
     planes[k] = apply_curve<curve>(x, camera.gamma, keep ? &slopes[k] : nullptr, &log2_of_x);
     if constexpr (keep) {
-      // As in torch, a value that lies exactly on a bound was not cut off.
-      if constexpr (mixed) slopes[k] = unclamped == x ? slopes[k] : Vec{};
+      // As in the reference, the clamp let through what lies exactly on a bound, and NaN.
+      if constexpr (mixed) slopes[k] = unless_different(unclamped, x, slopes[k]);
       if constexpr (curve == Curve::gamma) by_gamma[k] = planes[k] * log2_of_x;
     }
   }

@@ -60,14 +60,15 @@ ISP_INLINE void tile_along_channels(
 
 // ---------------------------------------------------------------------------------- the epilogue
 
+// NaN stays NaN.
 ISP_INLINE Vec activate(Vec v, Activation activation) {
   switch (activation) {
     case Activation::none:
       return v;
     case Activation::relu:
-      return max(v, broadcast(0.0f));
+      return max(broadcast(0.0f), v);
     case Activation::relu6:
-      return min(max(v, broadcast(0.0f)), broadcast(6.0f));
+      return min(broadcast(6.0f), max(broadcast(0.0f), v));
     case Activation::silu:
       return v / (1.0f + exp(-v));
     case Activation::gelu:
@@ -83,12 +84,12 @@ ISP_INLINE void activate_tile(Vec* acc, Activation activation) {
   if (activation == Activation::none) return;
   if (activation == Activation::relu) {
 #pragma GCC unroll 32
-    for (int i = 0; i < n; ++i) acc[i] = max(acc[i], broadcast(0.0f));
+    for (int i = 0; i < n; ++i) acc[i] = max(broadcast(0.0f), acc[i]);
     return;
   }
   if (activation == Activation::relu6) {
 #pragma GCC unroll 32
-    for (int i = 0; i < n; ++i) acc[i] = min(max(acc[i], broadcast(0.0f)), broadcast(6.0f));
+    for (int i = 0; i < n; ++i) acc[i] = min(broadcast(6.0f), max(broadcast(0.0f), acc[i]));
     return;
   }
   Vec copy[n];

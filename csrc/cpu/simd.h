@@ -57,7 +57,8 @@ ISP_INLINE Word load_words(const void* p) { return *static_cast<const UnalignedW
 ISP_INLINE Vec broadcast(float x) { return x - Vec{}; }
 ISP_INLINE Vec to_float(Word w) { return __builtin_convertvector((Int)w, Vec); }
 
-// NaN comes out as the second argument, as with the processors' own instructions.
+// Where either is NaN, the second argument comes out, as with the processors' own instructions: with the
+// bound first, min(high, max(low, x)) keeps the NaN of x.
 #if defined(__AVX512F__)
 ISP_INLINE Vec min(Vec a, Vec b) { return (Vec)_mm512_maskz_min_ps(kAll, (__m512)a, (__m512)b); }
 ISP_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm512_maskz_max_ps(kAll, (__m512)a, (__m512)b); }
@@ -68,6 +69,18 @@ ISP_INLINE Vec max(Vec a, Vec b) { return (Vec)_mm256_max_ps((__m256)a, (__m256)
 ISP_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 ISP_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 #endif
+
+// x where a and b are equal or one of them is NaN, else zero.
+ISP_INLINE Vec unless_different(Vec a, Vec b, Vec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_mov_ps(
+      _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_UQ), (__m512)x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_and_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_EQ_UQ), (__m256)x);
+#else
+  return (a < b) | (a > b) ? Vec{} : x;
+#endif
+}
 
 ISP_INLINE Vec square_root(Vec x) {
 #if defined(__AVX512F__)
@@ -90,7 +103,7 @@ ISP_INLINE float sum(Vec x) {
   return total;
 }
 
-// 2^x, x clamped to [-126, 127]; relative error below 3e-7. A polynomial of degree 5 on [-1/2, 1/2]
+// 2^x, x clamped to [-126, 127], NaN not kept; relative error below 3e-7. A polynomial of degree 5 on [-1/2, 1/2]
 // (minimax error 8e-8, then 1.0 put for its constant) times a power of two made in the exponent's bits.
 ISP_INLINE Vec exp2(Vec x) {
   x = min(max(x, broadcast(-126.0f)), broadcast(127.0f));

@@ -19,9 +19,9 @@ namespace isp_distill::cuda {
 template <class Operand>
 inline constexpr int kPaired = 4 / Operand::kBytes;
 
-// Whether the activation lets a gradient through; relu6 is told from float32 only.
+// Whether the activation lets a gradient through, as it does for NaN; relu6 is told from float32 only.
 ISP_DEVICE bool passes(float out, Activation activation) {
-  return out > 0.0f && (activation == Activation::relu || out < 6.0f);
+  return !(out <= 0.0f || (activation == Activation::relu6 && out >= 6.0f));
 }
 
 // `N` consecutive elements of an output, of which `count` are there; the others are 0.

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isp_distill.arguments import autocast_type
 from isp_distill.ops import distill_operators as operators
 from isp_distill.ops.distill_backend import reference_loss
 from isp_distill.ops.distill_call import Rows
@@ -309,9 +310,8 @@ def linear_distill_loss(
                 f"{name}_bias has shape {list(bias.shape)}: expected [{matrix.shape[0]}]"
             )
         check_device(student_features, **{f"{name}_weight": matrix, f"{name}_bias": bias})
-        # torch asks only of devices that it computes on whether autocast is on.
-        if not features.is_meta and torch.is_autocast_enabled(features.device.type):
-            dtype = torch.get_autocast_dtype(features.device.type)
+        dtype = autocast_type(features.device)
+        if dtype is not None:
             features, matrix = features.to(dtype), matrix.to(dtype)
             bias = None if bias is None else bias.to(dtype)
         if matrix.dtype != features.dtype or (bias is not None and bias.dtype != features.dtype):

@@ -2,22 +2,24 @@
 
 PyTorch gives memory of more than a few megabytes back to the system when a tensor dies, and the
 system clears every page of what it hands out anew. For a kernel that is bound by memory that takes
-as long as the kernel itself. A training loop makes outputs of the same sizes in every step, so the
-compiled kernels write theirs into blocks that return here when the last tensor on them dies, as
-PyTorch's own allocator does on a GPU.
+as long as the kernel itself. A training loop makes outputs of the same sizes in every step, so this
+module remembers the storages of the outputs that the compiled kernels wrote, and hands one out
+again when nothing but this module refers to it any more.
 
-At most :data:`KEPT_BYTES` lie unused, the oldest blocks going first; what tensors use is not
-counted. The environment variable ``ISP_DISTILL_KEPT_MEMORY`` sets it in MiB, and 0 turns all of
-this off.
+The storages are PyTorch's own, so an output is an ordinary tensor: no view, and it may be resized.
+A storage that was resized, moved to shared memory or otherwise given other bytes is forgotten.
+
+At most :data:`KEPT_BYTES` are remembered, in use or not, the oldest going first. The environment
+variable ``ISP_DISTILL_KEPT_MEMORY`` sets it in MiB, and 0 turns all of this off.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -25,10 +27,6 @@ _VARIABLE = "ISP_DISTILL_KEPT_MEMORY"
 _MIB = 2**20
 #: Smaller tensors stay in the C library's own heap.
 _SMALLEST = _MIB
-#: Huge pages are this large; blocks of whole ones also serve outputs that differ by a little.
-_GRANULE = 2 * _MIB
-
-_Memory = npt.NDArray[np.uint8]
 
 
 def _limit() -> int:
@@ -38,68 +36,98 @@ def _limit() -> int:
     return int(value) * _MIB
 
 
-#: How many bytes may lie unused.
+#: How many bytes of outputs are remembered.
 KEPT_BYTES = _limit()
 
-# By identity, oldest first. Blocks return from whichever thread drops the last tensor on them, at
-# any moment, a garbage collection in the middle of these functions included: so no lock, only
-# operations that the dictionary makes whole.
-_unused: dict[int, _Memory] = {}
+
+class _Block(NamedTuple):
+    """A storage, and the bytes that it had when it was first handed out."""
+
+    storage: list[torch.UntypedStorage]  # one; see _python_references
+    address: int
+    size: int
 
 
-class _Lease(np.ndarray[Any, np.dtype[np.uint8]]):
-    """A block's bytes while tensors use them. The block returns when the last one is gone."""
-
-    block: _Memory | None = None
-
-    def __del__(self) -> None:
-        if self.block is not None:
-            _return(self.block)
+# torch counts the tensors on a storage, Python counts the references to the object that stands for
+# it. Where torch does not tell its count, nothing is ever handed out again.
+_count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
 
-def _return(block: _Memory) -> None:
-    _unused[id(block)] = block
+def _python_references(storage: list[torch.UntypedStorage]) -> int:
+    # By its place in a list: what a local variable counts for depends on the release of Python.
+    return sys.getrefcount(storage[0])
+
+
+_ALONE = _python_references([torch.UntypedStorage(0, device="cpu")])
+
+# In the order of their last use, the oldest first. Several threads may take from it at once: no
+# lock, only operations that the dictionary makes whole.
+_blocks: dict[int, _Block] = {}
+
+
+def _in_use(block: _Block) -> bool:
+    return (
+        _count is None
+        or _count(block.storage[0]._cdata) != 1
+        or _python_references(block.storage) != _ALONE
+    )
+
+
+def _is_as_it_was(block: _Block) -> bool:
+    storage = block.storage[0]
+    return storage.nbytes() == block.size and storage.data_ptr() == block.address
+
+
+def _take(size: int) -> _Block | None:
+    """A block of ``size`` bytes that nobody uses, no longer in the dictionary."""
+    for key in list(_blocks):
+        block = _blocks.get(key)
+        if block is None:
+            continue
+        if not _is_as_it_was(block):
+            _blocks.pop(key, None)
+        elif block.size == size and not _in_use(block) and _blocks.pop(key, None) is not None:
+            # Another thread may have had it in between.
+            if not _in_use(block):
+                return block
+            _blocks[key] = block
+    return None
+
+
+def _remember(block: _Block) -> None:
+    _blocks[id(block.storage)] = block
     kept = 0
     # The youngest stay.
-    for key in reversed(list(_unused)):
-        other = _unused.get(key)
-        kept += 0 if other is None else other.nbytes
+    for key in reversed(list(_blocks)):
+        other = _blocks.get(key)
+        kept += 0 if other is None else other.size
         if kept > KEPT_BYTES:
-            _unused.pop(key, None)
-
-
-def _take(size: int) -> _Memory:
-    for key in list(_unused):
-        block = _unused.get(key)
-        # Another thread may be first.
-        if block is not None and block.nbytes == size and _unused.pop(key, None) is not None:
-            return block
-    return np.empty(size, np.uint8)
+            _blocks.pop(key, None)
 
 
 def recycled(empty: Tensor) -> Tensor:
-    """A tensor without values like ``empty``, in kept memory where that is worth it.
+    """A tensor without values like ``empty``, in memory of an earlier output where there is some.
 
     Args:
-        empty: a new tensor that nothing was written to, of any shape, dtype and device, dense in
-            some order of its axes (any memory format).
+        empty: a new tensor that nothing was written to and that owns its storage, of any shape,
+            dtype and device, dense in some order of its axes (any memory format).
 
     Returns:
-        A tensor of the same shape, strides and dtype: ``empty`` itself where it is small or not on
-        the CPU. Its storage cannot be resized.
+        ``empty`` itself, which may have been given the storage of an output that is gone.
     """
-    size = empty.untyped_storage().nbytes()
-    if empty.device.type != "cpu" or size < _SMALLEST or KEPT_BYTES == 0:
+    storage = empty.untyped_storage()
+    size = storage.nbytes()
+    if empty.device.type != "cpu" or size < _SMALLEST or size > KEPT_BYTES:
         return empty
-    block = _take(-(-size // _GRANULE) * _GRANULE + _GRANULE)
-    # Aligned to a huge page, so that all of it can lie in such pages.
-    start = -block.ctypes.data % _GRANULE
-    lease = block[start : start + size].view(_Lease)
-    lease.block = block
-    flat = torch.from_numpy(lease).view(empty.dtype)
-    return flat.as_strided(empty.shape, empty.stride())
+    block = _take(size)
+    if block is None:
+        block = _Block([storage], storage.data_ptr(), size)
+    else:
+        empty.set_(block.storage[0], 0, empty.shape, empty.stride())  # type: ignore[call-overload]
+    _remember(block)
+    return empty
 
 
 def release_memory() -> None:
-    """Give what lies unused back to the system."""
-    _unused.clear()
+    """Give what lies unused back to the system; what tensors use goes when they do."""
+    _blocks.clear()

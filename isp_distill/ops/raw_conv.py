@@ -6,13 +6,25 @@ serves the call (see :mod:`isp_distill.backend`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from isp_distill import backend
-from isp_distill.cfa import pattern_codes, per_sample
+from isp_distill.arguments import (
+    NOT_TRANSFORMED,
+    autocast_type,
+    check_dense,
+    check_floating,
+    shown,
+    transformed,
+    whole_number,
+    whole_numbers,
+)
+from isp_distill.cfa import check_levels, on_device, pattern_codes, per_sample
 from isp_distill.ops import raw_conv_cpu, raw_conv_cuda, raw_conv_triton, reference
 from isp_distill.ops.raw_conv_operator import ACTIVATIONS, CURVES
 from isp_distill.ops.raw_conv_operator import raw_conv as operator
@@ -50,6 +62,7 @@ def checked_mosaic(mosaic: Tensor) -> Tensor:
     """
     if not isinstance(mosaic, Tensor):
         raise TypeError(f"mosaic must be a tensor, not {type(mosaic).__name__}")
+    check_dense(mosaic, "mosaic")
     if mosaic.dtype not in MOSAIC_DTYPES:
         names = ", ".join(str(d).removeprefix("torch.") for d in MOSAIC_DTYPES)
         raise TypeError(f"mosaic has dtype {mosaic.dtype}: expected one of {names}")
@@ -74,9 +87,11 @@ def quadruple_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]
     """Padding as (left, right, top, bottom), from one number, (vertical, horizontal), or all four.
 
     Raises:
-        ValueError: for anything else, or a negative number.
+        TypeError: for anything but whole numbers.
+        ValueError: for another count of them, or a negative number.
     """
-    values = (padding,) * 4 if isinstance(padding, int) else tuple(int(p) for p in padding)
+    one = isinstance(padding, int)
+    values = whole_numbers((padding,) * 4 if one else padding, "padding")
     if len(values) == 2:
         values = (values[1], values[1], values[0], values[0])
     if len(values) != 4 or min(values) < 0:
@@ -90,7 +105,7 @@ def quadruple_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]
 def raw_conv(
     mosaic: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
+    bias: Sequence[float] | Tensor | None = None,
     *,
     black: float | Sequence[float] | Tensor,
     white: float | Sequence[float] | Tensor,
@@ -100,7 +115,7 @@ def raw_conv(
     padding: int | Sequence[int] = 0,
     padding_value: float | Sequence[float] | Tensor | None = None,
     clip: bool = True,
-    mix: Tensor | None = None,
+    mix: Sequence[Sequence[float]] | Tensor | None = None,
     curve: str = "linear",
     gamma: float | Tensor | None = None,
     activation: str = "none",
@@ -140,17 +155,27 @@ def raw_conv(
 
     Returns:
         ``[N, C, h, w]`` with ``h = (H / 2 + top + bottom - K) // stride + 1``, ``w`` alike.
-        Differentiable in weight, bias, gain, mix, gamma; never in the mosaic.
+        Differentiable in weight, bias, gain, mix, gamma; never in the mosaic. torch.func's
+        transforms, forward-mode derivatives, and gradients of black, white and padding_value are
+        the reference's, which is plain PyTorch and slower.
 
     Raises:
         TypeError: for a wrong type or dtype.
-        ValueError: for a wrong shape, device, name or range.
+        ValueError: for a wrong shape, device, name or range, and for levels that no sensor has:
+            black must be below white, both finite. Those on an accelerator are not looked at.
         BackendError: if the backend that was asked for cannot serve the call.
     """
     mosaic = checked_mosaic(mosaic)
     batch, device = mosaic.shape[0], mosaic.device
-    if not isinstance(weight, Tensor) or not weight.dtype.is_floating_point:
-        raise TypeError("weight must be a floating-point tensor")
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a floating-point tensor, not {type(weight).__name__}")
+    check_dense(weight, "weight")
+    check_floating(weight.dtype, "weight")
+    compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    if bias is not None:
+        bias = _numbers(bias, device, compute, "bias")
+    if mix is not None:
+        mix = _numbers(mix, device, compute, "mix")
     if weight.dim() != 4 or weight.shape[1] != 4 or weight.shape[2] != weight.shape[3]:
         raise ValueError(f"weight has shape {list(weight.shape)}: expected [C, 4, K, K]")
     if weight.shape[0] == 0 or weight.shape[2] == 0:
@@ -160,8 +185,12 @@ def raw_conv(
     for name, value in (("weight", weight), ("bias", bias), ("mix", mix), ("gain", gain)):
         if isinstance(value, Tensor) and value.dim() > 0 and value.device != device:
             raise ValueError(f"{name} is on {value.device}, the mosaic on {device}")
+    stride = whole_number(stride, "stride")
     if stride < 1:
         raise ValueError(f"stride must be at least 1, got {stride}")
+    if clip not in (True, False):
+        raise TypeError(f"clip must be True or False, got {shown(clip)}")
+    clip = bool(clip)
     edges = quadruple_padding(padding)
     kernel = weight.shape[2]
     height, width = mosaic.shape[1] // 2, mosaic.shape[2] // 2
@@ -176,9 +205,8 @@ def raw_conv(
         raise ValueError(f"unknown activation {activation!r}: expected {', '.join(ACTIVATIONS)}")
     if (curve == "gamma") != (gamma is not None):
         raise ValueError('gamma goes with curve="gamma", and only with it')
-    compute = torch.float64 if weight.dtype == torch.float64 else torch.float32
     if gamma is not None:
-        gamma = torch.as_tensor(gamma, dtype=compute, device=device)
+        gamma = on_device(gamma, device, compute, "gamma")
         if gamma.numel() != 1:
             raise ValueError(f"gamma has shape {list(gamma.shape)}: expected one exponent")
         gamma = gamma.reshape(())
@@ -187,12 +215,15 @@ def raw_conv(
             raise ValueError(f"mix has shape {list(mix.shape)}: expected [4, 4] or [{batch}, 4, 4]")
         mix = mix.to(compute).expand(batch, 4, 4)
     if padding_value is not None:
-        padding_value = torch.as_tensor(padding_value, dtype=compute, device=device).expand(4)
+        padding_value = on_device(padding_value, device, compute, "padding_value")
+        if tuple(padding_value.shape) not in ((), (1,), (4,)):
+            raise ValueError(
+                f"padding_value has shape {list(padding_value.shape)}: expected a number or [4]"
+            )
+        padding_value = padding_value.expand(4)
     if out_dtype is None:
-        autocast = torch.is_autocast_enabled(device.type)
-        out_dtype = torch.get_autocast_dtype(device.type) if autocast else weight.dtype
-    if not out_dtype.is_floating_point:
-        raise TypeError(f"out_dtype must be a floating-point type, not {out_dtype}")
+        out_dtype = autocast_type(device) or weight.dtype
+    check_floating(out_dtype, "out_dtype")
     if memory_format is None:
         like_weight = not weight.is_contiguous() and weight.is_contiguous(
             memory_format=torch.channels_last
@@ -202,6 +233,7 @@ def raw_conv(
         raise ValueError(f"memory_format {memory_format}: expected contiguous or channels_last")
     blacks = per_sample(black, batch, (4,), "black", device, compute)
     whites = per_sample(white, batch, (), "white", device, compute)
+    check_levels(black, white)
     gains = per_sample(1.0 if gain is None else gain, batch, (4,), "gain", device, compute)
     patterns = pattern_codes(pattern, batch, device)
     colour = (
@@ -211,9 +243,13 @@ def raw_conv(
     learnt = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (weight, bias)
     )
+    only_reference = NOT_TRANSFORMED if transformed() else None
+    levels = (blacks, whites, padding_value)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in levels):
+        only_reference = "it has no gradient of black, white and padding_value"
     name = _backend_for(
         device, kernel, batch, out_dtype, weight.dtype, mosaic.dtype, stride, activation,
-        learnt, colour,
+        learnt, colour, only_reference,
     )  # fmt: skip
     if name != "reference":
         features: Tensor = operator(
@@ -222,7 +258,8 @@ def raw_conv(
             memory_format == torch.channels_last, name,
         )  # fmt: skip
         return features
-    with torch.autocast(device.type, enabled=False):
+    autocast = autocast_type(device) is not None
+    with torch.autocast(device.type, enabled=False) if autocast else contextlib.nullcontext():
         result = reference.raw_conv(
             mosaic,
             weight,
@@ -245,6 +282,16 @@ def raw_conv(
     return result
 
 
+def _numbers(
+    value: Sequence[Any] | Tensor, device: torch.device, dtype: torch.dtype, name: str
+) -> Tensor:
+    """A parameter: a tensor as it is, for its gradient's sake, or one made of numbers."""
+    if not isinstance(value, Tensor):
+        return on_device(value, device, dtype, name)
+    check_dense(value, name)
+    return value
+
+
 def _backend_for(
     device: torch.device,
     kernel: int,
@@ -256,18 +303,21 @@ def _backend_for(
     activation: str,
     learnt: bool,
     colour: bool,
+    only_reference: str | None,
 ) -> str:
     """The backend that serves a call.
 
     ``learnt``: the gradient of weight or bias will be asked for; ``colour``: of gain, mix or gamma.
+    ``only_reference``: why no kernel serves the call, or None.
 
     An exported program runs where this library is not: it is made of the reference's operators.
     """
     if torch.compiler.is_exporting():
         return "reference"
     name: str = _choose(
-        device, kernel, batch, out_dtype, weight, mosaic, stride, activation, learnt, colour
-    )
+        device, kernel, batch, out_dtype, weight, mosaic, stride, activation, learnt, colour,
+        only_reference,
+    )  # fmt: skip
     return name
 
 
@@ -282,6 +332,7 @@ def _choose_now(
     activation: str,
     learnt: bool,
     colour: bool,
+    only_reference: str | None,
 ) -> str:
     call = {
         "kernel": kernel,
@@ -293,6 +344,7 @@ def _choose_now(
         "activation": activation,
         "learnt": learnt,
         "colour": colour,
+        "only_reference": only_reference,
     }
     return backend.choose("raw_conv", device, **call).backend
 

@@ -22,8 +22,17 @@ from isp_distill.ops.raw_conv_operator import (
 LARGEST_KERNEL = 32
 
 
-def refuses(*, kernel: int, out_dtype: torch.dtype, weight: torch.dtype, **_: object) -> str | None:
+def refuses(
+    *,
+    kernel: int,
+    out_dtype: torch.dtype,
+    weight: torch.dtype,
+    only_reference: str | None = None,
+    **_: object,
+) -> str | None:
     """Why the compiled kernels cannot serve a call, or None."""
+    if only_reference:
+        return only_reference
     if weight == torch.float64 or out_dtype == torch.float64:
         return "it computes in float32, and float64 was asked for"
     if kernel > LARGEST_KERNEL:

@@ -1,8 +1,9 @@
 """``raw_conv`` on the GPU by the hand-written kernels of csrc/cuda: what a call tells them.
 
 They have the gradients of weight and bias; a call that asks for one of gain, mix or gamma is served
-by :mod:`isp_distill.ops.raw_conv_triton`. Nothing waits for the GPU, and nothing is allocated but
-results and the sums of each block, so that a CUDA graph can hold a call.
+by :mod:`isp_distill.ops.raw_conv_triton`. NaN at an edge of the mosaic reaches the gradients of all
+positions of the kernel, of those that do not read it too. Nothing waits for the GPU, and nothing is
+allocated but results and the sums of each block, so that a CUDA graph can hold a call.
 """
 
 from __future__ import annotations
@@ -76,9 +77,12 @@ def refuses(
     activation: str,
     learnt: bool,
     colour: bool,
+    only_reference: str | None = None,
     **_: object,
 ) -> str | None:
     """Why the CUDA kernels cannot serve a call, or None."""
+    if only_reference:
+        return only_reference
     if torch.float64 in (weight, out_dtype, mosaic):
         return "it computes in float32, and float64 was asked for"
     if colour:

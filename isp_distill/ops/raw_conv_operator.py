@@ -187,3 +187,13 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 raw_conv.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _second_backward(ctx: Any, *grads: Tensor) -> None:
+    raise BackendError(
+        "the kernels of raw_conv have no second derivative: compute it inside "
+        'isp_distill.use_backend("reference")'
+    )
+
+
+raw_conv_backward.register_autograd(_second_backward)

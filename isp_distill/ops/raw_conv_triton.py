@@ -29,9 +29,17 @@ _TWICE = {1: torch.int16, 2: torch.int32, 4: torch.int64}
 
 
 def refuses(
-    *, kernel: int, out_dtype: torch.dtype, weight: torch.dtype, batch: int, **_: object
+    *,
+    kernel: int,
+    out_dtype: torch.dtype,
+    weight: torch.dtype,
+    batch: int,
+    only_reference: str | None = None,
+    **_: object,
 ) -> str | None:
     """Why the Triton kernels cannot serve a call, or None."""
+    if only_reference:
+        return only_reference
     if weight == torch.float64 or out_dtype == torch.float64:
         return "it computes in float32, and float64 was asked for"
     if kernel > LARGEST_KERNEL:
@@ -138,9 +146,6 @@ def backward(
         of_weight, of_bias = launch_weight(call, grad, out)
     if needs.gain or needs.mix or needs.gamma:
         unit = 1.0 / (tensors.white.float()[:, None] - call["black"])
-        if tensors.mix is None:
-            identity = torch.eye(4, device=grad.device)
-            call["mix"], call["MIX"] = identity.expand(len(grad), 4, 4).contiguous(), True
         of_gain, of_mix, of_gamma = launch_colour(call, unit.contiguous(), grad, out)
     found = (of_weight, of_bias, of_gain, of_mix, of_gamma)
     return tuple(g if needed else None for g, needed in zip(found, needs, strict=True))

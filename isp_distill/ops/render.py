@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from isp_distill import backend
+from isp_distill.arguments import (
+    NOT_TRANSFORMED,
+    check_floating,
+    readable,
+    transformed,
+    whole_number,
+    whole_numbers,
+)
 from isp_distill.cfa import check_levels, on_device
 from isp_distill.isp import ISP
 from isp_distill.ops import reference, render_cpu, render_triton
@@ -25,18 +33,20 @@ def output_size(size: int | Sequence[int] | None, height: int, width: int) -> tu
     """The size of a picture: None keeps it, a number is its shorter side, a pair is exact.
 
     Raises:
-        ValueError: for anything else, or a side below 1.
+        TypeError: for anything but whole numbers.
+        ValueError: for another count of them, or a side below 1.
     """
     if size is None:
         return height, width
-    if isinstance(size, int):
+    if not isinstance(size, Iterable):
+        size = whole_number(size, "size")
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}")
         shorter = min(height, width)
         return max(1, round(height * size / shorter)), max(1, round(width * size / shorter))
-    pair = tuple(int(side) for side in size)
+    pair = whole_numbers(size, "size")
     if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"size {tuple(size)}: expected a number or (height, width), at least 1")
+        raise ValueError(f"size {pair}: expected a number or (height, width), at least 1")
     return pair[0], pair[1]
 
 
@@ -85,10 +95,9 @@ def render(
         raise TypeError(f"isp must be an isp_distill.ISP, not {type(isp).__name__}")
     if resize_in not in ("display", "linear"):
         raise ValueError(f"unknown resize_in {resize_in!r}: expected display or linear")
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be a floating-point type, not {dtype}")
+    check_floating(dtype, "dtype")
     superpixel = isp.demosaic == "superpixel"
-    box = (0, 0, sensor_height, sensor_width) if crop is None else tuple(int(c) for c in crop)
+    box = (0, 0, sensor_height, sensor_width) if crop is None else whole_numbers(crop, "crop")
     if len(box) != 4:
         raise ValueError(f"crop {box}: expected (top, left, height, width)")
     top, left, height, width = box
@@ -121,7 +130,8 @@ def render(
         mosaic = apply_gain_map(mosaic, maps, double=dtype == torch.float64, **levels)
     tensors = (mosaic, black, white, pattern, gain, ccm, means, stds)
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    name = _backend_for(device, mosaic.dtype, dtype, needs_gradient)
+    only_reference = NOT_TRANSFORMED if transformed() else None
+    name = _backend_for(device, mosaic.dtype, dtype, needs_gradient, only_reference)
     crop = (top, left, box[2], box[3])
     if name != "reference":
         picture: Tensor = operator(
@@ -150,22 +160,35 @@ def render(
 
 
 def _backend_for(
-    device: torch.device, mosaic: torch.dtype, dtype: torch.dtype, needs_gradient: bool
+    device: torch.device,
+    mosaic: torch.dtype,
+    dtype: torch.dtype,
+    needs_gradient: bool,
+    only_reference: str | None,
 ) -> str:
-    """The backend that serves a call.
+    """The backend that serves a call. ``only_reference``: why no kernel does, or None.
 
     An exported program runs where this library is not: it is made of the reference's operators.
     """
     if torch.compiler.is_exporting():
         return "reference"
-    name: str = _choose(device, mosaic, dtype, needs_gradient)
+    name: str = _choose(device, mosaic, dtype, needs_gradient, only_reference)
     return name
 
 
 def _choose_now(
-    device: torch.device, mosaic: torch.dtype, dtype: torch.dtype, needs_gradient: bool
+    device: torch.device,
+    mosaic: torch.dtype,
+    dtype: torch.dtype,
+    needs_gradient: bool,
+    only_reference: str | None,
 ) -> str:
-    call = {"mosaic": mosaic, "dtype": dtype, "needs_gradient": needs_gradient}
+    call = {
+        "mosaic": mosaic,
+        "dtype": dtype,
+        "needs_gradient": needs_gradient,
+        "only_reference": only_reference,
+    }
     return backend.choose("render", device, **call).backend
 
 
@@ -178,7 +201,7 @@ def _channels(
     value: float | Sequence[float] | Tensor | None, default: float, name: str, device: torch.device
 ) -> Tensor:
     given = default if value is None else value
-    tensor = on_device(given, device, torch.float32)
+    tensor = on_device(given, device, torch.float32, name)
     if tensor.numel() not in (1, 3):
         raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number or [3]")
     if name == "std" and not _positive(given):
@@ -190,6 +213,4 @@ def _positive(value: float | Sequence[float] | Tensor) -> bool:
     """Whether all of it is; True where a look would make a GPU wait, or break a compiled graph."""
     if not isinstance(value, Tensor):
         return all(x > 0 for x in ([value] if isinstance(value, (int, float)) else value))
-    if value.device.type != "cpu" or torch.compiler.is_compiling():
-        return True
-    return bool((value > 0).all())
+    return not readable(value) or bool((value > 0).all())

@@ -13,9 +13,16 @@ from isp_distill.ops.render_operator import Settings, Tensors, output_like
 
 
 def refuses(
-    *, mosaic: torch.dtype, dtype: torch.dtype, needs_gradient: bool, **_: object
+    *,
+    mosaic: torch.dtype,
+    dtype: torch.dtype,
+    needs_gradient: bool,
+    only_reference: str | None = None,
+    **_: object,
 ) -> str | None:
     """Why the compiled kernels cannot serve a call, or None."""
+    if only_reference:
+        return only_reference
     if torch.float64 in (mosaic, dtype):
         return "it computes in float32, and float64 was asked for"
     if needs_gradient:

@@ -5,12 +5,21 @@ For people who have RGB data and no RAW: the student gets the mosaic, the teache
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from isp_distill import backend
+from isp_distill.arguments import (
+    NOT_TRANSFORMED,
+    check_dense,
+    readable,
+    shown,
+    transformed,
+    whole_number,
+)
 from isp_distill.cfa import check_levels, pattern_codes, per_sample
 from isp_distill.isp import ISP, NoiseModel
 from isp_distill.ops import (
@@ -26,8 +35,10 @@ __all__ = ["expose", "unprocess", "unprocess_cpu", "unprocess_triton"]
 backend.register(backend.Implementation("unprocess", "reference", None))
 
 
-def _choose_now(device: torch.device, dtype: torch.dtype, batch: int, picture: bool) -> str:
-    call = {"dtype": dtype, "batch": batch, "picture": picture}
+def _choose_now(
+    device: torch.device, dtype: torch.dtype, batch: int, picture: bool, only_reference: str | None
+) -> str:
+    call = {"dtype": dtype, "batch": batch, "picture": picture, "only_reference": only_reference}
     return backend.choose("unprocess", device, **call).backend
 
 
@@ -43,26 +54,34 @@ def _backend_for(image: Tensor, picture: bool) -> str:
     """
     if torch.compiler.is_exporting():
         return "reference"
-    name: str = _choose(image.device, image.dtype, image.shape[0], picture)
+    only_reference = NOT_TRANSFORMED if transformed() else None
+    name: str = _choose(image.device, image.dtype, image.shape[0], picture, only_reference)
     return name
 
 
 def _checked_seed(seed: int) -> int:
+    seed = whole_number(seed, "seed", bits=math.inf)
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     return seed
 
 
+def _check_noise(noise: NoiseModel) -> None:
+    if not isinstance(noise, NoiseModel):
+        raise TypeError(f"noise must be an isp_distill.NoiseModel, not {shown(noise)}")
+
+
 def _check_factor(factor: float | Sequence[float] | Tensor) -> None:
     """Tensors on an accelerator are not looked at, since that would make the device wait."""
     if isinstance(factor, Tensor):
-        if factor.device.type != "cpu" or torch.compiler.is_compiling():
+        if not readable(factor):
             return
-        positive = bool((factor > 0).all())
+        positive = bool(((factor > 0) & torch.isfinite(factor)).all())
     else:
-        positive = all(f > 0 for f in (factor if isinstance(factor, Sequence) else (factor,)))
+        factors = factor if isinstance(factor, Sequence) else (factor,)
+        positive = all(0 < f < math.inf for f in factors)
     if not positive:
-        raise ValueError(f"factor must be positive, got {factor}")
+        raise ValueError(f"factor must be positive and finite, got {shown(factor)}")
 
 
 def unprocess(
@@ -93,19 +112,23 @@ def unprocess(
         The mosaics, uint16 ``[N, H, W]``, and their :class:`isp_distill.ISP` (malvar, smoothstep).
 
     Raises:
-        TypeError: if ``rgb`` is no float or uint8 tensor.
+        TypeError: if ``rgb`` is no float or uint8 tensor; for a setting of a wrong type.
         ValueError: for a wrong shape, odd sides, or a setting out of range.
     """
     if not isinstance(rgb, Tensor) or not (rgb.dtype.is_floating_point or rgb.dtype == torch.uint8):
         raise TypeError("rgb must be a float tensor in [0, 1] or a uint8 tensor")
+    check_dense(rgb, "rgb")
     if rgb.dim() != 4 or rgb.shape[1] != 3 or 0 in rgb.shape[2:]:
         raise ValueError(f"rgb has shape {list(rgb.shape)}: expected [N, 3, H, W]")
     batch, _, height, width = rgb.shape
     if height % 2 or width % 2:
         raise ValueError(f"rgb is {height} x {width}: crop it to even sides")
+    bits = whole_number(bits, "bits")
     if not 8 <= bits <= 16:
         raise ValueError(f"bits must be between 8 and 16, got {bits}")
-    _checked_seed(seed)
+    seed = _checked_seed(seed)
+    if noise is not None:
+        _check_noise(noise)
     device = rgb.device
     white = torch.full((batch,), float(2**bits - 1), device=device)
     blacks = per_sample(black, batch, (4,), "black", device)
@@ -174,6 +197,8 @@ def expose(
         TypeError, ValueError: as :func:`isp_distill.raw_conv`; for a factor that is not positive.
     """
     mosaic = checked_mosaic(mosaic)
+    seed = _checked_seed(seed)
+    _check_noise(noise)
     batch, device = mosaic.shape[0], mosaic.device
     factors = per_sample(factor, batch, (), "factor", device)
     _check_factor(factor)
@@ -181,7 +206,7 @@ def expose(
     whites = per_sample(white, batch, (), "white", device)
     check_levels(black, white)
     codes = pattern_codes(pattern, batch, device)
-    drawn = noise.draw(batch, _checked_seed(seed), device)
+    drawn = noise.draw(batch, seed, device)
     name = _backend_for(mosaic, picture=False)
     if name == "reference":
         return reference_unprocess.expose(

@@ -16,8 +16,12 @@ from isp_distill.ops.unprocess_operator import (
 )
 
 
-def refuses(*, dtype: torch.dtype, picture: bool, **_: object) -> str | None:
+def refuses(
+    *, dtype: torch.dtype, picture: bool, only_reference: str | None = None, **_: object
+) -> str | None:
     """Why the compiled kernels cannot serve a call, or None."""
+    if only_reference:
+        return only_reference
     if picture and dtype == torch.float64:
         return "it reads pictures of uint8, float16, bfloat16 or float32, and this one is float64"
     return None

@@ -18,8 +18,12 @@ from isp_distill.ops.unprocess_operator import (
 LARGEST_BATCH = 65535
 
 
-def refuses(*, dtype: torch.dtype, picture: bool, batch: int, **_: object) -> str | None:
+def refuses(
+    *, dtype: torch.dtype, picture: bool, batch: int, only_reference: str | None = None, **_: object
+) -> str | None:
     """Why the Triton kernels cannot serve a call, or None."""
+    if only_reference:
+        return only_reference
     if picture and dtype == torch.float64:
         return "it reads pictures of uint8, float16, bfloat16 or float32, and this one is float64"
     if batch > LARGEST_BATCH:

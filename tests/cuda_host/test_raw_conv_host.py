@@ -13,7 +13,7 @@ import raw_conv_host_backend
 import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
-from raw_conv_cases import Case, cases, check_activation
+from raw_conv_cases import NAN_CASES, Case, cases, check_activation, check_nan
 
 from isp_distill import BackendError, raw_conv, use_backend
 from isp_distill.ops import raw_conv_cuda, reference
@@ -108,6 +108,17 @@ def test_the_order_of_threads_and_of_blocks_changes_nothing(monkeypatch):
     for first, second in zip(results[0], results[1], strict=True):
         assert torch.equal(first, second)
     assert torch.equal(results[0][0], results[2][0])
+
+
+@pytest.mark.parametrize("case", NAN_CASES)
+def test_nan_comes_through(case):
+    """With relu, whose derivative these kernels have, in the place of other activations. At an edge
+    NaN reaches the gradients of all taps, of those that do not read it too."""
+    where, curve, activation, clip, mixed = case
+    activation = "none" if activation == "none" else "relu"
+    check_nan(
+        (where, curve, activation, clip, mixed), "cuda", learn=("weight", "bias"), edges=False
+    )
 
 
 def test_nothing_that_pads_the_kernel_counts():

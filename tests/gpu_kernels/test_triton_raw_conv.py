@@ -13,10 +13,12 @@ from hypothesis import given, settings
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from raw_conv_cases import (
+    NAN_CASES,
     Case,
     cases,
     check_activation,
     check_against_reference,
+    check_nan,
     forward_and_gradients,
 )
 
@@ -75,15 +77,9 @@ def test_an_expanded_and_a_transposed_gradient(device):
         torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
-def test_nan_of_a_float_mosaic_comes_through():
-    mosaic = torch.rand(1, 8, 8)
-    mosaic[0, 3, 3] = float("nan")
-    weight = torch.ones(1, 4, 1, 1)
-    outs = []
-    for backend in ("triton", "reference"):
-        with use_backend(backend):
-            outs.append(raw_conv(mosaic, weight, black=0.0, white=1.0, activation="relu6"))
-    torch.testing.assert_close(*outs, equal_nan=True)
+@pytest.mark.parametrize("case", NAN_CASES)
+def test_nan_comes_through(case):
+    check_nan(case, "triton")
 
 
 def test_an_empty_batch_and_empty_gradients():

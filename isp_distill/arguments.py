@@ -1,0 +1,123 @@
+"""What callers give, checked before anything is computed: each refusal is one sentence."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: What the operations compute in and write.
+FLOATING_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def shown(value: object) -> str:
+    """A value for an error: short, and on one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def whole_number(value: Any, name: str, bits: float = 63) -> int:
+    """An integer of any kind but a tensor as an ``int``; it may have so many bits beside its sign.
+
+    Raises:
+        TypeError: for anything else, 2.0 and True included.
+        ValueError: if it does not fit.
+    """
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]  # stands for an int while torch compiles
+    if isinstance(value, (bool, Tensor)):
+        raise TypeError(f"{name} must be a whole number, got {shown(value)}")
+    if not isinstance(value, int):
+        try:
+            value = operator.index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be a whole number, got {shown(value)}") from None
+    if not torch.compiler.is_compiling() and abs(value).bit_length() > bits:
+        raise ValueError(f"{name} is {shown(value)}, which is too large")
+    return int(value)
+
+
+def whole_numbers(values: Any, name: str) -> tuple[int, ...]:
+    """Several of :func:`whole_number`.
+
+    Raises:
+        TypeError: if they are none.
+    """
+    if isinstance(values, (str, Tensor)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be whole numbers, got {shown(values)}")
+    return tuple(whole_number(value, name) for value in values)
+
+
+def real_number(value: Any, name: str) -> float:
+    """A real number as a ``float``.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
+    return float(value)
+
+
+def check_dense(tensor: Tensor, name: str) -> None:
+    """Refuse tensors whose elements do not lie at strides.
+
+    Raises:
+        TypeError: for a sparse, nested or otherwise laid out tensor, or one of complex numbers.
+    """
+    if tensor.is_nested:
+        raise TypeError(f"{name} is a nested tensor: give one of one shape")
+    if tensor.layout != torch.strided:
+        layout = str(tensor.layout).removeprefix("torch.")
+        raise TypeError(f"{name} has layout {layout}: give {name}.to_dense()")
+    if tensor.dtype.is_complex:
+        raise TypeError(f"{name} has dtype {tensor.dtype}: expected real numbers")
+
+
+def check_floating(dtype: Any, name: str) -> None:
+    """Refuse what is not one of :data:`FLOATING_TYPES`.
+
+    Raises:
+        TypeError: if it is not.
+    """
+    if dtype not in FLOATING_TYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in FLOATING_TYPES)
+        raise TypeError(f"{name} must be a floating-point type, one of {names}, not {shown(dtype)}")
+
+
+def transformed() -> bool:
+    """Whether torch.func's transforms or forward-mode derivatives see what is computed now."""
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+#: Why no kernel serves a call where :func:`transformed` is true.
+NOT_TRANSFORMED = "only plain PyTorch has torch.func's transforms and forward-mode derivatives"
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether values can be looked at: there are some, and no device waits for it."""
+    from torch._subclasses.fake_tensor import is_fake
+
+    return (
+        tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not is_fake(tensor)
+        and not transformed()
+    )
+
+
+def autocast_type(device: torch.device) -> torch.dtype | None:
+    """What autocast computes in on a device; None where it is off, or there is none."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
