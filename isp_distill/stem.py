@@ -119,8 +119,9 @@ class RawStem(nn.Module):
 
     def forward(self, mosaic: Tensor) -> Tensor:
         """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features."""
-        if self._mosaic is not None:
-            mosaic = self._behind(mosaic)
+        if self._mosaic is not None and self._picture is not None:
+            check_stand_in(mosaic, self._picture)
+            mosaic = self._mosaic
         batch = mosaic.shape[0]
         if self._camera is None:
             black, white, pattern = self.black, self.white, self.pattern.expand(batch)
@@ -155,23 +156,26 @@ class RawStem(nn.Module):
             activation=self.activation,
         )
 
-    def _behind(self, stand_in: Tensor) -> Tensor:
-        """The mosaic that the model's own input stands for."""
-        assert self._mosaic is not None
-        if tuple(stand_in.shape[-2:]) != self._picture:
-            raise ValueError(
-                f"the model makes a picture of {list(stand_in.shape[-2:])} pixels out of "
-                f"{list(self._picture or ())} before its first layer: give mosaics of a size that "
-                "it does not pad or resize, or make the student with rawify(model, picture=True)"
-            )
-        return self._mosaic
-
     def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
         if not isinstance(self.padding, str):
             return self.padding
         top, bottom = same_padding(height, self.weight.shape[2], self.stride)
         left, right = same_padding(width, self.weight.shape[2], self.stride)
         return left, right, top, bottom
+
+
+def check_stand_in(stand_in: Tensor, picture: tuple[int, int]) -> None:
+    """Refuse what a model hands its stem if that is not the picture the mosaic stands for.
+
+    Raises:
+        ValueError: if its height and width are not those of ``picture``.
+    """
+    if tuple(stand_in.shape[-2:]) != picture:
+        raise ValueError(
+            f"the model makes a picture of {list(stand_in.shape[-2:])} pixels out of "
+            f"{list(picture)} before its first layer: give mosaics of a size that it does not pad "
+            "or resize, or make the student with rawify(model, picture=True)"
+        )
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
