@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from isp_distill.data import View
 from isp_distill.isp import ISP
 from isp_distill.ops import reference
-from isp_distill.stem import RawModel, RawStem, planes_matrix
+from isp_distill.stem import RawModel, RawStem, check_stand_in, planes_matrix
 from isp_distill.takeover import replaced_module
 from isp_distill.teacher import PlanesModel, logits_of
 
@@ -120,6 +120,8 @@ class StandardStem(nn.Module):
         #: ``[N, H, W]`` float32, and each sample's camera unless one is built in; for one call.
         self.mosaic: Tensor | None = None
         self.camera: Camera | None = None
+        #: Height and width of the picture that the mosaic stands for, if a model is called on it.
+        self.picture: tuple[int, int] | None = None
         weight, border = stem.weight.detach(), stem.padding_value
         mix, gain = stem.mix.detach(), stem.gain.detach()
         taps, level = torch.eye(4).reshape(4, 1, 2, 2), torch.zeros(4)
@@ -148,9 +150,11 @@ class StandardStem(nn.Module):
         self.register_buffer("partner", _partners())
         self.shifted = bool((border != 0).any())
 
-    def forward(self, _: Tensor) -> Tensor:
+    def forward(self, stand_in: Tensor) -> Tensor:
         """The features of :attr:`mosaic`, whatever it is called with: see :class:`RawModel`."""
         assert self.mosaic is not None
+        if self.picture is not None:
+            check_stand_in(stand_in, self.picture)
         mix = self.mix
         x = F.conv2d(self.mosaic[:, None], self.taps, self.level, stride=2)
         if self.camera is not None:
@@ -223,6 +227,7 @@ class StandardStudent(nn.Module):
         stems = []
         for stem in student.stems:
             stems.append(StandardStem(stem, view.crop // 2, view.crop // 2, camera))
+            stems[-1].picture = self.picture, self.picture
             name = next(n for n, module in self.model.named_modules() if module is stem)
             self.model = replaced_module(self.model, name, stems[-1])
         self.stems = nn.ModuleList(stems)

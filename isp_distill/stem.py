@@ -204,8 +204,9 @@ class RawStem(RecordedModule):
         Raises:
             ValueError: if there is neither a camera with the call nor one that was kept.
         """
-        if self._mosaic is not None:
-            mosaic = self._behind(mosaic)
+        if self._mosaic is not None and self._picture is not None:
+            check_stand_in(mosaic, self._picture)
+            mosaic = self._mosaic
         # A flag of Python's, for a GPU's buffers cannot be looked at without waiting for it.
         if self._camera is None and not self.calibrated and not mosaic.is_meta:
             raise ValueError(
@@ -247,17 +248,6 @@ class RawStem(RecordedModule):
             activation=self.activation,
         )
 
-    def _behind(self, stand_in: Tensor) -> Tensor:
-        """The mosaic that the model's own input stands for."""
-        assert self._mosaic is not None
-        if tuple(stand_in.shape[-2:]) != self._picture:
-            raise ValueError(
-                f"the model makes a picture of {list(stand_in.shape[-2:])} pixels out of "
-                f"{list(self._picture or ())} before its first layer: give mosaics of a size that "
-                "it does not pad or resize, or make the student with rawify(model, picture=True)"
-            )
-        return self._mosaic
-
     def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
         if not isinstance(self.edges, str):
             return self.edges
@@ -278,6 +268,20 @@ def _no_camera() -> tuple[Tensor, ...]:
     return (
         torch.zeros(4), torch.tensor(65535.0), torch.tensor(0), torch.ones(4), torch.eye(3)
     )  # fmt: skip
+
+
+def check_stand_in(stand_in: Tensor, picture: tuple[int, int]) -> None:
+    """Refuse what a model hands its stem if that is not the picture the mosaic stands for.
+
+    Raises:
+        ValueError: if its height and width are not those of ``picture``.
+    """
+    if tuple(stand_in.shape[-2:]) != picture:
+        raise ValueError(
+            f"the model makes a picture of {list(stand_in.shape[-2:])} pixels out of "
+            f"{list(picture)} before its first layer: give mosaics of a size that it does not pad "
+            "or resize, or make the student with rawify(model, picture=True)"
+        )
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

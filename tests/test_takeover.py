@@ -278,6 +278,8 @@ def test_models_that_resize_some_sizes_say_so():
     assert student.takeover.form == "stem"
     with pytest.raises(ValueError, match=r"\[6, 8\] pixels out of \[6, 6\].*picture=True"):
         student(torch.zeros(1, 12, 12, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"\[6, 8\] pixels out of \[6, 6\]"):
+        OneCamera(student, View(12), CAMERA.replace(pattern=0))(torch.zeros(1, 12, 12))
     assert error(model, rawify(model, picture=True), 6) < 1e-5
 
 
