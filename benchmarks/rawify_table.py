@@ -71,6 +71,8 @@ def randomise_statistics(model: nn.Module, image: Tensor) -> None:
         if mean is not None and variance is not None:
             mean.add_(0.3 * variance.sqrt() * torch.randn(mean.shape, generator=draw))
             variance.mul_(0.5 + torch.rand(variance.shape, generator=draw))
+            # A channel that these pictures leave dark would magnify rounding a thousand times.
+            variance.clamp_(min=0.01 * float(variance.mean()))
 
 
 def pictures(mosaics: Tensor) -> Tensor:

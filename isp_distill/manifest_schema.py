@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isp_distill.mosaic_codec import BAND_ROWS
-from isp_distill.raw import MAX_PIXELS
+from isp_distill.raw_refusals import MAX_PIXELS
 from isp_distill.raw_metadata import PATTERNS
 
 #: What the shards of a folder can hold.

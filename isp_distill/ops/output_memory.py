@@ -58,7 +58,7 @@ def _python_references(storage: list[torch.UntypedStorage]) -> int:
     return sys.getrefcount(storage[0])
 
 
-_ALONE = _python_references([torch.UntypedStorage(0, device="cpu")])
+_ALONE = _python_references([torch.empty(0).untyped_storage()])
 
 # In the order of their last use, the oldest first. Several threads may take from it at once: no
 # lock, only operations that the dictionary makes whole.
@@ -123,7 +123,7 @@ def recycled(empty: Tensor) -> Tensor:
     if block is None:
         block = _Block([storage], storage.data_ptr(), size)
     else:
-        empty.set_(block.storage[0], 0, empty.shape, empty.stride())  # type: ignore[call-overload]
+        empty.set_(block.storage[0], 0, empty.shape, empty.stride())
     _remember(block)
     return empty
 
