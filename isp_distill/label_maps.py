@@ -230,6 +230,8 @@ def _no_label(label: Any, array: Array) -> str | None:
         return f"of the type {type(label).__name__}"
     if array.ndim == 0 or (array.ndim == 2 and array.dtype.kind != "f" and array.size):
         return None
+    if array.ndim == 1 and array.size == 1:
+        return None  # one number, which may be a class
     if array.ndim == 3 and (array.shape[2] in (3, 4) or array.shape[0] in (3, 4)):
         return (
             f"a picture ({what}), and pairs of a mosaic and a picture are not taken (give the "

@@ -37,9 +37,10 @@ BAD = [
 @pytest.mark.parametrize(("label", "words"), BAD)
 def test_what_is_no_class_is_named(tmp_path, label, words):
     data = [(raw_image(i), 1 if i else label) for i in range(4)]
-    with pytest.raises(ValueError, match=f"dataset item 0: its {words}.*whole number"):
+    said = f"item 0: its {words}.*whole number|label of dataset item 0 is (a list|of the type)"
+    with pytest.raises(ValueError, match=said):
         run(tmp_path / "out", steps=3, data=data, alpha=0.5)
-    with pytest.raises(ValueError, match=f"dataset item 0: its {words}"):
+    with pytest.raises(ValueError, match=said):
         isp_distill.evaluate(lambda m, _: torch.zeros(len(m), 7), _teacher(), data, progress=False)
 
 

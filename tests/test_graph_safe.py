@@ -32,7 +32,8 @@ from isp_distill.ops import (
 from isp_distill.ops import raw_conv as raw_conv_module
 from isp_distill.ops import render as render_module
 from isp_distill.processes import Processes
-from isp_distill.training_loop import Forward, Window
+from isp_distill.training_log import Window
+from isp_distill.training_loop import Forward
 from isp_distill.training_setup import Average, parameter_groups
 
 SYNCHRONISES = ("_local_scalar_dense", "nonzero", "item", "masked_select", "unique", "is_nonzero")
