@@ -58,7 +58,9 @@ class Folding:
             colour_matrix=self.colour_matrix,
             learn_camera=self.learn_camera,
         )
-        # Its levels stay in float32: no sensor's white fits into half precision.
+        if dtype == torch.float64:
+            stem.double()
+        # In half precision its levels stay in float32: no sensor's white fits into less.
         stem.weight.data = stem.weight.data.to(dtype)
         bias_of_stem = cast(nn.Parameter, stem.bias)
         bias_of_stem.data = bias_of_stem.data.to(dtype)

@@ -174,7 +174,8 @@ class _Trial:
         assert isinstance(isp.white, Tensor)
         planes = reference.pack(self.mosaic.double(), isp.pattern)
         gain = gain if folding.white_balance else torch.ones_like(gain)
-        planes = reference.normalise(planes, isp.black, isp.white, gain, clip=True)
+        levels = isp.black.double(), isp.white.double()
+        planes = reference.normalise(planes, *levels, gain.double(), clip=True)
         gamma = torch.tensor(1 / 2.2, dtype=torch.float64) if folding.curve == "gamma" else None
         red, green_r, green_b, blue = reference.apply_curve(planes, folding.curve, gamma).unbind(1)
         image = torch.stack([red, (green_r + green_b) / 2, blue], 1)
@@ -193,7 +194,9 @@ class _Trial:
         if difference <= max(_ROUNDING, 4 * torch.finfo(self.dtype).eps):
             return ""
         # Some networks blow rounding up: then they do so with the RGB model's own input as well.
-        noise = 8 * max(torch.finfo(self.dtype).eps, 1e-4 if self.device.type == "cuda" else 0.0)
+        # The camera's numbers are of float32; a GPU's convolutions may round to TF32.
+        least = 1e-4 if self.device.type == "cuda" else torch.finfo(torch.float32).eps
+        noise = 8 * max(torch.finfo(self.dtype).eps, least)
         if difference <= 10 * self.shaken(noise):
             return ""
         return f"outputs differ by {difference:.2g} of their largest number"
