@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from isp_distill.mosaic_codec import BAND_ROWS
-from isp_distill.raw_refusals import MAX_PIXELS
 from isp_distill.raw_metadata import PATTERNS
+from isp_distill.raw_refusals import MAX_PIXELS
 
 #: What the shards of a folder can hold.
 MOSAICS = "isp-distill mosaics"

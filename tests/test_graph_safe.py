@@ -148,7 +148,7 @@ def test_a_whole_step_waits_for_nothing(triton_everywhere, dense, size):
     assert {"expose", "render", "raw_conv", "raw_conv_backward", loss_operator} <= served
     # The numbers are read when the window is, and not before.
     with pytest.raises((NotImplementedError, RuntimeError)):
-        window.read(Processes(device))
+        window.read(Processes(device), 1)
 
 
 def test_the_forward_of_a_step_on_a_fake_gpu(triton_everywhere):

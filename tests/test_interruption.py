@@ -102,7 +102,7 @@ def test_stopped_while_validating(tmp_path):
     with pytest.raises(KeyboardInterrupt, match="after step 0 of 2: nothing was saved"):
         run(tmp_path, validation=Stopping(images, 3), **settings)
     assert not (tmp_path / "checkpoint.pt").exists()
-    # Six items before the first step, six after the last one; and the first one's label is looked at.
+    # Six items before the first step, six after the last; the first one's label is looked at.
     with pytest.raises(KeyboardInterrupt, match="after step 2 of 2: step 2 is saved"):
         run(tmp_path, validation=Stopping(images, 13), **settings)
 
