@@ -11,7 +11,7 @@ from training_run import raw_image, run, teacher
 
 import isp_distill
 from isp_distill import ISP, RawStem, cut_view, rawify
-from isp_distill.checkpoint import load_checkpoint, save_checkpoint
+from isp_distill.checkpoint import load_checkpoint
 from isp_distill.training_setup import Average, student_module
 
 CAMERA = ISP(black=500.0, white=16000.0, pattern="GRBG", white_balance=(2.0, 1.0, 1.5))
@@ -186,8 +186,8 @@ def test_averages_and_checkpoints_keep_what_a_student_computes_with(tmp_path):
     fresh.view = isp_distill.View(1234, area=(0.25, 1.0), flip=True)
     fresh.calibrate(CAMERA)
     average.update(fresh)
-    save_checkpoint(tmp_path / "one.pt", average.weights)
-    average.load(load_checkpoint(tmp_path / "one.pt"))
+    torch.save(average.weights, tmp_path / "one.pt")
+    average.load(torch.load(tmp_path / "one.pt", weights_only=True))
     again = student_module("rawify", teacher())
     average.write(again)
     assert again.view == fresh.view
