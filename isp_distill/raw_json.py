@@ -1,4 +1,7 @@
-"""A RawImage's fields as JSON and back: what decode workers send and packed folders keep."""
+"""A RawImage's fields as compact JSON and back: what decode workers send.
+
+``record_fields.py`` keeps the same in packed folders, with the gains written out.
+"""
 
 from __future__ import annotations
 

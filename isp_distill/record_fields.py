@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from . import raw_json
 from .gain_map import GainMap
 from .raw import RawImage
 
 
 def stored_fields(raw: RawImage) -> dict[str, Any]:
-    """The fields of a RawImage as JSON, less its mosaic and path."""
-    fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
-    del fields["mosaic"], fields["path"]
+    """The fields of a RawImage as JSON, less its mosaic and path; the gains as lists."""
+    fields = raw_json.fields_of(raw)
     if raw.gain_map is not None:
         gains = {f.name: getattr(raw.gain_map, f.name) for f in dataclasses.fields(raw.gain_map)}
         fields["gain_map"] = {**gains, "gains": raw.gain_map.gains.tolist()}
@@ -23,17 +23,10 @@ def stored_fields(raw: RawImage) -> dict[str, Any]:
 
 def image_fields(stored: dict[str, Any]) -> dict[str, Any]:
     """The fields of a RawImage, less its mosaic and path, from :func:`stored_fields`."""
-    crop, gains = stored["default_crop"], stored["gain_map"]
+    gains = stored["gain_map"]
     if gains is not None:
         gains = GainMap(**{**gains, "gains": np.array(gains["gains"], dtype=np.float32)})
-    return {
-        **stored,
-        "black": tuple(stored["black"]),
-        "white_balance": tuple(stored["white_balance"]),
-        "ccm": tuple(tuple(row) for row in stored["ccm"]),
-        "default_crop": None if crop is None else tuple(crop),
-        "gain_map": gains,
-    }
+    return {**raw_json.image_fields({**stored, "gain_map": None}), "gain_map": gains}
 
 
 def fields_of_rows(fields: dict[str, Any], top: int, bottom: int) -> dict[str, Any]:

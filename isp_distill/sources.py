@@ -216,7 +216,7 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
         if (
             root.is_dir()
             and not files_below(root, RAW_EXTENSIONS)[0]
-            and (files_below(root, IMAGE_EXTENSIONS)[0])
+            and files_below(root, IMAGE_EXTENSIONS)[0]
         ):
             return ImageFolder(root, label_maps=label_maps)
         return cast(Source, RawFolder(root, label_maps=label_maps))

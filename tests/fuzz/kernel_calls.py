@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,6 @@ CALLS = 20
 
 def attempt(number: int, folder: Path) -> None:
     """``CALLS`` calls of one operation on one instruction set, all decided by the number."""
-    import os
-
     _, strategy, check = PROPERTIES[number % len(PROPERTIES)]
     sets = extension.instruction_sets()
     os.environ["ISP_DISTILL_CPU"] = sets[number // len(PROPERTIES) % len(sets)]
