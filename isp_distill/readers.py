@@ -79,11 +79,11 @@ class _Call:
 
 
 # Untyped in torch, hence the ignores.
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in torch
     """Writes down every operation on the picture's memory."""
 
     def __init__(self, model: nn.Module, picture: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self.pictures = [picture]  # kept, so that no other tensor gets their memory
         self.modules = dict(model.named_modules())
         self.stack = [""]

@@ -390,7 +390,7 @@ class RawModel(StudentModule):
 
     def _apply(self, fn: Any, recurse: bool = True) -> RawModel:
         # Moving to another device may make new parameters, one for each stem.
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in torch
         share_camera(self.stems)
         return self
 

@@ -268,7 +268,7 @@ def test_a_full_disk_under_the_metrics_keeps_the_lines_before(tmp_path):
     metrics = Metrics(tmp_path, 0, tensorboard=False)
     metrics.write(1, {"loss": 1.0})
     metrics._file.close()
-    metrics._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+    metrics._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115 - the metrics close it
     with pytest.raises(OSError, match=r"metrics\.jsonl: cannot be written: No space left"):
         metrics.write(2, {"loss": 1.0})
     metrics.close()

@@ -15,7 +15,7 @@ NAME = "test_resnet.r160_in1k"
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """No network, an empty cache; every connection that is tried is listed."""
-    hub = pytest.importorskip("huggingface_hub")
+    hub = pytest.importorskip("huggingface_hub", reason="timm fetches weights with it")
     tried = []
 
     def refuse(address, *_, **__):

@@ -63,7 +63,7 @@ def guarded_like(empty: Tensor) -> Tensor:
         return empty
     memory = _bytes_beside_a_page(size, True).fill_(_UNWRITTEN)
     made = torch.empty(0, dtype=empty.dtype)
-    return made.set_(  # type: ignore[call-overload]
+    return made.set_(  # type: ignore[call-overload]  # torch types fewer forms
         memory.untyped_storage(),
         memory.storage_offset() // empty.element_size(),
         empty.shape,
@@ -78,7 +78,7 @@ def guarded_outputs() -> Iterator[None]:
     for name, module in list(sys.modules.items()):
         if name.startswith("isp_distill.ops") and hasattr(module, "recycled"):
             changed.append((module, module.recycled))
-            module.recycled = guarded_like  # type: ignore[attr-defined]
+            module.recycled = guarded_like  # type: ignore[attr-defined]  # of some modules
     try:
         yield
     finally:
