@@ -28,6 +28,7 @@ test: .venv/installed
 	$(TEST) -m ruff check .
 	$(TEST) -m ruff format --check .
 	$(TEST) -m mypy --strict isp_distill kernels
+	.venv/bin/lint-imports
 	$(TEST) -m pytest -q
 
 fuzz: .venv/installed

@@ -10,13 +10,14 @@ installation goes on in pure Python and says so in one line, unless
 
 How a source file is compiled follows from its name:
 
-* ``csrc/cpu/*_kernel.cpp`` once for each instruction set in ``INSTRUCTION_SETS``, with the macro
+* ``csrc/cpu/**/*_kernel.cpp`` once for each instruction set in ``INSTRUCTION_SETS``, with the macro
   ``ISP_DISTILL_ISA`` set to its name. Everything in such a file lives in the namespace
   ``isp_distill::ISP_DISTILL_ISA``, and it includes only ``simd.h`` and headers that define no
   inline function outside that namespace, so that the linker can never mix instruction sets.
-* ``csrc/cpu/*_exact_kernel.cpp`` are kernels whose result must be the same bits on every backend:
+* ``csrc/cpu/**/*_exact_kernel.cpp`` are kernels whose result must be the same bits on every
+backend:
   the compiler may not fuse their multiplications and additions.
-* every other ``csrc/cpu/*.cpp`` once, for the baseline of the architecture.
+* every other ``csrc/cpu/**/*.cpp`` once, for the baseline of the architecture.
 
 Environment: ``ISP_DISTILL_TORCH`` names the torch package whose headers are used, ``CXX`` the
 compiler, ``ISP_DISTILL_BUILD_EXTENSION=0`` skips both libraries.
@@ -39,13 +40,19 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 10)
 REQUIRED = os.environ.get("ISP_DISTILL_REQUIRE_EXTENSION") == "1"
 WANTED = os.environ.get("ISP_DISTILL_BUILD_EXTENSION", "1") != "0"
+#: The kernels of Triton lie beside the package, in kernels/.
+PACKAGES = [
+    *find_packages(str(ROOT), include=["isp_distill", "isp_distill.*"]),
+    "isp_distill.kernels",
+    *(f"isp_distill.kernels.{name}" for name in find_packages(str(ROOT / "kernels"))),
+]
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 FLAGS = [
@@ -126,6 +133,11 @@ def torch_package():
     return None
 
 
+def object_name(source):
+    """csrc/cpu/render/call.cpp as render-call: files of two operations share names."""
+    return "-".join(source.with_suffix("").parts[2:])
+
+
 def give_up(reason, device="CPU"):
     """Say in one line that the installation has no compiled kernels, or fail where it must."""
     if REQUIRED:
@@ -186,7 +198,7 @@ class BuildKernels(build_ext):
             variants = INSTRUCTION_SETS if kernel else {"": []}
             rounding = ["-ffp-contract=off"] if source.stem.endswith("_exact_kernel") else []
             for name, extra in variants.items():
-                target = folder / f"{source.stem}{'-' + name if name else ''}.o"
+                target = folder / f"{object_name(source)}{'-' + name if name else ''}.o"
                 if name:
                     extra = [*extra, *rounding, f"-DISP_DISTILL_ISA={name}"]
                 jobs.append(
@@ -224,7 +236,7 @@ class BuildKernels(build_ext):
         objects = []
         # One after another: nvcc compiles the architectures of one file in parallel.
         for source in map(Path, ext.sources):
-            objects.append(str(folder / f"{source.stem}.o"))
+            objects.append(str(folder / f"{object_name(source)}.o"))
             self.run_compiler([*nvcc, *includes, "-c", str(source), "-o", objects[-1]])
         # A library of that name and nothing in it: torch without CUDA has no libtorch_cuda, and the
         # loader will take the one of the torch that is in the process.
@@ -255,9 +267,9 @@ def extensions():
     if compiler() is None:
         give_up("there is no C++ compiler (set CXX, or install g++ or clang++)")
         return []
-    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").glob("*.cpp"))
+    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").rglob("*.cpp"))
     found = [Extension("isp_distill._C", sources, py_limited_api=not FREE_THREADED)]
-    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").glob("*.cu"))
+    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").rglob("*.cu"))
     wanted = os.environ.get("ISP_DISTILL_BUILD_CUDA", "1") != "0" and sys.platform == "linux"
     if sources and wanted and cuda_toolkit() is not None:
         found.append(Extension("isp_distill._cuda", sources, py_limited_api=not FREE_THREADED))
@@ -267,6 +279,7 @@ def extensions():
 modules = extensions()
 limited = {} if FREE_THREADED or not modules else {"bdist_wheel": {"py_limited_api": "cp310"}}
 setup(
+    packages=PACKAGES,
     ext_modules=modules,
     cmdclass={"build_ext": BuildKernels},
     options=limited,

@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from floor import interleaved
 
 from isp_distill import ISP, render, use_backend, write_dng
-from isp_distill.isp import DEMOSAICS
+from isp_distill.isp.camera import DEMOSAICS
 from isp_distill.ops import reference
 
 SIZES = {2: (1216, 1632), 12: (3000, 4000), 48: (6000, 8000)}

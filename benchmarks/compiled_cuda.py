@@ -22,7 +22,7 @@ FLAGS += ["-Werror=all-warnings"]
 
 _PLAN = """
 #include <cstdio>
-#include "cuda/raw_conv_call.h"
+#include "cuda/raw_conv/call.h"
 using namespace isp_distill::cuda;
 int main() {
   RawConvCall c = {};
@@ -41,7 +41,7 @@ int main() {
 DISTILL = "distill_forward_kl"
 _SOURCES = {
     DISTILL: """
-#include "cuda/distill_upsampled.h"
+#include "cuda/distill_loss/upsampled.h"
 namespace isp_distill::cuda {
 template __global__ void held<Objective::forward_kl, Shape::block_row>(const LossCall);
 template __global__ void held<Objective::forward_kl, Shape::few_dense>(const LossCall);
@@ -54,8 +54,8 @@ template __global__ void upsampled_cells<Objective::forward_kl, false>(ISP_CONST
 }
 _DISTILL_PLAN = """
 #include <cstdio>
-#include "cuda/distill_kernels.h"
-#include "cuda/distill_upsampled_call.h"
+#include "cuda/distill_loss/kernels.h"
+#include "cuda/distill_loss/upsampled_call.h"
 using namespace isp_distill;
 using namespace isp_distill::cuda;
 int main() {

@@ -2,7 +2,7 @@
 
 Triton's code generator and ptxas need no GPU, and its wheel brings NVIDIA's disassembler. What this
 shows: registers, spills, shared memory, the width of loads, tensor-core instructions. What it
-cannot show: that the kernel is right (tests/gpu_kernels do that) or fast.
+cannot show: that the kernel is right (tests/gpu/gpu_kernels do that) or fast.
 """
 
 from __future__ import annotations

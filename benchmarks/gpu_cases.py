@@ -13,29 +13,41 @@ from dataclasses import dataclass, field
 import torch
 from compiled_triton import Launch, recorded
 from gpu_cuda_cases import LOGIT, STEMS, CudaKernel, cuda_conv, cuda_distill
-from isp_distill.kernels import (
-    distill_held,
-    distill_streamed,
-    distill_upsampled,
-    raw_conv_backward,
-    raw_conv_forward,
-    render_columns,
-    render_rows,
-    render_unresized,
+from isp_distill.kernels.distill_loss import (
+    held as distill_held,
 )
-from isp_distill.kernels import unprocess as unprocess_kernels
+from isp_distill.kernels.distill_loss import (
+    streamed as distill_streamed,
+)
+from isp_distill.kernels.distill_loss import (
+    upsampled as distill_upsampled,
+)
+from isp_distill.kernels.raw_conv import backward as raw_conv_backward
+from isp_distill.kernels.raw_conv import forward as raw_conv_forward
+from isp_distill.kernels.render import (
+    columns as render_columns,
+)
+from isp_distill.kernels.render import (
+    rows as render_rows,
+)
+from isp_distill.kernels.render import (
+    unresized as render_unresized,
+)
+from isp_distill.kernels.unprocess import kernel as unprocess_kernels
 from torch import Tensor
 
-from isp_distill.ops import raw_conv_triton, render_triton, unprocess_triton
-from isp_distill.ops.distill_call import Call
-from isp_distill.ops.distill_options import checked_options
-from isp_distill.ops.distill_triton import TritonKernels
-from isp_distill.ops.raw_conv_operator import Needs, output_like
-from isp_distill.ops.raw_conv_operator import Settings as ConvSettings
-from isp_distill.ops.raw_conv_operator import Tensors as ConvTensors
-from isp_distill.ops.render_operator import Settings as RenderSettings
-from isp_distill.ops.render_operator import Tensors as RenderTensors
-from isp_distill.ops.unprocess_operator import ExposeCall, UnprocessCall
+from isp_distill.ops.distill_loss.options import checked_options
+from isp_distill.ops.distill_loss.request import Call
+from isp_distill.ops.distill_loss.triton import TritonKernels
+from isp_distill.ops.raw_conv import triton as raw_conv_triton
+from isp_distill.ops.raw_conv.operator import Needs, output_like
+from isp_distill.ops.raw_conv.operator import Settings as ConvSettings
+from isp_distill.ops.raw_conv.operator import Tensors as ConvTensors
+from isp_distill.ops.render import triton as render_triton
+from isp_distill.ops.render.operator import Settings as RenderSettings
+from isp_distill.ops.render.operator import Tensors as RenderTensors
+from isp_distill.ops.unprocess import triton as unprocess_triton
+from isp_distill.ops.unprocess.operator import ExposeCall, UnprocessCall
 
 #: Every kernel, where its launcher finds it, and the arguments that it writes; it reads the others.
 KERNELS = {

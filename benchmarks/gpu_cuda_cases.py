@@ -18,7 +18,7 @@ LOGIT = {"special": 2.0, "scalar": 14.0}
 # kernel computes the patches around its tile as well.
 _PIXEL_LOGIT = {"special": 2.0, "scalar": 16.5, "issue": 22.4}
 _CELL_LOGIT = {"special": 2.0, "scalar": 10.0, "issue": 17.5}
-#: Threads of a block of the loss of logits at their own resolution (csrc/cuda/distill_call.h).
+#: Threads of a block of the loss of logits at their own resolution (csrc/cuda/distill_loss/call.h).
 _LOSS_THREADS = 256
 #: Blocks of a backward launch, each of which leaves sums to be added up (csrc/cuda).
 CUDA_BLOCKS = 256
@@ -66,7 +66,7 @@ def cuda_conv(stem: str, mosaic: Tensor, out: Tensor, backward: bool) -> CudaKer
         positions, padded = (kernel**2 + 8) // 8 * 8, -(-channels // group) * group
     periods = (7 * stride + kernel) * (31 * stride + kernel) / 256 * -(-channels // group)
     return CudaKernel(
-        f"raw_conv_{'backward' if backward else 'forward'}.cu",
+        f"raw_conv/{'backward' if backward else 'forward'}.cu",
         f"raw_conv_{'backward' if backward else 'forward'}_{str(out.dtype).split('.')[1]}",
         256,
         shared,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from isp_distill import backend, use_backend
+from isp_distill import use_backend
+from isp_distill.backends import choice
 
 Way = Callable[[], tuple[Tensor, ...]]
 #: Largest difference from the reference, as a share of its largest value. Half-precision results
@@ -21,7 +22,7 @@ class Task:
     """One call, and every way to compute it.
 
     Attributes:
-        operation: as :mod:`isp_distill.backend` calls it.
+        operation: as :mod:`isp_distill.backends.choice` calls it.
         name: what the table says.
         dtype: of the results.
         call: the library's call, under whatever backend is in force; its results and gradients.
@@ -50,7 +51,7 @@ class Task:
         """Every backend but the reference, and why it cannot run here, or None."""
         found: dict[str, str | None] = {}
         for name in ("cpu", "triton", "cuda"):
-            implementation = backend.registered(self.operation, name)
+            implementation = choice.registered(self.operation, name)
             if implementation is None:
                 found[name] = "there is no such implementation"
                 continue

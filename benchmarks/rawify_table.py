@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from isp_distill import ISP, rawify
-from isp_distill.takeover import relative_difference
+from isp_distill.models.rawify import relative_difference
 
 OUT = Path(__file__).with_name("rawify_models.md")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -20,7 +20,7 @@ from teacher import load_teacher
 from torch import Tensor
 
 from isp_distill import ISP, NoiseModel, Report, ShortExposure, Teacher, evaluate, render, train
-from isp_distill.training_setup import student_module
+from isp_distill.models.student import student_module
 
 EXPOSURES = (1.0, 1 / 4, 1 / 10, 1 / 30)
 

@@ -16,8 +16,8 @@ from photographs import Photograph
 from PIL import Image
 
 from isp_distill import ISP, read_raw, unprocess
-from isp_distill.cfa import PATTERNS
-from isp_distill.dng import write_dng
+from isp_distill.raw.cfa import PATTERNS
+from isp_distill.raw.dng.writer import write_dng
 
 #: Side of a mosaic in sensor pixels: room for random crops of 448, twice the teacher's 224.
 TILE = 512

@@ -1,11 +1,13 @@
 """Train vision models on camera RAW by distilling them from RGB teachers."""
 
-from isp_distill.augmentation import ISPAugmentation
-from isp_distill.backend import use_backend
-from isp_distill.binning import bin_mosaic
-from isp_distill.collate import collate
-from isp_distill.data import ImageFolder
-from isp_distill.dng import write_dng
+from isp_distill.backends.choice import use_backend
+from isp_distill.backends.output_memory import release_memory
+from isp_distill.data.collate import collate
+from isp_distill.data.cut_view import cut_view
+from isp_distill.data.exposure import ShortExposure
+from isp_distill.data.folder import RawFolder
+from isp_distill.data.image_folder import ImageFolder
+from isp_distill.data.views import View
 from isp_distill.doctor import doctor
 from isp_distill.errors import (
     BackendError,
@@ -14,33 +16,31 @@ from isp_distill.errors import (
     RawError,
     UnsupportedRawError,
 )
-from isp_distill.evaluation import Report, evaluate
-from isp_distill.export import camera_inputs, export
-from isp_distill.exposure import ShortExposure
-from isp_distill.folder import RawFolder
-from isp_distill.isp import ISP, NoiseModel
-from isp_distill.losses import DistillLoss
-from isp_distill.ops.distill_loss import (
+from isp_distill.isp.augmentation import ISPAugmentation
+from isp_distill.isp.camera import ISP
+from isp_distill.models.export import camera_inputs, export
+from isp_distill.models.losses import DistillLoss
+from isp_distill.models.rawify import rawify
+from isp_distill.models.stem import RawModel, RawStem
+from isp_distill.models.teacher import Teacher
+from isp_distill.ops.distill_loss.call import (
     distill_loss,
     linear_distill_loss,
     upsampled_distill_loss,
 )
-from isp_distill.ops.output_memory import release_memory
-from isp_distill.ops.raw_conv import raw_conv
-from isp_distill.ops.render import render
-from isp_distill.ops.unprocess import expose, unprocess
-from isp_distill.pack import PackReport, pack
-from isp_distill.packed import PackedRaw
-from isp_distill.raw import RawImage, read_raw, upright
-from isp_distill.stem import RawModel, RawStem
-from isp_distill.takeover import rawify
-from isp_distill.teacher import Teacher
-from isp_distill.trained_view import cut_view
-from isp_distill.training import TrainResult, train
-from isp_distill.verify import VerifyReport, verify
-from isp_distill.views import View
-
-__version__ = "0.1.0"
+from isp_distill.ops.raw_conv.call import raw_conv
+from isp_distill.ops.render.call import render
+from isp_distill.ops.unprocess.call import expose, unprocess
+from isp_distill.ops.unprocess.noise import NoiseModel
+from isp_distill.packs.pack import PackReport, pack
+from isp_distill.packs.reader import PackedRaw
+from isp_distill.packs.verify import VerifyReport, verify
+from isp_distill.raw.binning import bin_mosaic
+from isp_distill.raw.dng.writer import write_dng
+from isp_distill.raw.image import RawImage, read_raw, upright
+from isp_distill.reports.evaluation import Report, evaluate
+from isp_distill.training.train import TrainResult, train
+from isp_distill.version import __version__
 
 __all__ = [
     "ISP",
@@ -65,6 +65,7 @@ __all__ = [
     "UnsupportedRawError",
     "VerifyReport",
     "View",
+    "__version__",
     "bin_mosaic",
     "camera_inputs",
     "collate",

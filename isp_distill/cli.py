@@ -11,16 +11,17 @@ from pathlib import Path
 
 import torch
 
-from isp_distill import __version__, cli_training
+from isp_distill import cli_training
 from isp_distill.errors import BackendError, RawError
-from isp_distill.interruption import Terminated, end_process, last_words
+from isp_distill.jobs.interruption import Terminated, end_process, last_words
+from isp_distill.version import __version__
 
 _TEACHER = "a pretrained timm model, or MODULE:FUNCTION of yours that returns a Teacher"
 
 
 def _pack(a: argparse.Namespace) -> None:
-    from isp_distill.pack import pack
-    from isp_distill.teacher import teacher_by_name
+    from isp_distill.models.teacher import teacher_by_name
+    from isp_distill.packs.pack import pack
 
     report = pack(
         a.folder,
@@ -44,7 +45,7 @@ def _pack(a: argparse.Namespace) -> None:
 
 
 def _verify(a: argparse.Namespace) -> None:
-    from isp_distill.verify import verify
+    from isp_distill.packs.verify import verify
 
     report = verify(a.packed, drop=a.drop)
     print(report)
@@ -53,9 +54,9 @@ def _verify(a: argparse.Namespace) -> None:
 
 
 def _render(a: argparse.Namespace) -> None:
-    from isp_distill.isp import ISP
-    from isp_distill.ops.render import render
-    from isp_distill.raw import read_raw
+    from isp_distill.isp.camera import ISP
+    from isp_distill.ops.render.call import render
+    from isp_distill.raw.image import read_raw
 
     raw = read_raw(a.raw)
     isp = ISP.from_raw(raw, demosaic=a.demosaic, tone=a.tone)
@@ -78,9 +79,9 @@ def _save_picture(picture: torch.Tensor, out: Path) -> None:
 
 
 def _unprocess(a: argparse.Namespace) -> None:
-    from isp_distill.data import skipped_report
-    from isp_distill.isp import NoiseModel
-    from isp_distill.unprocess_folder import unprocess_folder
+    from isp_distill.data.loader import skipped_report
+    from isp_distill.data.unprocess_folder import unprocess_folder
+    from isp_distill.ops.unprocess.noise import NoiseModel
 
     skipped = unprocess_folder(
         a.pictures,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from torch import nn
 
-    from isp_distill.sources import Source
-    from isp_distill.teacher import Teacher
+    from isp_distill.data.source import Source
+    from isp_distill.models.teacher import Teacher
 
 
 def source(
@@ -29,9 +29,10 @@ def source(
         ValueError: classes are asked for, and cannot be had.
         FileNotFoundError: the folder is missing, or not packed where it must be.
     """
-    from isp_distill.folder import RawFolder
-    from isp_distill.packed import PackedRaw, is_packed
-    from isp_distill.sources import ImageFolder, open_source
+    from isp_distill.data.folder import RawFolder
+    from isp_distill.data.image_folder import ImageFolder
+    from isp_distill.packs.reader import PackedRaw, is_packed
+    from isp_distill.sources import open_source
 
     if labels and label_maps is not None:
         raise ValueError("--labels are classes of whole files, --label-maps of pixels: give one")
@@ -55,9 +56,9 @@ def source(
 
 def train(a: argparse.Namespace) -> None:
     """``isp-distill train``."""
-    from isp_distill import training
-    from isp_distill.disk import check_writable
-    from isp_distill.teacher import teacher_by_name
+    from isp_distill.files.disk import check_writable
+    from isp_distill.models.teacher import teacher_by_name
+    from isp_distill.training import train as training
 
     if os.environ.get("RANK", "0") == "0":
         check_writable(Path(a.out))  # before a teacher is fetched
@@ -106,9 +107,9 @@ def _trained(name: str, checkpoint: str | None) -> tuple[Teacher, nn.Module]:
 
     The untrained student without a checkpoint, which is read before the teacher is fetched.
     """
-    from isp_distill.checkpoint import load_checkpoint, load_weights
-    from isp_distill.teacher import teacher_by_name
-    from isp_distill.training_setup import student_module
+    from isp_distill.models.student import student_module
+    from isp_distill.models.teacher import teacher_by_name
+    from isp_distill.training.checkpoint import load_checkpoint, load_weights
 
     state = load_checkpoint(Path(checkpoint)) if checkpoint else None
     teacher = teacher_by_name(name)
@@ -120,7 +121,7 @@ def _trained(name: str, checkpoint: str | None) -> tuple[Teacher, nn.Module]:
 
 def evaluate(a: argparse.Namespace) -> None:
     """``isp-distill evaluate``."""
-    from isp_distill import evaluation
+    from isp_distill.reports import evaluation
 
     data = source(a.data, a.label_maps, a.labels)
     teacher, student = _trained(a.teacher, a.checkpoint)
@@ -143,10 +144,10 @@ def evaluate(a: argparse.Namespace) -> None:
 
 def export(a: argparse.Namespace) -> None:
     """``isp-distill export``."""
-    from isp_distill import export as exported
-    from isp_distill.isp import ISP
-    from isp_distill.raw import read_raw
-    from isp_distill.trained_view import fixed_view
+    from isp_distill.isp.camera import ISP
+    from isp_distill.models.export import export as exported
+    from isp_distill.models.trained_view import fixed_view
+    from isp_distill.raw.image import read_raw
 
     raw = None if a.camera is None else read_raw(a.camera)
     teacher, student = _trained(a.teacher, a.checkpoint)

@@ -7,7 +7,8 @@ import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from isp_distill import backend, cuda_extension, extension
+from isp_distill.backends import choice, cpu_library, cuda_library
+from isp_distill.version import __version__
 
 
 def doctor() -> str:
@@ -22,21 +23,21 @@ def doctor() -> str:
         The text that was printed. Nothing is raised: what cannot be found out is said in its place.
     """
     versions = [
-        ("isp-distill", _answer(lambda: str(importlib.import_module("isp_distill").__version__))),
+        ("isp-distill", __version__),
         ("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         ("torch", _answer(_torch)),
         ("CUDA", _answer(_cuda)),
         ("triton", _answer(lambda: str(importlib.import_module("triton").__version__))),
         ("rawpy", _answer(_rawpy)),
         ("CPU kernels", _answer(_extension)),
-        ("GPU kernels", _answer(lambda: cuda_extension.missing() or "built, usable")),
-        ("backend", _answer(backend.requested)),
+        ("GPU kernels", _answer(lambda: cuda_library.missing() or "built, usable")),
+        ("backend", _answer(choice.requested)),
     ]
     rows = [("operation", "backend", "served here")]
-    for operation in backend.OPERATIONS:
+    for operation in choice.OPERATIONS:
         # Importing an operation registers its implementations.
         problem = _import_problem(f"isp_distill.ops.{operation}")
-        for name in backend.BACKENDS:
+        for name in choice.BACKENDS:
             rows.append((operation, name, _answer(partial(_served, operation, name, problem))))
     text = "\n\n".join((_aligned(versions), _aligned(rows)))
     print(text)
@@ -44,9 +45,9 @@ def doctor() -> str:
 
 
 def _served(operation: str, name: str, import_problem: str | None) -> str:
-    implementation = backend.registered(operation, name)
+    implementation = choice.registered(operation, name)
     if implementation is None:
-        return f"no: {import_problem or backend.NOT_THERE}"
+        return f"no: {import_problem or choice.NOT_THERE}"
     reason = implementation.missing()
     if reason is not None:
         return f"no: {reason}"
@@ -92,11 +93,11 @@ def _rawpy() -> str:
 
 
 def _extension() -> str:
-    reason = extension.missing()
+    reason = cpu_library.missing()
     if reason is not None:
         return reason
-    able = ", ".join(extension.instruction_sets())
-    return f"{extension.instruction_set()} (this processor can run: {able})"
+    able = ", ".join(cpu_library.instruction_sets())
+    return f"{cpu_library.instruction_set()} (this processor can run: {able})"
 
 
 def _import_problem(module: str) -> str | None:

@@ -1,1 +1,1 @@
-"""Triton kernels, one file per operation."""
+"""Triton kernels, a folder for each operation."""

@@ -16,11 +16,11 @@ prefer_built_package(Path(__file__).resolve().parent.parent, sys.path)
 collect_ignore = (
     []
     if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"
-    else ["gpu_kernels"]
+    else ["gpu/gpu_kernels"]
 )
 # The CUDA kernels on the CPU: test_cuda_host.py builds them and runs these tests.
 if os.environ.get("ISP_CUDA_HOST") != "1":
-    collect_ignore.append("cuda_host")
+    collect_ignore.append("gpu/cuda_host")
 
 # The first example of a property pays for imports and compilation, so a deadline would only measure
 # that. On a build server the examples are the same in every run: a failure there is a real change.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isp_distill import ISP, NoiseModel, expose, raw_conv, render, unprocess
-from isp_distill.exposure import ShortExposure
+from isp_distill.data.exposure import ShortExposure
 
 MOSAIC = torch.rand(1, 8, 8) * 900
 WEIGHT = torch.randn(2, 4, 3, 3)

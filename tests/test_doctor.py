@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from isp_distill import backend, extension
+from isp_distill.backends import choice, cpu_library
 from isp_distill.doctor import doctor
 
 
@@ -29,9 +29,9 @@ def test_prints_what_it_returns(capsys):
 
 def test_every_operation_on_every_backend():
     table = served(doctor())
-    assert set(table) == {(o, b) for o in backend.OPERATIONS for b in backend.BACKENDS}
+    assert set(table) == {(o, b) for o in choice.OPERATIONS for b in choice.BACKENDS}
     for (operation, name), answer in table.items():
-        implementation = backend.registered(operation, name)
+        implementation = choice.registered(operation, name)
         serves = implementation is not None and implementation.missing() is None
         if name == "reference":
             assert answer == "yes, any device"
@@ -46,19 +46,19 @@ def test_reasons(monkeypatch):
         raise OSError("bad library\nsecond line")
 
     def add(name, **settings):
-        implementation = backend.Implementation("render", name, None, **settings)
-        monkeypatch.setitem(backend._implementations, ("render", name), implementation)
+        implementation = choice.Implementation("render", name, None, **settings)
+        monkeypatch.setitem(choice._implementations, ("render", name), implementation)
 
     add("cpu", devices=("cpu",), missing=broken)
     add("triton", devices=("cuda",), missing=lambda: "triton is not installed")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     add("cuda", devices=("cuda",))
-    monkeypatch.delitem(backend._implementations, ("unprocess", "cuda"), raising=False)
+    monkeypatch.delitem(choice._implementations, ("unprocess", "cuda"), raising=False)
     table = served(doctor())
     assert table["render", "cpu"] == "no: OSError: bad library"
     assert table["render", "triton"] == "no: triton is not installed"
     assert table["render", "cuda"] == "no: it takes tensors on cuda, and torch sees none here"
-    assert table["unprocess", "cuda"] == f"no: {backend.NOT_THERE}"
+    assert table["unprocess", "cuda"] == f"no: {choice.NOT_THERE}"
     add("cpu", devices=("cpu",))
     assert served(doctor())["render", "cpu"] == "yes, cpu"
 
@@ -78,7 +78,7 @@ def test_a_broken_machine_is_reported(monkeypatch):
     monkeypatch.setenv("ISP_DISTILL_BACKEND", "warp")
     monkeypatch.setattr(torch.cuda, "is_available", fail)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(extension, "missing", fail)
+    monkeypatch.setattr(cpu_library, "missing", fail)
     text = doctor()
     assert "no: RuntimeError: driver too old" in text
     assert "unknown backend 'warp'" in text
@@ -97,5 +97,5 @@ def test_compiled_kernels(monkeypatch):
     library = SimpleNamespace(
         instruction_set=lambda: "avx2", instruction_sets=lambda: ["avx2", "generic"]
     )
-    monkeypatch.setattr(extension, "_load", lambda: (library, None))
+    monkeypatch.setattr(cpu_library, "_load", lambda: (library, None))
     assert "avx2 (this processor can run: avx2, generic)" in doctor()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from isp_distill import extension
+from isp_distill.backends import cpu_library
 
 RUN = Path(__file__).parent / "fuzz" / "run.py"
 
 
-@pytest.mark.skipif(extension.missing() is not None, reason=str(extension.missing()))
+@pytest.mark.skipif(cpu_library.missing() is not None, reason=str(cpu_library.missing()))
 def test_no_fault_in_a_short_run():
     ran = subprocess.run(
         [sys.executable, str(RUN), "--seconds", "24"], capture_output=True, text=True, check=False

@@ -110,7 +110,7 @@ PyModuleDef definition = {
 
 }  // namespace
 
-// What the Python sources expect of this library; raised here and in isp_distill/extension.py whenever
+// What the Python sources expect of this library; raised here and in isp_distill/backends/cpu_library.py whenever
 // an operator appears or changes its arguments.
 constexpr long kInterface = 4;
 

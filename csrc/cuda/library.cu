@@ -23,7 +23,7 @@ PyModuleDef definition = {
     nullptr, nullptr, nullptr, nullptr,
 };
 
-// Raised here and in isp_distill/cuda_extension.py whenever an operator appears or changes.
+// Raised here and in isp_distill/backends/cuda_library.py whenever an operator appears or changes.
 constexpr long kInterface = 3;
 
 }  // namespace

@@ -1,1 +1,1 @@
-"""The operations: one file each, and the reference that specifies them all."""
+"""The operations: a folder each, and beside them the reference that specifies them all."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from isp_distill.gain_maps import GainMaps
+from isp_distill.isp.gain_maps import GainMaps
 from isp_distill.ops.reference import pack, unpack
 
 

@@ -12,7 +12,7 @@ import torch
 import training_run
 
 from isp_distill import train
-from isp_distill.checkpoint import load_checkpoint
+from isp_distill.training.checkpoint import load_checkpoint
 
 from .area import refusal
 from .mutations import damaged_bytes

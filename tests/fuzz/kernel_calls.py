@@ -16,7 +16,8 @@ import unprocess_cases
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from isp_distill import distill_loss, expose, extension, raw_conv, render, unprocess, use_backend
+from isp_distill import distill_loss, expose, raw_conv, render, unprocess, use_backend
+from isp_distill.backends import cpu_library
 
 from .guard_pages import guarded, guarded_outputs
 
@@ -151,7 +152,7 @@ CALLS = 20
 def attempt(number: int, folder: Path) -> None:
     """``CALLS`` calls of one operation on one instruction set, all decided by the number."""
     _, strategy, check = PROPERTIES[number % len(PROPERTIES)]
-    sets = extension.instruction_sets()
+    sets = cpu_library.instruction_sets()
     os.environ["ISP_DISTILL_CPU"] = sets[number // len(PROPERTIES) % len(sets)]
 
     @seed(number)

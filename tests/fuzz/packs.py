@@ -18,9 +18,9 @@ import numpy as np
 import training_run
 
 from isp_distill import PackedRaw, pack, verify, write_dng
+from isp_distill.data.views import View
 from isp_distill.errors import RawError
-from isp_distill.stored_teacher import StoredTeacher
-from isp_distill.views import View
+from isp_distill.packs.stored_teacher import StoredTeacher
 
 from .area import Refused
 from .mutations import damaged_bytes, damaged_json

@@ -12,9 +12,9 @@ import dng_cases
 import numpy as np
 
 from isp_distill import write_dng
-from isp_distill.decoding import DecodePool
 from isp_distill.errors import RawError
-from isp_distill.raw import RawImage
+from isp_distill.raw.decoding.pool import DecodePool
+from isp_distill.raw.image import RawImage
 
 from .area import refusal
 from .mutations import damaged_bytes

@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--note", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.note is not None:
-        sys.path[:0] = [str(TESTS)]
+        sys.path[:0] = [str(TESTS), str(TESTS / "cases")]
         return run_area(chosen.area, chosen.seconds, chosen.seed, chosen.only, chosen.note)
     names = list(AREAS) if chosen.area is None else [chosen.area]
     share = sum(AREAS[name] for name in names)

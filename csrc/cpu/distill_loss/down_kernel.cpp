@@ -1,0 +1,226 @@
+// The distillation loss of dense logits [N, C, H, W]: pixels lie contiguous, classes far apart.
+//
+// A task is one strip of pixels with all their classes. Reading streams along the pixels of one
+// class after the other and copies them into a float buffer: planes whose distance is a power of two
+// fall into the same cache sets, and a second look at them would go to memory again. The buffers
+// (8 bytes an element) fit the second-level cache; all passes but the first and the last run there.
+// Floor: the memory stream of two reads and one write.
+#include "common/distill_loss/passes.h"
+
+namespace isp_distill {
+namespace ISP_DISTILL_ISA {
+
+namespace {
+
+struct Place {
+  int64_t n, a, b, count;  // the strip's first position, and how many pixels it has
+};
+
+INLINE char* address(const Logits& logits, const Place& at) {
+  const int64_t size = logits.dtype == Dtype::float32 ? 4 : 2;
+  return logits.data +
+         (at.n * logits.stride_n + at.a * logits.stride_a + at.b * logits.stride_b) * size;
+}
+
+// Element (class c, pixel i) of a tensor that is not contiguous along pixels, W classes at a time.
+template <Dtype D>
+INLINE V load_classes(const char* from, int64_t stride, int64_t count) {
+  constexpr int size = size_of<D>;
+  if (stride == 1 && count == W) return load_as<D>(from);
+  char elements[W * size] = {};
+  for (int64_t i = 0; i < count; ++i) memcpy(elements + i * size, from + i * stride * size, size);
+  return load_as<D>(elements);
+}
+
+// Pass 1: into the buffer, with maximum and first class of each pixel. CLASSES planes at once, so
+// that the running maxima are read and written once for all of them.
+template <Dtype D, int CLASSES, bool Masked>
+INLINE void load_planes(const Strip& strip, const char* from, int64_t stride, int64_t ahead,
+                        int64_t count, int64_t d, float* buffer, float* tops, int32_t* args) {
+  constexpr int size = size_of<D>;
+  for (int64_t v = 0; v < strip.width; v += W) {
+    V top = load(tops + v);
+    I arg = load_int(args + v);
+#pragma GCC unroll 8
+    for (int j = 0; j < CLASSES; ++j) {
+      const char* p = from + ((d + j) * stride + v) * size;
+      V x;
+      if (v + W <= count) {
+        if (ahead) __builtin_prefetch(p + ahead * stride * size, 0, 2);
+        x = load_as<D>(p);
+      } else {
+        x = v < count ? load_classes<D>(p, 1, count - v) : V{};
+      }
+      if constexpr (Masked) x = load_int(strip.of.inside + v) != 0 ? x : V{};
+      store(buffer + (d + j) * strip.pitch + v, x);
+      measure(x, splat_int((int32_t)(d + j)), top, arg);
+    }
+    store(tops + v, top), store_int(args + v, arg);
+  }
+}
+
+template <Dtype D, bool Masked>
+void load_strip(const Strip& strip, const Logits& logits, const Place& at, float* buffer,
+                float* tops, int32_t* args) {
+  constexpr int size = size_of<D>;
+  const char* from = address(logits, at);
+  const int64_t stride = logits.stride_class;
+  if (logits.stride_b == 1) {
+    for (int64_t v = 0; v < strip.width; v += W) {
+      store(tops + v, splat(-__builtin_inff())), store_int(args + v, I{});
+    }
+    int64_t d = 0;
+    for (; d + 4 <= strip.depth; d += 4) {
+      const int64_t ahead = d + 12 <= strip.depth ? 8 : 0;
+      load_planes<D, 4, Masked>(strip, from, stride, ahead, at.count, d, buffer, tops, args);
+    }
+    for (; d < strip.depth; ++d) {
+      load_planes<D, 1, Masked>(strip, from, stride, 0, at.count, d, buffer, tops, args);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < strip.width; ++i) {
+    const bool inside = strip.of.inside[i];
+    for (int64_t c = 0; c < strip.classes; c += W) {
+      const int64_t here = strip.classes - c < W ? strip.classes - c : W;
+      V x = V{};
+      if (inside) x = load_classes<D>(from + (i * logits.stride_b + c * stride) * size, stride, here);
+      for (int64_t j = 0; j < here; ++j) buffer[(c + j) * strip.pitch + i] = x[j];
+    }
+  }
+  measure_buffer<false>(strip, buffer, tops, args);
+}
+
+void load_strip_as(const Strip& strip, const Logits& logits, const Place& at, bool masked,
+                   float* buffer, float* tops, int32_t* args) {
+  auto go = [&]<Dtype D>() {
+    if (masked) {
+      load_strip<D, true>(strip, logits, at, buffer, tops, args);
+    } else {
+      load_strip<D, false>(strip, logits, at, buffer, tops, args);
+    }
+  };
+  switch (logits.dtype) {
+    case Dtype::float32:
+      return go.template operator()<Dtype::float32>();
+    case Dtype::bfloat16:
+      return go.template operator()<Dtype::bfloat16>();
+    case Dtype::float16:
+      return go.template operator()<Dtype::float16>();
+  }
+}
+
+template <Dtype D>
+void store_strip(const Strip& strip, const DistillCall& call, const Place& at) {
+  constexpr int size = size_of<D>;
+  const Logits& logits = call.gradient;
+  char* to = address(logits, at);
+  const int64_t plane = logits.stride_class * size;
+  if (logits.stride_b == 1) {
+    const bool streaming = D == Dtype::float32 && call.streaming && (uintptr_t)to % (4 * W) == 0 &&
+                           plane % (4 * W) == 0;
+    const int64_t whole = at.count / W * W;
+    with_objective(call, [&]<Objective O, bool CrossEntropy>() {
+      for (int64_t d = 0; d < strip.depth; ++d, to += plane) {
+        for (int64_t v = 0; v < whole; v += W) {
+          V g = gradient<O, false, CrossEntropy>(strip, d, v);
+          if (streaming) {
+            stream((float*)to + v, g);
+          } else {
+            store_as<D>(to + v * size, g);
+          }
+        }
+        if (whole < at.count) {
+          char elements[W * size];
+          store_as<D>(elements, gradient<O, false, CrossEntropy>(strip, d, whole));
+          memcpy(to + whole * size, elements, (at.count - whole) * size);
+        }
+      }
+    });
+    return;
+  }
+  // Not contiguous along pixels: the gradient first takes the place of the student in the buffer.
+  with_objective(call, [&]<Objective O, bool CrossEntropy>() {
+    for (int64_t d = 0; d < strip.depth; ++d) {
+      for (int64_t v = 0; v < strip.width; v += W) {
+        store(strip.s + d * strip.pitch + v, gradient<O, false, CrossEntropy>(strip, d, v));
+      }
+    }
+  });
+  for (int64_t i = 0; i < at.count; ++i) {
+    for (int64_t c = 0; c < strip.classes; c += W) {
+      const int64_t here = strip.classes - c < W ? strip.classes - c : W;
+      V g = V{};
+      for (int64_t j = 0; j < here; ++j) g[j] = strip.s[(c + j) * strip.pitch + i];
+      char elements[W * size];
+      store_as<D>(elements, g);
+      char* p = to + (i * logits.stride_b + c * logits.stride_class) * size;
+      for (int64_t j = 0; j < here; ++j) memcpy(p + j * plane, elements + j * size, size);
+    }
+  }
+}
+
+void clear_strip(const DistillCall& call, const Place& at) {
+  const int64_t size = call.gradient.dtype == Dtype::float32 ? 4 : 2;
+  char* to = address(call.gradient, at);
+  for (int64_t c = 0; c < call.classes; ++c, to += call.gradient.stride_class * size) {
+    for (int64_t i = 0; i < at.count; ++i) memset(to + i * call.gradient.stride_b * size, 0, size);
+  }
+}
+
+}  // namespace
+
+// Tasks [begin, end), each one strip of call.pixels pixels. `memory` holds workspace_floats() floats.
+void distill_down(const DistillCall& call, int64_t begin, int64_t end, float* memory) {
+  const Strip strip =
+      make_strip(memory, call.classes, call.pixels, call.classes, call.cross_entropy);
+  const int64_t strips = (call.size_b + call.pixels - 1) / call.pixels;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t line = task / strips;
+    Place at = {line / call.size_a, line % call.size_a, task % strips * call.pixels, call.pixels};
+    if (at.b + at.count > call.size_b) at.count = call.size_b - at.b;
+    const int64_t row = line * call.size_b + at.b;
+    call.task_losses[task] = 0;
+    call.task_agreements[task] = 0;
+    const int64_t counting = describe_rows(strip, call, row, at.count);
+    if (counting == 0) {
+      if (call.gradient.data) clear_strip(call, at);
+      if (call.row_losses) memset(call.row_losses + row, 0, at.count * sizeof(float));
+      continue;
+    }
+    const bool masked = counting < at.count;
+    load_strip_as(strip, call.student, at, masked, strip.s, strip.of.max_s, strip.of.arg_s);
+    load_strip_as(strip, call.teacher, at, masked, strip.t, strip.of.max_t, strip.of.arg_t);
+    int64_t agreements = 0;
+    for (int64_t i = 0; i < at.count; ++i) {
+      agreements += strip.of.inside[i] && strip.of.arg_s[i] == strip.of.arg_t[i];
+    }
+    call.task_agreements[task] = agreements;
+    settle_strip<false>(strip, call);
+    if (call.row_losses) {
+      for (int64_t i = 0; i < at.count; ++i) {
+        call.row_losses[row + i] = strip.of.inside[i] ? strip.of.loss[i] : 0.0f;
+      }
+    } else {
+      double loss = 0;
+      for (int64_t i = 0; i < at.count; ++i) loss += strip.of.inside[i] ? strip.of.loss[i] : 0.0f;
+      call.task_losses[task] = loss;
+    }
+    if (call.gradient.data == nullptr) continue;
+    switch (call.gradient.dtype) {
+      case Dtype::float32:
+        store_strip<Dtype::float32>(strip, call, at);
+        break;
+      case Dtype::bfloat16:
+        store_strip<Dtype::bfloat16>(strip, call, at);
+        break;
+      case Dtype::float16:
+        store_strip<Dtype::float16>(strip, call, at);
+        break;
+    }
+  }
+  if (call.streaming) end_of_streaming();
+}
+
+}  // namespace ISP_DISTILL_ISA
+}  // namespace isp_distill

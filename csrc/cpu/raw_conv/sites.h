@@ -1,0 +1,207 @@
+// The per-pixel part of raw_conv: the four sites of a period to normalised, mixed and curved planes.
+#pragma once
+
+#include "cpu/mosaic.h"
+#include "cpu/raw_conv/call.h"
+#include "cpu/simd.h"
+
+namespace isp_distill {
+namespace ISP_DISTILL_ISA {
+
+constexpr float kDarkest = 1e-8f;             // below it the curves sqrt and gamma are flat
+constexpr float kMu = 255.0f;                 // of the log curve, log(1 + mu x) / log(1 + mu)
+constexpr float kLog2Scale = 0.125f;          // 1 / log2(1 + mu)
+
+// The settings of one sample, in the order of the sites of a period (2 * row + column).
+struct Camera {
+  int plane[4];  // of each site
+  Vec black[4], scale[4];
+  float mix[4][4];  // [plane out][site]
+  float low, high;
+  float gamma;
+};
+
+ISP_INLINE Camera camera_of(const RawConv& c, int64_t sample) {
+  Camera camera;
+  for (int site = 0; site < 4; ++site) {
+    const int plane = site ^ (int)(c.pattern[sample] & 3);
+    camera.plane[site] = plane;
+    camera.black[site] = broadcast(c.black[4 * sample + plane]);
+    camera.scale[site] = broadcast(c.scale[4 * sample + plane]);
+    for (int out = 0; out < 4; ++out) {
+      camera.mix[out][site] = c.mix ? c.mix[16 * sample + 4 * out + plane] : 0.0f;
+    }
+  }
+  camera.low = c.clip ? 0.0f : -__builtin_inff();
+  camera.high = c.clip ? 1.0f : __builtin_inff();
+  camera.gamma = c.gamma;
+  return camera;
+}
+
+// kLanes periods from two mosaic rows.
+template <Element type>
+ISP_INLINE void load_sites(const void* row0, const void* row1, int64_t period, Vec* site) {
+  load_pairs<type>(row0, period, &site[0], &site[1]);
+  load_pairs<type>(row1, period, &site[2], &site[3]);
+}
+
+// 2 * kLanes periods: site[0] the even ones, site[1] the odd ones.
+template <Element type>
+ISP_INLINE void load_sites_in_two(
+    const void* row0, const void* row1, int64_t period, Vec (*site)[4]) {
+  if constexpr (type == Element::float32) {
+    Vec a[4], b[4];
+    load_sites<type>(row0, row1, period, a);
+    load_sites<type>(row0, row1, period + kLanes, b);
+    for (int s = 0; s < 4; ++s) {
+      site[0][s] = even(a[s], b[s]);
+      site[1][s] = odd(a[s], b[s]);
+    }
+  } else {
+    for (int row = 0; row < 2; ++row) {
+      const uint16_t* p = static_cast<const uint16_t*>(row ? row1 : row0) + 2 * period;
+      const Vec a = (Vec)load_words(p), b = (Vec)load_words(p + 2 * kLanes);
+      split_pair<type>((Word)even(a, b), &site[0][2 * row], &site[0][2 * row + 1]);
+      split_pair<type>((Word)odd(a, b), &site[1][2 * row], &site[1][2 * row + 1]);
+    }
+  }
+}
+
+// The curve, and its slope where `slope` is not null (zero where the curve is flat). NaN stays NaN, in
+// both: log2 and exp2 do not keep it, so that it is put back.
+template <Curve curve>
+ISP_INLINE Vec apply_curve(Vec x, float gamma, Vec* slope, Vec* log2_of_x) {
+  const Vec none = {};
+  if constexpr (curve == Curve::sqrt) {
+    const Vec z = square_root(max(broadcast(kDarkest), x));
+    if (slope) *slope = x < kDarkest ? none : 0.5f / z;
+    return z;
+  }
+  if constexpr (curve == Curve::log) {
+    const Vec y = 1.0f + kMu * max(none, x);
+    if (slope) *slope = x < 0.0f ? none : kMu * kLog2Scale * 1.44269504f / y;
+    return kLog2Scale * (y < __builtin_inff() ? log2(y) : y);
+  }
+  if constexpr (curve == Curve::gamma) {
+    const Vec bright = max(broadcast(kDarkest), x);
+    *log2_of_x = log2(bright);
+    // One comparison for both: no x is below the limit where gamma is NaN.
+    const float limit = gamma == gamma ? __builtin_inff() : 0.0f;
+    const Vec z = bright < limit ? exp2(gamma * *log2_of_x) : gamma * bright;
+    if (slope) *slope = x < kDarkest ? none : gamma * z / bright;
+    return z;
+  }
+  if (slope) *slope = none + 1.0f;
+  return x;
+}
+
+// NaN stays NaN.
+ISP_INLINE Vec clamp(Vec x, const Camera& camera) {
+  return min(broadcast(camera.high), max(broadcast(camera.low), x));
+}
+
+// What becomes of the four sites of kLanes periods: planes[k] is the k-th of them, and belongs to the
+// plane that the function returns.
+//
+// With `keep`, also what the way back through the colours needs (see colour.h): the slope from
+// the mixed planes to the result, zero where the second clamp cut it off; and for the gamma curve the
+// derivative by gamma, in units of log(2).
+template <bool mixed, Curve curve, bool keep>
+ISP_INLINE void develop(const Camera& camera, const Vec* raw, Vec* planes, Vec* slopes, Vec* by_gamma) {
+  Vec site[4];
+  for (int s = 0; s < 4; ++s) {
+    site[s] = clamp((raw[s] - camera.black[s]) * camera.scale[s], camera);
+  }
+  for (int k = 0; k < 4; ++k) {
+    Vec x = site[k], unclamped = x;
+    if constexpr (mixed) {
+      const float* m = camera.mix[k];
+      unclamped = m[0] * site[0] + m[1] * site[1] + m[2] * site[2] + m[3] * site[3];
+      x = clamp(unclamped, camera);
+    }
+    Vec log2_of_x;
+    planes[k] = apply_curve<curve>(x, camera.gamma, keep ? &slopes[k] : nullptr, &log2_of_x);
+    if constexpr (keep) {
+      // As in the reference, the clamp let through what lies exactly on a bound, and NaN.
+      if constexpr (mixed) slopes[k] = unless_different(unclamped, x, slopes[k]);
+      if constexpr (curve == Curve::gamma) by_gamma[k] = planes[k] * log2_of_x;
+    }
+  }
+}
+
+template <bool mixed>
+ISP_INLINE int plane_of(const Camera& camera, int k) {
+  return mixed ? k : camera.plane[k];
+}
+
+// Converts `count` periods into out[plane * line + i]; writes up to kLanes - 1 more. With `keep`, also
+// into kept: [0][plane][i] the slope, [1][plane][i] the derivative by gamma.
+template <Element type, bool mixed, Curve curve, bool keep>
+static void convert_sites(
+    const void* row0, const void* row1, int64_t count, const Camera& of_sample, float* out,
+    float* kept, int64_t line) {
+  constexpr int kBytes = type == Element::float32 ? 4 : 2;
+  // A copy, which the stores below cannot change for all that the compiler knows.
+  const Camera camera = of_sample;
+  alignas(64) char tail[2][2 * kLanes * 4];
+  for (int64_t i = 0; i < count; i += kLanes) {
+    Vec site[4], planes[4], slopes[4], by_gamma[4];
+    if (count - i >= kLanes) {
+      load_sites<type>(row0, row1, i, site);
+    } else {
+      memset(tail, 0, sizeof(tail));
+      memcpy(tail[0], static_cast<const char*>(row0) + 2 * kBytes * i, 2 * kBytes * (count - i));
+      memcpy(tail[1], static_cast<const char*>(row1) + 2 * kBytes * i, 2 * kBytes * (count - i));
+      load_sites<type>(tail[0], tail[1], 0, site);
+    }
+    develop<mixed, curve, keep>(camera, site, planes, slopes, by_gamma);
+    for (int k = 0; k < 4; ++k) {
+      const int plane = plane_of<mixed>(camera, k);
+      store(out + plane * line + i, planes[k]);
+      if constexpr (keep) {
+        store(kept + plane * line + i, slopes[k]);
+        if constexpr (curve == Curve::gamma) store(kept + (4 + plane) * line + i, by_gamma[k]);
+      }
+    }
+  }
+}
+
+// As convert_sites, but every other period goes into another row: period 2 i to first[plane * line + i],
+// period 2 i + 1 to second[plane * line + i]; writes no more than that. The periods are told apart while
+// the two sites of a row are still one word, so that this costs a shuffle for two sites.
+template <Element type, bool mixed, Curve curve>
+static void convert_sites_in_two(
+    const void* row0, const void* row1, int64_t count, const Camera& of_sample, float* first,
+    float* second, int64_t line) {
+  constexpr int kBytes = type == Element::float32 ? 4 : 2;
+  const Camera camera = of_sample;
+  alignas(64) char tail[2][4 * kLanes * 4];
+  for (int64_t i = 0; i < count; i += 2 * kLanes) {
+    const int64_t left = at_most(count - i, 2 * kLanes);
+    Vec site[2][4], planes[4];
+    if (left == 2 * kLanes) {
+      load_sites_in_two<type>(row0, row1, i, site);
+    } else {
+      memset(tail, 0, sizeof(tail));
+      memcpy(tail[0], static_cast<const char*>(row0) + 2 * kBytes * i, 2 * kBytes * left);
+      memcpy(tail[1], static_cast<const char*>(row1) + 2 * kBytes * i, 2 * kBytes * left);
+      load_sites_in_two<type>(tail[0], tail[1], 0, site);
+    }
+    for (int half = 0; half < 2; ++half) {
+      develop<mixed, curve, false>(camera, site[half], planes, nullptr, nullptr);
+      float* out = (half ? second : first) + i / 2;
+      const int64_t here = (left + 1 - half) / 2;
+      for (int k = 0; k < 4; ++k) {
+        float* to = out + plane_of<mixed>(camera, k) * line;
+        if (here == kLanes) {
+          store(to, planes[k]);
+        } else {
+          memcpy(to, &planes[k], 4 * here);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace ISP_DISTILL_ISA
+}  // namespace isp_distill

@@ -1,0 +1,1 @@
+"""From folders and datasets to batches of views."""

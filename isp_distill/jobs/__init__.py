@@ -1,0 +1,1 @@
+"""What any long piece of work needs: several processes, a bar, an end in good order."""

@@ -1,0 +1,1 @@
+"""Teachers, students, and what turns the one into the other."""

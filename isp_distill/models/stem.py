@@ -1,0 +1,425 @@
+"""``RawStem``: a network's first layer on the sensor's mosaic; ``RawModel``: a model that has one.
+
+What the camera's file knows (levels, pattern, white balance, colour matrix) reaches the stem beside
+each batch, through :class:`RawModel`. ``rawify`` (rawify.py) makes both out of an RGB model.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from isp_distill.isp.camera import ISP
+from isp_distill.models.half_precision import explain_half_precision
+from isp_distill.models.module_settings import RecordedModule
+from isp_distill.models.trained_view import StudentModule
+from isp_distill.ops.raw_conv.call import quadruple_padding, raw_conv
+
+GRIDS = ("packed", "sensor")
+
+
+class RawStem(RecordedModule):
+    """A convolution on the raw mosaic, with the few numbers that stand for the ISP.
+
+    The mosaic's camera comes from :class:`RawModel`, or from :meth:`calibrate`; without either the
+    values mean nothing, and a call is refused. What the stem computes with is part of its state
+    dict: loading the weights of a stem that computes otherwise is an error.
+
+    Args:
+        out_channels: number of features.
+        kernel_size: on the packed grid (one step is one 2x2 period): a number, or two equal ones.
+        stride: on the packed grid, likewise.
+        padding: a number, (vertical, horizontal), (left, right, top, bottom), or "same"
+            (TensorFlow's: as much as needed, the odd one right and below).
+        bias: whether the convolution has one.
+        curve: the per-pixel curve, see :func:`isp_distill.raw_conv`.
+        white_balance: apply each sample's white balance and exposure as gains.
+        colour_matrix: apply each sample's camera to sRGB matrix.
+        learn_camera: make ``gain`` ([4]), ``mix`` ([4, 4]) and ``gamma`` trainable.
+        activation: epilogue, see :func:`isp_distill.raw_conv`.
+        clip: clamp normalised values to [0, 1].
+
+    Attributes:
+        calibrated: whether the module keeps a camera of its own.
+        in_channels: 4, as in ``torch.nn.Conv2d`` what the weight convolves: the planes R, Gr, Gb, B
+            that one mosaic is packed into on the way. What goes in is the mosaic, ``[N, H, W]``.
+        kernel_size: (vertical, horizontal), as in ``torch.nn.Conv2d``; so are ``stride``,
+            ``dilation``, ``groups``, ``transposed`` and ``output_padding``. There is no
+            ``padding_mode``: the border holds ``padding_value``, the colour of the mean.
+        padding: "same"; or (vertical, horizontal), as in ``torch.nn.Conv2d``; or (left, right, top,
+            bottom) where opposite sides differ.
+
+    Raises:
+        ValueError: for an unknown padding, or a kernel or stride of unequal sides.
+    """
+
+    # True of every RawStem, for whatever reads them of a convolution.
+    in_channels = 4
+    dilation = (1, 1)
+    groups = 1
+    transposed = False
+    output_padding = (0, 0)
+    calibrated: bool = False
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    padding_value: Tensor
+    black: Tensor
+    white: Tensor
+    pattern: Tensor
+    balance: Tensor
+    ccm: Tensor
+
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] = 0,
+        bias: bool = True,
+        *,
+        curve: str = "linear",
+        white_balance: bool = True,
+        colour_matrix: bool = False,
+        learn_camera: bool = False,
+        activation: str = "none",
+        clip: bool = True,
+    ) -> None:
+        super().__init__()
+        if isinstance(padding, str) and padding != "same":
+            raise ValueError(f'padding {padding!r}: the only named padding is "same"')
+        self.out_channels = out_channels
+        self.kernel_size = _pair("kernel_size", kernel_size)
+        self.stride = _pair("stride", stride)
+        self.curve, self.activation, self.clip = curve, activation, clip
+        self.edges = padding if isinstance(padding, str) else quadruple_padding(padding)
+        self.white_balance, self.colour_matrix = white_balance, colour_matrix
+        self.learn_camera = learn_camera
+        # A convolution's own start (Kaiming) on the packed planes.
+        start = nn.Conv2d(4, out_channels, self.kernel_size, self.stride, bias=bias)
+        self.weight = nn.Parameter(start.weight.detach().clone())
+        self.bias = None if start.bias is None else nn.Parameter(start.bias.detach().clone())
+        self.gain = nn.Parameter(torch.ones(4), requires_grad=learn_camera)
+        self.mix = nn.Parameter(torch.eye(4), requires_grad=learn_camera)
+        self.gamma = nn.Parameter(
+            torch.tensor(1 / 2.2), requires_grad=learn_camera and curve == "gamma"
+        )
+        self.register_buffer("padding_value", torch.zeros(4))
+        # The camera that serves where no other is given with the batch; see ``calibrate``.
+        names = ("black", "white", "pattern", "balance", "ccm")
+        for name, value in zip(names, _no_camera(), strict=True):
+            self.register_buffer(name, value)
+        self.calibrated = False
+        # Set by RawModel for the length of one call.
+        self._camera: ISP | None = None
+        self._mosaic: Tensor | None = None
+        self._picture: tuple[int, int] | None = None
+
+    @property
+    def padding(self) -> str | tuple[int, ...]:
+        """See the class."""
+        if isinstance(self.edges, str):
+            return self.edges
+        left, right, top, bottom = self.edges
+        return (top, left) if (left, top) == (right, bottom) else self.edges
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        return (
+            f"4, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, curve={self.curve}, white_balance={self.white_balance}, "
+            f"colour_matrix={self.colour_matrix}, learn_camera={self.learn_camera}"
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What the stem computes with, beside its weights."""
+        return {
+            "stride": self.stride[0],
+            "padding": self.edges if isinstance(self.edges, str) else list(self.edges),
+            "curve": self.curve,
+            "white_balance": self.white_balance,
+            "colour_matrix": self.colour_matrix,
+            # Whether the numbers are trained is the caller's choice; whether ``mix`` counts is not.
+            "mix": self.colour_matrix or self.learn_camera,
+            "activation": self.activation,
+            "clip": self.clip,
+        }
+
+    def notes(self) -> dict[str, Any]:
+        """Whether the camera in the buffers is one that was kept."""
+        return {"calibrated": self.calibrated}
+
+    def take_notes(self, notes: dict[str, Any]) -> None:
+        """Take over whether what is loaded was calibrated."""
+        self.calibrated = bool(notes.get("calibrated", False))
+
+    def loads_without_record(self, state_dict: Mapping[str, Any], prefix: str) -> None:
+        """Say what nobody can check: these weights may have been trained with other settings."""
+        if prefix + "weight" not in state_dict:
+            return
+        # A camera that was kept differs from what a new stem holds.
+        self.calibrated = any(
+            not torch.equal(buffer.cpu(), new)
+            for buffer, new in zip(
+                (self.black, self.white, self.pattern, self.balance, self.ccm),
+                _no_camera(),
+                strict=True,
+            )
+            if not buffer.is_meta
+        )
+        warnings.warn(
+            f"{prefix or 'the state dict: '}the weights do not say what they were trained with (of "
+            f"version 0.1?); they are taken for those of RawStem({self.extra_repr()})",
+            stacklevel=2,
+        )
+
+    @torch.no_grad()
+    def calibrate(self, isp: ISP) -> None:
+        """Keep one camera's settings in the module, for calls that bring none (and for export).
+
+        Raises:
+            ValueError: if ``isp`` holds more than one camera.
+        """
+        one = isp.batched(1)
+        self.black.copy_(cast(Tensor, one.black)[0])
+        self.white.copy_(cast(Tensor, one.white)[0])
+        self.pattern.copy_(cast(Tensor, one.pattern)[0])
+        self.balance.copy_(one.gain(1)[0])
+        self.ccm.copy_(cast(Tensor, one.ccm)[0])
+        self.calibrated = True
+
+    def camera_parameters(self) -> list[nn.Parameter]:
+        """The few numbers that stand for the ISP (gain, mix, gamma), where they are trainable."""
+        return [p for p in (self.gain, self.mix, self.gamma) if p.requires_grad]
+
+    def forward(self, mosaic: Tensor) -> Tensor:
+        """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features.
+
+        Raises:
+            ValueError: if there is neither a camera with the call nor one that was kept.
+        """
+        if self._mosaic is not None and self._picture is not None:
+            check_stand_in(mosaic, self._picture)
+            mosaic = self._mosaic
+        # A flag of Python's, for a GPU's buffers cannot be looked at without waiting for it.
+        if self._camera is None and not self.calibrated and not mosaic.is_meta:
+            raise ValueError(
+                "the mosaic came without its camera (levels, pattern, white balance), and the "
+                "model was never calibrated: call it with isp=ISP.from_raw(raw), or keep one "
+                "camera with calibrate(isp)"
+            )
+        batch = mosaic.shape[0]
+        if self._camera is None:
+            black, white, pattern = self.black, self.white, self.pattern.expand(batch)
+            gain, ccm = self.balance.expand(batch, 4), self.ccm.expand(batch, 3, 3)
+        else:
+            camera = self._camera.batched(batch, mosaic.device)
+            black, white = cast(Tensor, camera.black), cast(Tensor, camera.white)
+            pattern, ccm = cast(Tensor, camera.pattern), cast(Tensor, camera.ccm)
+            gain = camera.gain(batch, mosaic.device)
+        gain = gain * self.gain if self.white_balance else self.gain.expand(batch, 4)
+        mix: Tensor | None = None
+        if self.colour_matrix:
+            mix = self.mix @ planes_matrix(ccm)
+        elif self.learn_camera:
+            mix = self.mix.expand(batch, 4, 4)
+        height, width = mosaic.shape[-2] // 2, mosaic.shape[-1] // 2
+        return raw_conv(
+            mosaic,
+            self.weight,
+            self.bias,
+            black=black,
+            white=white,
+            pattern=pattern,
+            gain=gain,
+            stride=self.stride[0],
+            padding=self._edges(height, width),
+            padding_value=self.padding_value,
+            clip=self.clip,
+            mix=mix,
+            curve=self.curve,
+            gamma=self.gamma if self.curve == "gamma" else None,
+            activation=self.activation,
+        )
+
+    def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
+        if not isinstance(self.edges, str):
+            return self.edges
+        top, bottom = same_padding(height, self.kernel_size[0], self.stride[0])
+        left, right = same_padding(width, self.kernel_size[1], self.stride[1])
+        return left, right, top, bottom
+
+
+def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    both = (value, value) if isinstance(value, int) else tuple(value)
+    if len(both) != 2 or both[0] != both[1]:
+        raise ValueError(f"{name} {value!r}: expected a number, or two equal ones")
+    return both[0], both[1]
+
+
+def _no_camera() -> tuple[Tensor, ...]:
+    """What the buffers black, white, pattern, balance and ccm hold before :meth:`calibrate`."""
+    return (
+        torch.zeros(4), torch.tensor(65535.0), torch.tensor(0), torch.ones(4), torch.eye(3)
+    )  # fmt: skip
+
+
+def check_stand_in(stand_in: Tensor, picture: tuple[int, int]) -> None:
+    """Refuse what a model hands its stem if that is not the picture the mosaic stands for.
+
+    Raises:
+        ValueError: if its height and width are not those of ``picture``.
+    """
+    if tuple(stand_in.shape[-2:]) != picture:
+        raise ValueError(
+            f"the model makes a picture of {list(stand_in.shape[-2:])} pixels out of "
+            f"{list(picture)} before its first layer: give mosaics of a size that it does not pad "
+            "or resize, or make the student with rawify(model, picture=True)"
+        )
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's padding of one axis, before and after: the odd one after."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def planes_matrix(ccm: Tensor) -> Tensor:
+    """A 3x3 colour matrix as one over the planes R, Gr, Gb, B: ``[N, 3, 3]`` to ``[N, 4, 4]``.
+
+    R and B take half of each green; Gr and Gb each stand for green in their own row.
+    """
+    columns = [ccm[:, :, 0], ccm[:, :, 1] / 2, ccm[:, :, 1] / 2, ccm[:, :, 2]]
+    full = torch.stack(columns, -1)  # [N, 3, 4]
+    red, green, blue = full.unbind(1)
+    own = ccm[:, 1, 1]
+    zero = torch.zeros_like(own)
+    green_r = torch.stack([green[:, 0], own, zero, green[:, 3]], -1)
+    green_b = torch.stack([green[:, 0], zero, own, green[:, 3]], -1)
+    return torch.stack([red, green_r, green_b, blue], 1)
+
+
+def share_camera(stems: Sequence[RawStem]) -> None:
+    """Make several stems one camera's: they hold the same gain, mix and gamma, as parameters."""
+    for stem in stems[1:]:
+        stem.gain, stem.mix, stem.gamma = stems[0].gain, stems[0].mix, stems[0].gamma
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """How :func:`isp_distill.rawify` took a model over.
+
+    Attributes:
+        form: "stem": the one convolution that reads the input became a RawStem; "stems": several
+            did; "picture": one RawStem makes the picture, and the model is as it was.
+        readers: every module that reads the model's input, and what it does with it.
+        reason: why the picture is made; else empty.
+    """
+
+    form: str
+    readers: tuple[str, ...]
+    reason: str = ""
+
+
+def _share_again(module: nn.Module, _: Any) -> None:
+    # With assign=True a state dict brings new parameters, one for each stem.
+    share_camera(cast(RawModel, module).stems)
+
+
+class RawModel(StudentModule):
+    """A model that starts with a :class:`RawStem`, called with the mosaic and its camera.
+
+    Many models look at their input's shape before their first layer does (patch embeddings check
+    it, segmentation heads return to it). So the model is called on a stand-in of the picture's
+    shape, which holds no memory, and its RawStem reads the mosaic instead.
+
+    Args:
+        model: any module with a RawStem in it, applied to the model's input itself; or with several
+            that share one camera.
+        grid: "packed" or "sensor": the picture that an H x W mosaic stands for is H/2 x W/2 or
+            H x W.
+
+    Attributes:
+        takeover: how rawify made the model, if it did.
+
+    Raises:
+        ValueError: if there is no RawStem, or several that do not share gain, mix and gamma.
+    """
+
+    def __init__(self, model: nn.Module, grid: str = "packed") -> None:
+        super().__init__()
+        if grid not in GRIDS:
+            raise ValueError(f"unknown grid {grid!r}: expected {' or '.join(GRIDS)}")
+        self.model, self.grid = model, grid
+        self.takeover: Takeover | None = None
+        if len({id(stem.gain) for stem in self.stems}) != 1:
+            raise ValueError(
+                f"{type(model).__name__} must hold exactly one RawStem, or several of one camera: "
+                "make it with rawify(model)"
+            )
+        # Untyped in torch, hence the ignore.
+        self.register_load_state_dict_post_hook(_share_again)  # type: ignore[no-untyped-call]
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows."""
+        made = self.takeover
+        if made is None:
+            return f"grid={self.grid}"
+        reason = f" ({made.reason})" if made.reason else ""
+        return f"grid={self.grid}, takeover={made.form}{reason}"
+
+    def settings(self) -> dict[str, Any]:
+        """What picture a mosaic stands for."""
+        return {"grid": self.grid}
+
+    @property
+    def stem(self) -> RawStem:
+        """The model's RawStem; of several, the first."""
+        return self.stems[0]
+
+    @property
+    def stems(self) -> list[RawStem]:
+        """Every RawStem of the model. Several share gain, mix and gamma."""
+        return [m for m in self.model.modules() if isinstance(m, RawStem)]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> RawModel:
+        # Moving to another device may make new parameters, one for each stem.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in torch
+        share_camera(self.stems)
+        return self
+
+    def calibrate(self, isp: ISP) -> None:
+        """Keep one camera's settings, for calls that bring none: see :meth:`RawStem.calibrate`."""
+        for stem in self.stems:
+            stem.calibrate(isp)
+
+    def forward(self, mosaic: Tensor, isp: ISP | None = None) -> Any:
+        """What the model makes of ``[N, H, W]`` mosaics, with each sample's camera in ``isp``.
+
+        Raises:
+            ValueError: for mosaics of another size than :attr:`view`'s, or if there is neither a
+                camera in ``isp`` nor one that was kept.
+        """
+        self.check_size(mosaic)
+        stems = self.stems
+        height, width = mosaic.shape[-2:]
+        if self.grid == "packed":
+            height, width = height // 2, width // 2
+        # Not a number: whoever else reads it is found out, where zeros would pass for a picture.
+        stand_in = torch.full((), math.nan, dtype=stems[0].weight.dtype, device=mosaic.device)
+        for stem in stems:
+            stem._camera, stem._mosaic, stem._picture = isp, mosaic, (height, width)
+        try:
+            return self.model(stand_in.expand(mosaic.shape[0], 3, height, width))
+        except RuntimeError as error:
+            explain_half_precision(self, error)
+            raise
+        finally:
+            for stem in stems:
+                stem._camera = stem._mosaic = stem._picture = None

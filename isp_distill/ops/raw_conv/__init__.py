@@ -1,0 +1,1 @@
+"""The student's first convolution, on the sensor's own layout."""

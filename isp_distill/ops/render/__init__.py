@@ -1,0 +1,1 @@
+"""The ISP in one call."""

@@ -1,0 +1,218 @@
+"""``render``: the ISP in one call, from a camera's mosaic to the tensor a teacher takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from isp_distill.arguments import (
+    NOT_TRANSFORMED,
+    check_floating,
+    readable,
+    transformed,
+    whole_number,
+    whole_numbers,
+)
+from isp_distill.backends import choice
+from isp_distill.isp.camera import ISP
+from isp_distill.ops import reference
+from isp_distill.ops.raw_conv.call import checked_mosaic
+from isp_distill.ops.reference_gain_map import apply_gain_map
+from isp_distill.ops.render import cpu as render_cpu
+from isp_distill.ops.render import triton as render_triton
+from isp_distill.ops.render.operator import render as operator
+from isp_distill.raw.cfa import check_levels, on_device
+
+__all__ = ["output_size", "render", "render_cpu", "render_triton"]
+
+choice.register(choice.Implementation("render", "reference", reference.render))
+
+
+def output_size(size: int | Sequence[int] | None, height: int, width: int) -> tuple[int, int]:
+    """The size of a picture: None keeps it, a number is its shorter side, a pair is exact.
+
+    Raises:
+        TypeError: for anything but whole numbers.
+        ValueError: for another count of them, or a side below 1.
+    """
+    if size is None:
+        return height, width
+    if not isinstance(size, Iterable):
+        size = whole_number(size, "size")
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        shorter = min(height, width)
+        return max(1, round(height * size / shorter)), max(1, round(width * size / shorter))
+    pair = whole_numbers(size, "size")
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"size {pair}: expected a number or (height, width), at least 1")
+    return pair[0], pair[1]
+
+
+def render(
+    mosaic: Tensor,
+    isp: ISP,
+    *,
+    size: int | Sequence[int] | None = None,
+    crop: Sequence[int] | None = None,
+    resize_in: str = "display",
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Turn mosaics into pictures: ``[N, 3, h, w]``, upright, in [0, 1] before ``mean`` and ``std``.
+
+    Gain map (lens shading, values stopping at white), black and white level, white balance and
+    exposure with highlights clipped at the sensor, demosaicing (edges mirrored by whole periods),
+    crop, EXIF orientation, colour matrix, clip, tone curve, antialiased bilinear resize,
+    ``(x - mean) / std``.
+
+    Args:
+        mosaic: ``[N, H, W]`` or ``[N, 1, H, W]``, H and W even, sensor units (dtypes as in
+            :func:`isp_distill.raw_conv`).
+        isp: the camera's settings, one for all or one per sample.
+        size: of the picture: None for the crop's own (half of it with ``superpixel``), a number for
+            the shorter side with the aspect kept, or (height, width).
+        crop: (top, left, height, width) in sensor pixels, before turning upright; even numbers with
+            ``superpixel``. Pixels outside still serve the demosaicing of its edges.
+        resize_in: "display" resizes after the tone curve, as a teacher fed with JPEGs saw it in
+            training; "linear" before it, physically right and far cheaper.
+        mean: subtracted at the end, a number or ``[3]``; 0 if None.
+        std: divides at the end, a number or ``[3]``; 1 if None.
+        dtype: of the result: float32, bfloat16, float16, or float64 (computes in float64).
+        memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
+
+    Raises:
+        TypeError: for a wrong type or dtype.
+        ValueError: for a wrong shape, name or range.
+        BackendError: if the backend that was asked for cannot serve the call.
+    """
+    mosaic = checked_mosaic(mosaic)
+    batch, sensor_height, sensor_width = mosaic.shape
+    if not isinstance(isp, ISP):
+        raise TypeError(f"isp must be an isp_distill.ISP, not {type(isp).__name__}")
+    if resize_in not in ("display", "linear"):
+        raise ValueError(f"unknown resize_in {resize_in!r}: expected display or linear")
+    check_floating(dtype, "dtype")
+    superpixel = isp.demosaic == "superpixel"
+    box = (0, 0, sensor_height, sensor_width) if crop is None else whole_numbers(crop, "crop")
+    if len(box) != 4:
+        raise ValueError(f"crop {box}: expected (top, left, height, width)")
+    top, left, height, width = box
+    if min(top, left) < 0 or min(height, width) < 1:
+        raise ValueError(f"crop {box} is empty or starts outside the mosaic")
+    if top + height > sensor_height or left + width > sensor_width:
+        raise ValueError(
+            f"crop {box} reaches beyond the mosaic of {sensor_height} x {sensor_width}"
+        )
+    if superpixel and any(c % 2 for c in box):
+        raise ValueError(f"crop {box}: superpixel demosaicing takes whole periods, so even numbers")
+    if superpixel:
+        height, width = height // 2, width // 2
+    if isp.orientation >= 5:
+        height, width = width, height
+    target = output_size(size, height, width)
+    device = mosaic.device
+    settings = isp.batched(batch, device)
+    check_levels(isp.black, isp.white)
+    if memory_format not in (torch.contiguous_format, torch.channels_last):
+        raise ValueError(f"memory_format {memory_format}: expected contiguous or channels_last")
+    gain = settings.gain(batch, device)
+    means, stds = _channels(mean, 0.0, "mean", device), _channels(std, 1.0, "std", device)
+    black, white, pattern, ccm = (
+        cast(Tensor, value)  # batched() makes tensors of all of them
+        for value in (settings.black, settings.white, settings.pattern, settings.ccm)
+    )
+    if (maps := settings.gain_maps) is not None:
+        levels = {"black": black, "white": white, "pattern": pattern}
+        mosaic = apply_gain_map(mosaic, maps, double=dtype == torch.float64, **levels)
+    tensors = (mosaic, black, white, pattern, gain, ccm, means, stds)
+    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    only_reference = NOT_TRANSFORMED if transformed() else None
+    name = _backend_for(device, mosaic.dtype, dtype, needs_gradient, only_reference)
+    crop = (top, left, box[2], box[3])
+    if name != "reference":
+        picture: Tensor = operator(
+            *tensors, isp.demosaic, isp.tone, isp.orientation, crop, target, resize_in, dtype,
+            memory_format == torch.channels_last, name,
+        )  # fmt: skip
+        return picture
+    picture = reference.render(
+        mosaic,
+        black=black,
+        white=white,
+        pattern=pattern,
+        gain=gain,
+        ccm=ccm,
+        demosaic_method=isp.demosaic,
+        tone=isp.tone,
+        orientation=isp.orientation,
+        crop=crop,
+        size=target,
+        resize_in=resize_in,
+        mean=means,
+        std=stds,
+        dtype=dtype,
+    )
+    return picture.contiguous(memory_format=memory_format)
+
+
+def _backend_for(
+    device: torch.device,
+    mosaic: torch.dtype,
+    dtype: torch.dtype,
+    needs_gradient: bool,
+    only_reference: str | None,
+) -> str:
+    """The backend that serves a call. ``only_reference``: why no kernel does, or None.
+
+    An exported program runs where this library is not: it is made of the reference's operators.
+    """
+    if torch.compiler.is_exporting():
+        return "reference"
+    name: str = _choose(device, mosaic, dtype, needs_gradient, only_reference)
+    return name
+
+
+def _choose_now(
+    device: torch.device,
+    mosaic: torch.dtype,
+    dtype: torch.dtype,
+    needs_gradient: bool,
+    only_reference: str | None,
+) -> str:
+    call = {
+        "mosaic": mosaic,
+        "dtype": dtype,
+        "needs_gradient": needs_gradient,
+        "only_reference": only_reference,
+    }
+    return choice.choose("render", device, **call).backend
+
+
+#: torch.compile asks once, when it compiles.
+# Untyped in torch, hence the ignore.
+_choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
+
+
+def _channels(
+    value: float | Sequence[float] | Tensor | None, default: float, name: str, device: torch.device
+) -> Tensor:
+    given = default if value is None else value
+    tensor = on_device(given, device, torch.float32, name)
+    if tensor.numel() not in (1, 3):
+        raise ValueError(f"{name} has shape {list(tensor.shape)}: expected a number or [3]")
+    if name == "std" and not _positive(given):
+        raise ValueError(f"std must be positive, got {given}")
+    return tensor.reshape(-1).expand(3)
+
+
+def _positive(value: float | Sequence[float] | Tensor) -> bool:
+    """Whether all of it is; True where a look would make a GPU wait, or break a compiled graph."""
+    if not isinstance(value, Tensor):
+        return all(x > 0 for x in ([value] if isinstance(value, (int, float)) else value))
+    return not readable(value) or bool((value > 0).all())

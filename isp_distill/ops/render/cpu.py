@@ -1,0 +1,65 @@
+"""``render`` on the CPU: hands the operator's tensors to the compiled kernels (csrc/cpu)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from isp_distill.backends import choice, cpu_library
+from isp_distill.backends.kernel_arguments import plain
+from isp_distill.backends.output_memory import recycled
+from isp_distill.isp.camera import DEMOSAICS, TONES
+from isp_distill.ops.render.operator import Settings, Tensors, output_like
+
+
+def refuses(
+    *,
+    mosaic: torch.dtype,
+    dtype: torch.dtype,
+    needs_gradient: bool,
+    only_reference: str | None = None,
+    **_: object,
+) -> str | None:
+    """Why the compiled kernels cannot serve a call, or None."""
+    if only_reference:
+        return only_reference
+    if torch.float64 in (mosaic, dtype):
+        return "it computes in float32, and float64 was asked for"
+    if needs_gradient:
+        return "it has no gradient, and one is asked for"
+    return None
+
+
+def forward(tensors: Tensors, settings: Settings) -> Tensor:
+    """The picture, ``[N, 3, *settings.size]``."""
+    mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
+    out = recycled(output_like(mosaic, settings))
+    torch.ops.isp_distill_cpu.render(
+        mosaic,
+        plain(tensors.black),
+        plain(tensors.white),
+        tensors.pattern.contiguous(),
+        plain(tensors.gain),
+        plain(tensors.ccm),
+        plain(tensors.mean),
+        plain(tensors.std),
+        DEMOSAICS.index(settings.demosaic),
+        TONES.index(settings.tone),
+        settings.orientation,
+        *settings.crop,
+        settings.resize_in == "linear",
+        out,
+    )
+    return out
+
+
+choice.register(
+    choice.Implementation(
+        "render",
+        "cpu",
+        forward,
+        devices=("cpu",),
+        missing=cpu_library.missing,
+        refuses=refuses,
+    )
+)

@@ -1,0 +1,83 @@
+"""``isp_distill::render``: the torch operator that every compiled backend of ``render`` shares.
+
+Schema and shapes are written once, here. A backend is one function (see :data:`Forward`),
+registered with :mod:`isp_distill.backends.choice` and named in the operator's arguments. The
+operator has no gradient: a call that asks for one is served by the reference, which is plain
+PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isp_distill.backends import choice
+from isp_distill.errors import BackendError
+
+
+class Tensors(NamedTuple):
+    """The tensors of a call, in the operator's order."""
+
+    mosaic: Tensor  # [N, H, W]
+    black: Tensor  # [N, 4], R, Gr, Gb, B
+    white: Tensor  # [N]
+    pattern: Tensor  # [N] int64
+    gain: Tensor  # [N, 4]
+    ccm: Tensor  # [N, 3, 3]
+    mean: Tensor  # [3]
+    std: Tensor  # [3]
+
+
+class Settings(NamedTuple):
+    """The rest of a call, in the operator's order."""
+
+    demosaic: str
+    tone: str
+    orientation: int
+    crop: Sequence[int]  # top, left, height, width
+    size: Sequence[int]  # of the picture, upright
+    resize_in: str
+    dtype: torch.dtype
+    channels_last: bool
+
+
+#: What a compiled backend provides: the picture, laid out as :func:`output_like` says.
+Forward = Callable[[Tensors, Settings], Tensor]
+
+_SCHEMA = (
+    "(Tensor mosaic, Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor ccm, "
+    "Tensor mean, Tensor std, str demosaic, str tone, int orientation, SymInt[] crop, "
+    "SymInt[] size, str resize_in, ScalarType dtype, bool channels_last, str backend) -> Tensor"
+)
+_COUNT = len(Tensors._fields)
+
+
+def output_like(mosaic: Tensor, settings: Settings) -> Tensor:
+    """An empty tensor of the picture's shape, type and layout."""
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    return torch.empty(
+        (mosaic.shape[0], 3, *settings.size),
+        dtype=settings.dtype,
+        device=mosaic.device,
+        memory_format=layout,
+    )
+
+
+@torch.library.custom_op("isp_distill::render", mutates_args=(), schema=_SCHEMA)
+def render(*arguments: Any) -> Tensor:
+    """The picture, by the backend that the last argument names."""
+    *rest, name = arguments
+    implementation = choice.registered("render", name)
+    if implementation is None or name == "reference":
+        raise BackendError(f"backend {name!r} has no compiled render")
+    forward: Forward = implementation.functions
+    return forward(Tensors(*rest[:_COUNT]), Settings(*rest[_COUNT:]))
+
+
+@render.register_fake
+def _(*arguments: Any) -> Tensor:
+    *rest, _ = arguments
+    return output_like(rest[0], Settings(*rest[_COUNT:]))

@@ -1,0 +1,1 @@
+"""The ISP backwards, and short exposures."""

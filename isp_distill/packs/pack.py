@@ -1,0 +1,299 @@
+"""``pack``: decode a folder of RAW files once, into shards that training maps into memory.
+
+A packed folder holds ``isp-distill.json`` (every file: where it is stored, its metadata, label and
+checksum; and every file left out, with the reason) and ``shard-*.safetensors`` (the mosaics).
+:mod:`isp_distill.storage.shards` says what keeps it whole; ``PackedRaw`` reads it; ``verify``
+checks it.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from isp_distill.data.folder import RAW_EXTENSIONS, Labels, _classes, _find, _labels
+from isp_distill.data.views import View
+from isp_distill.errors import RawError
+from isp_distill.files.atomic import only_writer
+from isp_distill.isp.augmentation import ISPAugmentation
+from isp_distill.models.teacher import Teacher, as_teacher
+from isp_distill.packs.reader import PackedRaw
+from isp_distill.packs.stored_teacher import ViewSettings
+from isp_distill.packs.teacher_writer import store_teacher
+from isp_distill.packs.writer import PackWriter, Record
+from isp_distill.raw.changes import binned
+from isp_distill.raw.decoding.pool import DecodePool
+from isp_distill.raw.image import RawImage
+from isp_distill.raw.image import upright as turn_upright
+from isp_distill.raw.record_fields import stored_fields
+from isp_distill.storage import shards
+from isp_distill.storage.manifest_schema import COMPRESSIONS, FieldError, check_fields
+from isp_distill.storage.mosaic_codec import compress
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What :func:`pack` did.
+
+    Attributes:
+        out: the packed folder.
+        files: mosaics in it now.
+        packed: of these, decoded by this call.
+        skipped: files left out, with reasons.
+        missing: packed files that are no longer in the source folder; they stay packed.
+        damaged: records that were there and could not be used, with reasons; they were packed anew
+            where their files are still there.
+        unseen: packed files below a folder that could not be listed; they stay packed, and while
+            there is such a folder nothing is pruned.
+        mosaic_bytes: of all mosaics, decoded.
+        stored_bytes: of all shards.
+        seconds: of this call.
+    """
+
+    out: Path
+    files: int
+    packed: int
+    skipped: dict[str, str]
+    missing: list[str]
+    mosaic_bytes: int
+    stored_bytes: int
+    seconds: float
+    damaged: dict[str, str] = field(default_factory=dict)
+    unseen: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.files} mosaics in {self.out}, {self.packed} of them decoded now in "
+            f"{self.seconds:.1f} s: {self.stored_bytes / 1e6:.1f} MB"
+        ]
+        if self.stored_bytes < self.mosaic_bytes:
+            lines[0] += f", compressed {self.mosaic_bytes / self.stored_bytes:.2f} times"
+        if self.missing:
+            lines.append(
+                f"{len(self.missing)} packed files are no longer in the source folder and stay "
+                f"packed, for example {self.missing[0]}"
+            )
+        if self.unseen:
+            lines.append(
+                f"{len(self.unseen)} packed files lie in folders that cannot be listed now; "
+                "nothing was pruned"
+            )
+        if self.damaged:
+            lines.append(f"{len(self.damaged)} damaged records were dropped:")
+            lines += [f"  {name}: {reason}" for name, reason in sorted(self.damaged.items())]
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} files were skipped:")
+            lines += [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
+        return "\n".join(lines)
+
+
+def pack(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    labels: Labels = None,
+    upright: bool = True,
+    binning: int = 1,
+    compression: Literal["none", "zstd"] = "none",
+    workers: int | None = None,
+    timeout_s: float = 60.0,
+    shard_bytes: int = 128 << 20,
+    extensions: Sequence[str] = RAW_EXTENSIONS,
+    prune: bool = False,
+    teacher: Teacher | nn.Module | str | None = None,
+    views: int = 8,
+    crop: int | None = None,
+    crop_binning: int | None = None,
+    crop_area: tuple[float, float] | None = None,
+    vertical_flip: bool = False,
+    augmentation: ISPAugmentation | None = None,
+    top: int = 0,
+    seed: int = 0,
+    batch_size: int = 16,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> PackReport:
+    """Decode every RAW file below a folder once, into shards that :class:`PackedRaw` maps.
+
+    Safe to stop at any moment, ``kill -9`` and power cuts included, and to call again: it goes on
+    where it was, decodes files that were added or have changed since (by size and time of
+    modification), tries damaged ones again, packs anew what is damaged in ``out``, and leaves the
+    rest alone.
+
+    Args:
+        folder: of RAW files, see :class:`RawFolder`.
+        out: the packed folder; made if need be.
+        labels: see :class:`RawFolder`. They may change from call to call: nothing is decoded again.
+            Label maps stay where they are: ``PackedRaw(out, label_maps=FOLDER)``.
+        upright: apply the orientation of each file.
+        binning: store the averages of so many sites of one colour per side, for training that
+            never looks closer: a quarter of the bytes with 2.
+        compression: "zstd" for lossless compression in bands of 64 rows (needs zstandard): about
+            two thirds of the bytes, decoded at some 0.8 GB/s a core. It pays where the disk is
+            slower than that, or full.
+        workers: decoding processes; as many as there are cores if None.
+        timeout_s: seconds for one file.
+        shard_bytes: a shard is written when it has so many bytes; a kill loses one shard's work.
+        extensions: suffixes to look for.
+        prune: drop packed files that are no longer in the source folder; none while a folder in it
+            cannot be listed.
+        teacher: store this teacher's logits as well, for ``views`` fixed views of every file; then
+            ``train()`` with the same teacher, crop, binning and augmentation never runs it.
+        views: of each file; epoch e of a training sees view e modulo ``views``.
+        crop: side of their mosaics; twice the teacher's size if None, as in ``train()``.
+        crop_binning: their binning, ``train(binning=...)``.
+        crop_area: as in ``train()``, with its usual range of ``crop_ratio``.
+        vertical_flip: as in ``train()``.
+        augmentation: of the teacher's ISP, drawn for each view.
+        top: store only so many of the largest log-probabilities a view, see
+            :class:`isp_distill.packs.stored_teacher.ViewSettings`; 0 stores all logits as float16.
+        seed: of the views.
+        batch_size: views that the teacher sees at once.
+        device: where the teacher runs; a GPU if there is one, if None.
+        progress: show a progress bar.
+
+    Returns:
+        The :class:`PackReport`. Damaged and non-Bayer files are left out and listed there.
+
+    Raises:
+        FileNotFoundError: the folder is missing, or holds no RAW file.
+        ValueError: an argument is out of range, or ``out`` was packed with other settings.
+        DamagedPackError: the manifest in ``out`` cannot be read, or is of another version.
+        RuntimeError: another process is packing into ``out``.
+        RawError: ``crop`` does not fit a mosaic.
+        ImportError: zstandard is needed and missing.
+        OSError: ``out`` cannot be written, for example because the disk is full.
+    """
+    began = time.perf_counter()
+    if compression not in COMPRESSIONS:
+        raise ValueError(f"compression must be none or zstd, not {compression!r}")
+    if binning < 1 or shard_bytes < 1:
+        raise ValueError("binning and shard_bytes must be at least 1")
+    root, target = Path(folder), Path(out)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = workers or cores or 1
+    paths, unlisted = _find(root, extensions)
+    settings = {"upright": upright, "binning": binning, "compression": compression}
+    if compression == "zstd":
+        compress(np.zeros((2, 2), np.uint16))  # zstandard is missing now, or never
+    chosen = None if teacher is None else as_teacher(teacher)
+    wanted = None
+    if chosen is not None:
+        # Now, so that a setting out of range is not found after hours of decoding.
+        side = 2 * chosen.size if crop is None else crop
+        view = View(side, crop_binning, crop_area, flip=vertical_flip)
+        wanted = ViewSettings(views, view, seed, augmentation, top)
+    with only_writer(target), DecodePool(count, timeout_s) as pool:
+        writer = PackWriter(target, root, settings, shard_bytes)
+        away = {Path(name).relative_to(root).as_posix(): why for name, why in unlisted.items()}
+        todo = writer.begin([p.relative_to(root).as_posix() for p in paths], prune, away)
+        # Packed files that are gone from the source still have their classes.
+        known = [root / name for name in writer.names]
+        classes = _classes(root, known) if labels == "folder" else []
+        writer.label(classes, _labels(root, known, labels, classes))
+        bar = tqdm(total=len(todo), desc="pack", unit="file", disable=not progress)
+        try:
+            for record in _decoded(root, todo, pool, count, settings):
+                writer.add(record)
+                bar.update()
+        finally:
+            # What was decoded before Ctrl-C, or before an error, is kept where it can be.
+            bar.close()
+            writer.flush()
+        writer.end()
+        if chosen is not None and wanted is not None:
+            store_teacher(
+                PackedRaw(target, gain_map=False),
+                chosen,
+                wanted,
+                batch_size=batch_size,
+                device=device,
+                workers=count,
+                progress=progress,
+            )
+    return PackReport(
+        out=target,
+        files=len(writer.records),
+        packed=writer.added,
+        skipped={str(root / name): why["reason"] for name, why in writer.skipped.items()},
+        missing=writer.missing,
+        mosaic_bytes=sum(2 * math.prod(entry["shape"]) for entry in writer.records.values()),
+        stored_bytes=writer.stored_bytes,
+        seconds=time.perf_counter() - began,
+        damaged=writer.damaged,
+        unseen=writer.unseen,
+    )
+
+
+def _decoded(
+    root: Path, todo: list[str], pool: DecodePool, workers: int, settings: dict[str, Any]
+) -> Iterator[Record | tuple[str, dict[str, Any]]]:
+    """The files in their order, decoded by several threads ahead of time; or why they are not."""
+    waiting: collections.deque[Future[Record | tuple[str, dict[str, Any]]]] = collections.deque()
+    threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="isp-distill-pack")
+    rest = iter(todo)
+    try:
+        while True:
+            # One file more than there are workers: no decoder waits for a checksum.
+            while len(waiting) < workers + 2 and (name := next(rest, None)) is not None:
+                waiting.append(threads.submit(_decode, root, name, pool, settings))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode(
+    root: Path, name: str, pool: DecodePool, settings: dict[str, Any]
+) -> Record | tuple[str, dict[str, Any]]:
+    """One file as a record, or its name and why it is left out."""
+    path, stamp = root / name, {"size": 0, "mtime_ns": 0}
+    try:
+        # Before decoding: a file that changes meanwhile is noticed next time.
+        stamp = shards.stamp_of(path)
+        raw = pool.read(path)
+    except OSError as error:
+        return name, {
+            "error": "CorruptRawError",
+            "reason": f"cannot be opened: {error.strerror}",
+            **stamp,
+        }
+    except RawError as error:
+        return name, {"error": type(error).__name__, "reason": error.reason, **stamp}
+    return _record(name, raw, stamp, settings)
+
+
+def _record(
+    name: str, raw: RawImage, stamp: dict[str, int], settings: dict[str, Any]
+) -> Record | tuple[str, dict[str, Any]]:
+    if settings["upright"]:
+        raw = turn_upright(raw)
+    if settings["binning"] > 1:
+        if min(raw.mosaic.shape) < 2 * settings["binning"]:
+            reason = f"its mosaic of {raw.height} x {raw.width} is too small to bin"
+            return name, {"error": "UnsupportedRawError", "reason": reason, **stamp}
+        raw = binned(raw, settings["binning"])
+    mosaic, fields = raw.mosaic, stored_fields(raw)
+    try:
+        check_fields(fields, (raw.height, raw.width))
+    except FieldError as error:
+        return name, {"error": "CorruptRawError", "reason": f"what it says: {error}", **stamp}
+    entry: dict[str, Any] = {**stamp, "shape": list(mosaic.shape), "fields": fields}
+    array = mosaic
+    if settings["compression"] == "zstd":
+        array, entry["bands"] = compress(mosaic)
+    entry["checksum"] = shards.digest(array)
+    return Record(name, array, entry)

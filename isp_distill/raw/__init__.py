@@ -1,0 +1,1 @@
+"""The mosaic and its metadata: camera RAW files in and out."""

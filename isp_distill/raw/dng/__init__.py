@@ -1,0 +1,1 @@
+"""DNG: what its tags say, and writing one."""

@@ -1,0 +1,387 @@
+"""A camera RAW file as numbers: the Bayer mosaic and what is needed to interpret it.
+
+``read_raw`` decodes one file with LibRaw (through rawpy); ``upright`` and ``crop`` move the mosaic
+and keep track of its colour filter. What the file's metadata means is decided in
+``metadata.py``. This module does not import torch: decode workers load it on its own.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import rawpy
+
+from isp_distill.errors import CorruptRawError
+from isp_distill.raw import (
+    fields as raw_fields,
+)
+from isp_distill.raw import (
+    framing,
+    metadata,
+    rendition,
+    tiff,
+)
+from isp_distill.raw import (
+    refusals as raw_refusals,
+)
+from isp_distill.raw.dng import (
+    color as dng_color,
+)
+from isp_distill.raw.dng import (
+    floating_point as dng_float,
+)
+from isp_distill.raw.dng import (
+    levels as dng_levels,
+)
+from isp_distill.raw.dng import (
+    opcodes,
+)
+from isp_distill.raw.gain_map import GainMap
+from isp_distill.raw.metadata import PATTERNS, SITE_PLANES, Blacks, Gains, Matrix
+
+
+@dataclass(frozen=True, eq=False)
+class RawImage:
+    """One Bayer mosaic and its metadata; ``read_raw`` makes it.
+
+    Attributes:
+        mosaic: uint16 [H, W], C-contiguous, H and W even: the visible area in raw units. Values
+            below ``black`` and above ``white`` occur in real files.
+        pattern: colours of the first 2x2 of ``mosaic``, row by row: "RGGB", "BGGR", "GRBG", "GBRG".
+        black: black level of R, Gr, Gb, B in raw units; Gr is the green in a red row. One number
+            stands for all four.
+        white: level at which the sensor saturates, raw units, above every black level.
+        white_balance: gains of R, G, B, green 1; one number stands for all three.
+        ccm: 3x3, white-balanced camera RGB to linear sRGB; each row sums to 1.
+        orientation: EXIF orientation, 1..8; 1 is upright.
+        camera: make and model; "" where the file does not say.
+        exposure_time: seconds, or None.
+        iso: ISO speed, or None.
+        path: the file it came from; "" for a mosaic that came from none.
+        default_crop: the part that the camera's own pictures show, within the mosaic: top, left,
+            height, width; None where the file does not say.
+        baseline_exposure: how much brighter than its white level says the maker wants the picture,
+            in stops (the DNG's BaselineExposure).
+        gain_map: the lens shading that the file asks to correct, or None. It is not applied to
+            ``mosaic``.
+    """
+
+    mosaic: np.ndarray
+    pattern: str
+    black: Blacks
+    white: float
+    white_balance: Gains = (1.0, 1.0, 1.0)
+    ccm: Matrix = metadata.IDENTITY
+    orientation: int = 1
+    camera: str = ""
+    exposure_time: float | None = None
+    iso: float | None = None
+    path: str = ""
+    default_crop: tuple[int, int, int, int] | None = None
+    baseline_exposure: float = 0.0
+    gain_map: GainMap | None = None
+
+    def __post_init__(self) -> None:
+        """Bring every field to its one form and refuse what no later stage can handle.
+
+        A number stands for four black levels or three gains; lists and arrays become tuples, numpy
+        scalars floats; a uint16 mosaic that is not contiguous, and a uint8 one, is copied.
+
+        Raises:
+            TypeError: a field is of a type that has no such meaning.
+            ValueError: the mosaic is not an even-sized uint16 [H, W], the pattern is not Bayer, a
+                level, gain or matrix is not finite or has another length, white is not above every
+                black level, or the orientation is not 1..8.
+        """
+        black = raw_fields.black_of(self.black)
+        if self.pattern not in PATTERNS:
+            raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, not {self.pattern!r}")
+        mosaic = raw_fields.mosaic_of(self.mosaic)
+        crop = raw_fields.default_crop_of(self.default_crop)
+        fields = {
+            "mosaic": mosaic,
+            "black": black,
+            "white": raw_fields.white_of(self.white, black),
+            "white_balance": raw_fields.white_balance_of(self.white_balance),
+            "ccm": raw_fields.ccm_of(self.ccm),
+            "orientation": raw_fields.orientation_of(self.orientation),
+            "exposure_time": raw_fields.positive_or_none("exposure_time", self.exposure_time),
+            "iso": raw_fields.positive_or_none("iso", self.iso),
+            "path": os.fsdecode(self.path),
+            "default_crop": crop and framing.checked_rectangle(crop, *mosaic.shape),
+            "baseline_exposure": raw_fields.number("baseline_exposure", self.baseline_exposure),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def height(self) -> int:
+        """Rows of the mosaic."""
+        return int(self.mosaic.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the mosaic."""
+        return int(self.mosaic.shape[1])
+
+    @property
+    def black_per_site(self) -> np.ndarray:
+        """Black levels, float64 [2, 2], by position in the first 2x2 of the mosaic."""
+        planes = SITE_PLANES[self.pattern]
+        return np.array([self.black[p] for p in planes], dtype=np.float64).reshape(2, 2)
+
+
+def upright(raw: RawImage) -> RawImage:
+    """Apply the orientation to the mosaic: flips and transposes only, no value changes.
+
+    A flipped or transposed Bayer mosaic of even size is a Bayer mosaic with another pattern.
+    Transposing turns red rows into red columns, so Gr and Gb exchange their black levels. Default
+    crop and gain map turn with the mosaic.
+
+    Args:
+        raw: any image.
+
+    Returns:
+        The same picture with ``orientation`` 1; ``raw`` itself where it is upright already.
+    """
+    if raw.orientation == 1:
+        return raw
+    red = PATTERNS.index(raw.pattern)
+    black = raw.black
+    mosaic = raw.mosaic
+    gain_map = raw.gain_map
+    # EXIF orientations as mirrored rows, then mirrored columns, then transposed (TIFF 6.0, tag
+    # 274). An even size makes a mirror swap the two sites of a period.
+    if raw.orientation in (3, 4, 6, 7):
+        mosaic, red = mosaic[::-1], red ^ 2
+        gain_map = None if gain_map is None else gain_map.flipped(raw.height)
+    if raw.orientation in (2, 3, 7, 8):
+        mosaic, red = mosaic[:, ::-1], red ^ 1
+        gain_map = None if gain_map is None else gain_map.mirrored(raw.width)
+    if raw.orientation >= 5:
+        mosaic, red = mosaic.T, (0, 2, 1, 3)[red]
+        black = (black[0], black[2], black[1], black[3])
+        gain_map = None if gain_map is None else gain_map.transposed()
+    return replace(
+        raw,
+        mosaic=np.ascontiguousarray(mosaic),
+        pattern=PATTERNS[red],
+        black=black,
+        orientation=1,
+        default_crop=framing.upright(raw.default_crop, raw.orientation, raw.height, raw.width),
+        gain_map=gain_map,
+    )
+
+
+def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImage:
+    """Cut a rectangle out of the mosaic as it is stored (before any orientation).
+
+    An odd ``top`` or ``left`` changes the pattern, which is tracked; black levels belong to colours
+    and stay. The gain map moves along, and so does the default crop where the rectangle holds all
+    of it; else it is None.
+
+    Args:
+        raw: any image.
+        top: first row, 0 or more, odd ones too.
+        left: first column, 0 or more, odd ones too.
+        height: rows, even.
+        width: columns, even.
+
+    Returns:
+        A copy; it does not keep the whole mosaic alive.
+
+    Raises:
+        ValueError: the rectangle has an odd or empty size, or leaves the mosaic.
+    """
+    if height < 2 or width < 2 or height % 2 or width % 2:
+        raise ValueError(f"crop size must be even and at least 2x2, not {height}x{width}")
+    if top < 0 or left < 0 or top + height > raw.height or left + width > raw.width:
+        raise ValueError(
+            f"crop of {height}x{width} at ({top}, {left}) leaves the mosaic "
+            f"({raw.height}x{raw.width})"
+        )
+    red = PATTERNS.index(raw.pattern) ^ (top % 2 * 2 + left % 2)
+    return replace(
+        raw,
+        mosaic=raw.mosaic[top : top + height, left : left + width].copy(),
+        pattern=PATTERNS[red],
+        default_crop=framing.cropped(raw.default_crop, top, left, height, width),
+        gain_map=None if raw.gain_map is None else raw.gain_map.cropped(top, left),
+    )
+
+
+def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawImage:
+    """Decode a camera RAW file: DNG, CR2, CR3, NEF, ARW, RAF (Bayer) and what else LibRaw reads.
+
+    The visible area is returned, an odd last row or column cropped. The orientation is reported,
+    not applied (see :func:`upright`). Decoding runs LibRaw in this process; ``DecodePool`` does the
+    same in processes that may die.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The mosaic and its metadata. A ``UserWarning`` names the file where the white balance, the
+        colour matrix or the white level is missing and had to be assumed, and where a black level
+        is a mean over levels that vary. A floating-point DNG has its white at 16383.
+
+    Raises:
+        UnsupportedRawError: the file is sound but holds no Bayer mosaic (X-Trans, Foveon,
+            monochrome, demosaiced DNG, not RAW at all), or LibRaw cannot decode its compression.
+        CorruptRawError: the file is damaged: truncated, zeroed, nonsense sizes, or a DNG with a
+            tag that is there, is needed, and cannot be read.
+        OSError: the file cannot be opened (``FileNotFoundError``, ``PermissionError``, ...).
+    """
+    name = os.fsdecode(path)
+    with open(name, "rb") as file:
+        head = file.read(16)
+        directories = tiff.read_directories(file)
+        size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        raise CorruptRawError(name, "the file is empty; copy it again")
+    if tiff.is_dng(directories):
+        missing = tiff.missing_bytes(tiff.raw_directory(directories), size)
+        if missing:
+            raise CorruptRawError(
+                name, f"truncated: {missing} bytes of pixel data are missing; copy the file again"
+            )
+    with rawpy.RawPy() as decoder:
+        try:
+            _open(decoder, name)
+            if tiff.is_dng(directories):
+                shape = (decoder.sizes.raw_height, decoder.sizes.raw_width)
+                dng_levels.check_tags(tiff.raw_directory(directories, shape), directories)
+            raw_refusals.check_size(name, decoder)
+            decoder.unpack()
+            return _interpret(name, decoder, head, directories)
+        except tiff.TagError as error:
+            raise CorruptRawError(name, f"{error}; copy or convert the file again") from error
+        except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
+            raise raw_refusals.explain(name, error, head, directories) from error
+
+
+def _open(decoder: Any, name: str) -> None:
+    """Give LibRaw the file: by name, since its stream from memory misses short truncations."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        # A name that is not valid UTF-8; rawpy can only pass on names that are.
+        with open(name, "rb") as file:
+            decoder.open_buffer(io.BytesIO(file.read()))
+    else:
+        decoder.open_file(name)
+
+
+def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Directory]) -> RawImage:
+    """The RawImage of an unpacked file."""
+    colors, pattern = raw_refusals.bayer_of(name, decoder, head, directories)
+    sizes = decoder.sizes
+    dng = tiff.is_dng(directories)
+    sensor = tiff.raw_directory(directories, (sizes.raw_height, sizes.raw_width)) if dng else {}
+    floating = dng_float.is_float(sensor)
+    if floating:
+        mosaic, float_note = dng_float.visible_mosaic(name, sizes, head, sensor)
+    else:
+        visible = decoder.raw_image_visible
+        # A copy, because LibRaw frees its memory with the decoder.
+        mosaic = np.array(visible[: sizes.height // 2 * 2, : sizes.width // 2 * 2], order="C")
+        float_note = None
+    peak = int(mosaic.max())
+    if peak == 0:
+        raise CorruptRawError(name, "every pixel is 0: the data was lost; copy the file again")
+
+    black = metadata.black_of_libraw(decoder.black_level_per_channel, colors, pattern)
+    black_note = None
+    if dng:
+        if floating:
+            black = (0.0, 0.0, 0.0, 0.0)
+        black, black_note = dng_levels.black_of_dng(
+            sensor, sizes.top_margin, sizes.left_margin, pattern, black
+        )
+    if floating:
+        scale = dng_float.scale_of(sensor)
+        black = (black[0] * scale, black[1] * scale, black[2] * scale, black[3] * scale)
+        white, white_note = dng_float.WHITE, None
+    else:
+        white, white_note = metadata.white_of(
+            decoder.white_level, decoder.camera_white_level_per_channel, black, peak
+        )
+    if not 0 <= min(black) <= max(black) < white <= 65535:
+        raise CorruptRawError(
+            name, f"black levels {black} and white level {white:g} make no sense together"
+        )
+    profile = dng_color.colors_of(directories if dng else [])
+    neutral = dng_color.as_shot_neutral(directories, profile) if dng else None
+    balance, balance_note = metadata.white_balance_of(
+        decoder.camera_whitebalance, neutral, decoder.daylight_whitebalance
+    )
+    ccm, ccm_note = None, None
+    if profile.interpolates() and balance_note is None:
+        ccm = dng_color.camera_to_srgb_under(profile, [1 / gain for gain in balance])
+    if ccm is None:
+        ccm, ccm_note = metadata.ccm_of(profile.daylight(), decoder.rgb_xyz_matrix)
+    camera = _camera(directories)
+    try:
+        wanted, wishes = rendition.rendition_of(
+            name, sizes, directories, sensor, camera, pattern, mosaic.shape
+        )
+    except opcodes.OpcodeError as error:
+        raise CorruptRawError(name, f"{error}; copy the file again") from error
+    for note in (float_note, black_note, white_note, balance_note, ccm_note, *wishes):
+        if note:
+            warnings.warn(f"{name}: {note}", stacklevel=3)
+    exposure_time, iso = _exposure(decoder, directories)
+    return RawImage(
+        mosaic=mosaic,
+        pattern=pattern,
+        black=black,
+        white=white,
+        white_balance=balance,
+        ccm=ccm,
+        orientation=metadata.orientation_of(sizes.flip),
+        camera=camera,
+        exposure_time=exposure_time,
+        iso=iso,
+        path=name,
+        **wanted,
+    )
+
+
+def _camera(directories: list[tiff.Directory]) -> str:
+    """Make and model as one string, without the make said twice; "" where unknown."""
+    make, model = (tiff.find_text(directories, t) for t in (tiff.MAKE, tiff.MODEL))
+    if not model:
+        return tiff.find_text(directories, tiff.UNIQUE_CAMERA_MODEL) or make
+    return model if model.lower().startswith(make.lower()) else f"{make} {model}"
+
+
+def _exposure(decoder: Any, directories: list[tiff.Directory]) -> tuple[float | None, float | None]:
+    """Exposure time (seconds) and ISO speed: from the tags, else from LibRaw's float32 copy.
+
+    An ISO tag of 65535 means "more than 16 bits" (EXIF 2.3, ISOSpeedRatings): the number is in the
+    tag of the kind that SensitivityType names, else LibRaw may know it from the maker's notes.
+    """
+    other = getattr(decoder, "other", None)
+    seconds = (tiff.find(directories, tiff.EXPOSURE_TIME) or (0.0,))[0]
+    seconds = seconds or float(getattr(other, "shutter_speed", 0.0) or 0.0)
+    iso = (tiff.find(directories, tiff.ISO_SPEED) or (0.0,))[0]
+    if iso in (0, 65535):
+        long_tags = (
+            tiff.RECOMMENDED_EXPOSURE_INDEX,
+            tiff.STANDARD_OUTPUT_SENSITIVITY,
+            tiff.ISO_SPEED_LONG,
+        )
+        if (tiff.find(directories, tiff.SENSITIVITY_TYPE) or (0,))[0] in (1, 5):
+            long_tags = (long_tags[1], long_tags[0], long_tags[2])
+        known = [(tiff.find(directories, tag) or (0.0,))[0] for tag in long_tags]
+        known.append(float(getattr(other, "iso_speed", 0.0) or 0.0))
+        iso = next((v for v in known if 0 < v < float("inf")), iso)
+    return (
+        float(seconds) if 0 < seconds < float("inf") else None,
+        float(iso) if 0 < iso < float("inf") else None,
+    )

@@ -1,0 +1,1 @@
+"""train(), its loop, and what a run leaves."""

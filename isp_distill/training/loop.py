@@ -1,0 +1,211 @@
+"""The loop of :func:`isp_distill.train`: step after step, and nothing that makes a GPU wait."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from isp_distill.data.batch import RawBatch
+from isp_distill.data.exposure import ShortExposure
+from isp_distill.isp.augmentation import ISPAugmentation
+from isp_distill.jobs.interruption import StopSignals
+from isp_distill.jobs.processes import Processes
+from isp_distill.jobs.progress import progress_bar
+from isp_distill.models.losses import DistillLoss
+from isp_distill.models.teacher import Teacher, logits_of
+from isp_distill.ops.dense_logits import check_upright
+from isp_distill.training.log import StepLog
+from isp_distill.training.metrics import Metrics
+from isp_distill.training.setup import schedule
+from isp_distill.training.stages import Stages
+from isp_distill.training.state import Run
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Numbers of the loop; see :func:`isp_distill.train` for each."""
+
+    steps: int
+    lr: float
+    stem_lr: float
+    accumulate: int
+    warmup: float
+    clip_norm: float
+    checkpoint_every: int
+    metrics_every: int
+    seed: int
+
+
+class Forward:
+    """A batch to its loss: the teacher's picture, both models, the distillation loss.
+
+    Args:
+        student: takes ``(mosaic, isp)``; compiled or replicated over processes as the run wants.
+        teacher: frozen.
+        loss: with ``return_agreement``.
+        short: the short exposure that the student sees, if any.
+        augmentation: of the teacher's ISP, if any.
+        autocast: bfloat16 on the batch's device.
+        stages: counts the time of each part.
+    """
+
+    def __init__(
+        self,
+        student: Callable[..., object],
+        teacher: Teacher,
+        loss: DistillLoss,
+        *,
+        short: ShortExposure | None = None,
+        augmentation: ISPAugmentation | None = None,
+        autocast: bool = False,
+        stages: Stages | None = None,
+    ) -> None:
+        self.student, self.teacher, self.loss = student, teacher, loss
+        self.short, self.augmentation, self.autocast = short, augmentation, autocast
+        self.stages = stages or Stages(torch.device("cpu"), enabled=False)
+
+    def __call__(self, batch: RawBatch, seed: int) -> tuple[Tensor, Tensor, int]:
+        """Mean loss, count of predictions that agree with the teacher's, and count of predictions.
+
+        Args:
+            batch: on the device.
+            seed: of the short exposure's noise and of the augmentation.
+        """
+        stages = self.stages
+        mosaic, isp = batch.mosaic, batch.isp
+        if self.short is not None:
+            with stages("short exposure"):
+                mosaic, isp = self.short.apply(mosaic, isp, seed=seed)
+        with torch.autocast(mosaic.device.type, torch.bfloat16, enabled=self.autocast):
+            target = batch.teacher
+            if target is None:
+                with torch.no_grad():
+                    with stages("teacher's picture"):
+                        picture = self.teacher.picture(batch, self.augmentation, seed)
+                    with stages("teacher"):
+                        target = self.teacher.logits(picture)
+            check_upright(isp, target)
+            with stages("student"):
+                predicted = logits_of(self.student(mosaic, isp))
+            with stages("loss"):
+                loss, agreement = self.loss(predicted, target, batch.labels)
+        return loss, agreement, self.loss.positions(target)
+
+
+def has_unused_parameters(
+    module: nn.Module, forward: Forward, batch: RawBatch, processes: Processes
+) -> bool:
+    """Whether a loss leaves trainable parameters of the student out, in any process.
+
+    Auxiliary heads are such. ``module`` is seen in eval mode and is not changed.
+    """
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    loss, _, _ = forward(batch, 0)
+    found = torch.autograd.grad(loss, wanted, allow_unused=True)
+    for part, training in modes.items():
+        part.training = training
+    return any(processes.gather(any(gradient is None for gradient in found)))
+
+
+def run_steps(
+    batches: Iterator[RawBatch],
+    forward: Forward,
+    replica: nn.Module,
+    run: Run,
+    settings: LoopSettings,
+    processes: Processes,
+    *,
+    metrics: Metrics | None,
+    stop: StopSignals,
+    progress: bool,
+) -> None:
+    """Take the optimiser steps ``first .. settings.steps - 1``.
+
+    Args:
+        batches: ``accumulate`` of them for each step, on the device.
+        forward: batch to loss.
+        replica: the student as its gradients are averaged over processes.
+        run: the student itself, its optimiser (whose groups hold ``peak_lr``) and the average of
+            its weights; the steps that are done, and the checkpoint.
+        settings: the loop's numbers.
+        processes: who takes part.
+        metrics: where rank 0 writes.
+        stop: what Ctrl-C and SIGTERM do.
+        progress: show a bar.
+
+    Raises:
+        RuntimeError: if a loss is not finite; nothing is saved after it.
+        KeyboardInterrupt: at a signal, also in the middle of a step, which then counts for nothing.
+    """
+    optimizer, average, first = run.optimizer, run.average, run.step
+    stages, accumulate = forward.stages, settings.accumulate
+    parameters = [p for g in optimizer.param_groups for p in g["params"]]
+    with contextlib.ExitStack() as stack:
+        if processes.count > 1:
+            # All of them stop after the same step, or they would wait for one another.
+            stack.enter_context(stop.deferred())
+        bar = stack.enter_context(progress_bar("train", settings.steps, done=first, shown=progress))
+        rates = {"lr": settings.lr, "stem_lr": settings.stem_lr}
+        log = StepLog(processes, first, settings.metrics_every, metrics, bar, rates)
+        stack.enter_context(_written_on_stop(log, run, stop))
+        for step in range(first, settings.steps):
+            factor = schedule(step, settings.steps, settings.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * factor
+            log.begin(factor)
+            for micro in range(accumulate):
+                with stages("wait for input"):
+                    batch = next(batches)
+                place = (step * accumulate + micro) * processes.count + processes.rank
+                # Gradients are averaged over the processes once a step, with the last batch.
+                last = micro + 1 == accumulate
+                with contextlib.nullcontext() if last else _no_sync(replica):
+                    loss, agreed, rows = forward(batch, (settings.seed << 32) + place)
+                    with stages("backward"):
+                        # Untyped in torch, hence the ignore.
+                        (loss / accumulate).backward()  # type: ignore[no-untyped-call]
+                log.add(loss / accumulate, agreed, rows, len(batch.mosaic))
+            with stages("optimiser"):
+                if settings.clip_norm:
+                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+                with stop.deferred():
+                    optimizer.step()
+                    if average is not None:
+                        average.update(run.pupil)
+                    run.reached(step + 1)
+                optimizer.zero_grad(set_to_none=True)
+            bar.update()
+            saves = (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps
+            reads = saves or log.full
+            with stop.deferred():
+                if reads:
+                    log.write(step + 1)
+                if saves:
+                    run.save()
+            # Where only NCCL serves, asking one another makes the GPU wait, as reading does.
+            if reads or processes.talks_on_cpu:
+                stop.check(processes)
+
+
+@contextlib.contextmanager
+def _written_on_stop(log: StepLog, run: Run, stop: StopSignals) -> Iterator[None]:
+    """Where the loop is stopped, the metrics of every whole step are written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if stop.between_steps:
+            with stop.deferred():
+                log.write(run.step)
+        raise
+
+
+def _no_sync(replica: nn.Module) -> contextlib.AbstractContextManager[None]:
+    no_sync: Callable[[], contextlib.AbstractContextManager[None]] | None
+    no_sync = getattr(replica, "no_sync", None)
+    return contextlib.nullcontext() if no_sync is None else no_sync()
