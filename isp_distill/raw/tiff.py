@@ -198,11 +198,11 @@ def _value(source: _Source, kind: int, length: int, field: bytes) -> Value:
 
 def _decode(order: str, kind: int, data: bytes) -> Value:
     """The value of one tag from its bytes."""
-    letter, *pair = _TYPES[kind]
+    letter = _TYPES[kind][0]
     if letter == "s":
         return data
     values = struct.unpack(f"{order}{len(data) // struct.calcsize(order + letter)}{letter}", data)
-    if not pair:
+    if len(_TYPES[kind]) == 1:
         return values
     tops, bottoms = values[::2], values[1::2]
     if 0 in bottoms:
