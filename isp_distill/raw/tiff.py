@@ -97,8 +97,10 @@ PHOTOMETRIC_LINEAR_RAW = 34892
 ILLUMINANT_D65 = 21
 
 # struct's letters of TIFF's types, from 1 (BYTE) to 13 (IFD); a rational is two integers.
-_LETTERS = ("B", "s", "H", "I", "II", "b", "s", "h", "i", "ii", "f", "d", "I")
-_TYPES = dict(enumerate(_LETTERS, start=1))
+_TYPES = dict(
+    enumerate(("B", "s", "H", "I", "II", "b", "s", "h", "i", "ii", "f", "d", "I"), start=1)
+)
+_SIZES = {kind: struct.calcsize(f"<{letters}") for kind, letters in _TYPES.items()}
 _BIG_TIFF = 43
 # A damaged count must not become a long read; a tiled 400-megapixel DNG has about 10,000 tiles.
 _MAX_VALUE_BYTES = 1 << 20
@@ -181,7 +183,7 @@ def _value(source: _Source, kind: int, length: int, field: bytes) -> Value:
     """The value of one entry, whose last four bytes are ``field``."""
     if kind not in _TYPES:
         return Unreadable(f"has a type of {kind}, which TIFF does not know")
-    nbytes = struct.calcsize(source.order + _TYPES[kind]) * length
+    nbytes = _SIZES[kind] * length
     if not 0 < nbytes <= _MAX_VALUE_BYTES:
         return Unreadable(f"has a count of {length}")
     if nbytes <= 4:
@@ -198,11 +200,12 @@ def _value(source: _Source, kind: int, length: int, field: bytes) -> Value:
 
 def _decode(order: str, kind: int, data: bytes) -> Value:
     """The value of one tag from its bytes."""
-    letter = _TYPES[kind][0]
-    if letter == "s":
+    letters = _TYPES[kind]
+    if letters == "s":
         return data
-    values = struct.unpack(f"{order}{len(data) // struct.calcsize(order + letter)}{letter}", data)
-    if len(_TYPES[kind]) == 1:
+    count = len(data) // _SIZES[kind] * len(letters)
+    values = struct.unpack(f"{order}{count}{letters[0]}", data)
+    if len(letters) == 1:
         return values
     tops, bottoms = values[::2], values[1::2]
     if 0 in bottoms:
