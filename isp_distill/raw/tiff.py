@@ -3,7 +3,13 @@
 Most RAW formats (DNG, NEF, CR2, ARW, PEF, ...) are TIFF files. LibRaw decodes them but keeps some
 tags to itself (a DNG's own colour matrices, fractional black levels, where the pixel data should
 end), so this module reads them again. It runs in the decode workers, which must start quickly and
-survive damaged files: no optional dependency, and every count and offset is checked before use.
+survive damaged files: every count and offset is checked before use.
+
+It is written by hand because tifffile takes a damaged tag for an absent one: ``TiffFile`` logs an
+entry of an unknown type or beyond the file and drops it, so a damaged black level would read as a
+black of 0. It also loads text, strip offsets and a whole EXIF directory before anyone can look at
+their counts. Its ``TiffTag`` alone can be made safe, and then saves nothing: the walk over the
+directories, the limits and the conversions stay. Pillow drops damaged tags as well.
 
 Tag numbers and types: TIFF 6.0, TIFF/EP (ISO 12234-2) and the DNG specification 1.7.
 """
@@ -90,17 +96,34 @@ PHOTOMETRIC_CFA = 32803
 PHOTOMETRIC_LINEAR_RAW = 34892
 ILLUMINANT_D65 = 21
 
-_FORMATS = {1: "B", 3: "H", 4: "I", 5: "I", 6: "b", 8: "h", 9: "i", 10: "i", 11: "f", 12: "d"}
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_RATIONALS = (5, 10)
+# struct's letters of TIFF's types, from 1 (BYTE) to 13 (IFD); a rational is two integers.
+_TYPES = dict(
+    enumerate(("B", "s", "H", "I", "II", "b", "s", "h", "i", "ii", "f", "d", "I"), start=1)
+)
+_SIZES = {kind: struct.calcsize(f"<{letters}") for kind, letters in _TYPES.items()}
+_BIG_TIFF = 43
 # A damaged count must not become a long read; a tiled 400-megapixel DNG has about 10,000 tiles.
 _MAX_VALUE_BYTES = 1 << 20
+# A thousand entries may all point at the same megabyte, and a byte becomes eight in a tuple.
+_MAX_FILE_BYTES = 16 << 20
 _MAX_ENTRIES = 1000
 _MAX_DIRECTORIES = 64
 
 
+@dataclass
+class _Source:
+    """An open file: its byte order for struct, its size, and what may still be read of it."""
+
+    file: BinaryIO
+    order: str
+    size: int
+    budget: int = _MAX_FILE_BYTES
+
+
 def read_directories(file: BinaryIO) -> list[Directory]:
     """Read the tags of every directory (IFD 0 and its chain, SubIFDs, EXIF) of a TIFF file.
+
+    At most 64 directories of 1000 tags and 16 MiB of values are read, whatever the file says.
 
     Args:
         file: a seekable binary file; its position is moved.
@@ -118,11 +141,15 @@ def read_directories(file: BinaryIO) -> list[Directory]:
     size = file.seek(0, 2)
     file.seek(0)
     head = file.read(8)
-    # 42 is TIFF; Olympus (RO, RS) and Panasonic (0x55) put other numbers in its place.
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 8:
         return []
-    pending = [struct.unpack(order + "I", head[4:8])[0]]
+    # 42 is TIFF; Olympus (RO, RS) and Panasonic (0x55) put other numbers in its place.
+    version, first = struct.unpack(order + "HI", head[2:])
+    if version == _BIG_TIFF:
+        return []
+    source = _Source(file, order, size)
+    pending = [first]
     seen: set[int] = set()
     directories: list[Directory] = []
     while pending and len(directories) < _MAX_DIRECTORIES:
@@ -130,52 +157,55 @@ def read_directories(file: BinaryIO) -> list[Directory]:
         if offset in seen or not 8 <= offset <= size - 6:
             continue
         seen.add(offset)
-        directory, following = _read_directory(file, order, offset, size)
+        directory, following = _read_directory(source, offset)
         directories.append(directory)
         for tag in (SUB_IFDS, EXIF_IFD):
-            pending += integers(directory, tag)
+            pending += integers(directory, tag)[:_MAX_DIRECTORIES]
         pending.append(following)
     return directories
 
 
-def _read_directory(file: BinaryIO, order: str, offset: int, size: int) -> tuple[Directory, int]:
+def _read_directory(source: _Source, offset: int) -> tuple[Directory, int]:
     """One directory at ``offset``, and the offset of the next (0: none)."""
-    file.seek(offset)
-    count = min(struct.unpack(order + "H", file.read(2))[0], _MAX_ENTRIES)
-    block = file.read(12 * count + 4)
+    source.file.seek(offset)
+    count = min(struct.unpack(source.order + "H", source.file.read(2))[0], _MAX_ENTRIES)
+    block = source.file.read(12 * count + 4)
     directory: Directory = {}
     for start in range(0, min(12 * count, len(block) - 11), 12):
-        tag, kind, length = struct.unpack_from(order + "HHI", block, start)
-        directory.setdefault(
-            tag, _value(file, order, kind, length, block[start + 8 : start + 12], size)
-        )
+        tag, kind, length = struct.unpack_from(source.order + "HHI", block, start)
+        if tag not in directory:
+            directory[tag] = _value(source, kind, length, block[start + 8 : start + 12])
     tail = block[12 * count : 12 * count + 4]
-    return directory, struct.unpack(order + "I", tail)[0] if len(tail) == 4 else 0
+    return directory, struct.unpack(source.order + "I", tail)[0] if len(tail) == 4 else 0
 
 
-def _value(file: BinaryIO, order: str, kind: int, length: int, field: bytes, size: int) -> Value:
-    """The value of one entry, whose last four bytes ``field`` begins with."""
-    if kind not in _SIZES:
+def _value(source: _Source, kind: int, length: int, field: bytes) -> Value:
+    """The value of one entry, whose last four bytes are ``field``."""
+    if kind not in _TYPES:
         return Unreadable(f"has a type of {kind}, which TIFF does not know")
     nbytes = _SIZES[kind] * length
     if not 0 < nbytes <= _MAX_VALUE_BYTES:
         return Unreadable(f"has a count of {length}")
     if nbytes <= 4:
-        return _decode(order, kind, field[:nbytes])
-    position = struct.unpack_from(order + "I", field)[0]
-    if position + nbytes > size:
+        return _decode(source.order, kind, field[:nbytes])
+    (position,) = struct.unpack(source.order + "I", field)
+    if position + nbytes > source.size:
         return Unreadable(f"has {length} values at {position}, beyond the end of the file")
-    file.seek(position)
-    return _decode(order, kind, file.read(nbytes))
+    if nbytes > source.budget:
+        return Unreadable(f"comes after {_MAX_FILE_BYTES} bytes of other tags")
+    source.budget -= nbytes
+    source.file.seek(position)
+    return _decode(source.order, kind, source.file.read(nbytes))
 
 
 def _decode(order: str, kind: int, data: bytes) -> Value:
     """The value of one tag from its bytes."""
-    if kind in (2, 7):
+    letters = _TYPES[kind]
+    if letters == "s":
         return data
-    code = "I" if kind == 13 else _FORMATS[kind]
-    values = struct.unpack(f"{order}{len(data) // struct.calcsize(code)}{code}", data)
-    if kind not in _RATIONALS:
+    count = len(data) // _SIZES[kind] * len(letters)
+    values = struct.unpack(f"{order}{count}{letters[0]}", data)
+    if len(letters) == 1:
         return values
     tops, bottoms = values[::2], values[1::2]
     if 0 in bottoms:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import time
+
 import numpy as np
 import pytest
 from dng_cases import MATRIX, noise, plane_names, random_raw, rationals
@@ -131,6 +135,42 @@ def test_tiff_in_either_byte_order(tmp_path):
     data=st.binary(max_size=300), order=st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"])
 )
 def test_tiff_never_raises_on_nonsense(data, order):
-    import io
-
     assert isinstance(tiff.read_directories(io.BytesIO(order + data)), list)
+
+
+def tiff_of(entries, nbytes):
+    """A file of one directory, (tag, type, count, position or value) each, and then zeros."""
+    rows = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + rows
+    return io.BytesIO(head + bytes(nbytes - len(head)))
+
+
+def test_tags_that_share_their_bytes_do_not_fill_the_memory():
+    """40 tags, all of the same megabyte: a small file whose values are 40 times its size."""
+    megabyte = 1 << 20
+    file = tiff_of([(40_000 + i, 1, megabyte, 4096) for i in range(40)], megabyte + 8192)
+    (directory,) = tiff.read_directories(file)
+    assert len(directory) == 40
+    read = [tag for tag, value in directory.items() if not isinstance(value, tiff.Unreadable)]
+    assert read == list(range(40_000, 40_016))
+    with pytest.raises(tiff.TagError, match="its Last tag comes after 16777216 bytes"):
+        tiff.required(directory, 40_039, "Last")
+
+
+def test_a_million_sub_directories_that_lead_nowhere():
+    """Each was once taken off the front of a list of a million: minutes for 1 MB of zeros."""
+    file = tiff_of([(tiff.SUB_IFDS, 1, 1 << 20, 4096)], (1 << 20) + 8192)
+    started = time.perf_counter()
+    assert len(tiff.read_directories(file)) == 1
+    assert time.perf_counter() - started < 10
+
+
+def test_the_first_of_two_entries_of_a_tag_counts():
+    file = tiff_of([(tiff.MAKE, 3, 1, 7), (tiff.MAKE, 99, 1, 8)], 512)
+    assert tiff.read_directories(file) == [{tiff.MAKE: (7,)}]
+
+
+def test_big_tiff_is_not_read_as_if_it_were_small():
+    entry = struct.pack("<HHQQ", tiff.IMAGE_WIDTH, 4, 1, 5)
+    file = io.BytesIO(b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 1) + entry + bytes(8))
+    assert tiff.read_directories(file) == []

@@ -5,6 +5,10 @@ truncates, but leaves values between 4096 and 32767 as they are, and takes a mis
 16- and 24-bit samples for 2^n - 1 where the specification says 1.0. So the samples are read here,
 and put on one fixed scale: white is 16383, and four times white still fits into 16 bits.
 
+tifffile needs the compiled package imagecodecs for the predictors and for 24 bits, refuses the two
+together, and allocates what the header claims. Here the stream of a strip or tile is inflated to
+the bytes that it must have and no further.
+
 Sources: the DNG specification 1.7 (SampleFormat, WhiteLevel, Predictor, the 24-bit format), Adobe
 Photoshop TIFF Technical Note 3 (the floating-point predictor).
 """
