@@ -97,6 +97,12 @@ class RawFolder(Dataset[RawImage]):
         ValueError: an argument is out of range, a named file lies elsewhere, or a file has no
             label.
         ImportError: label maps are PNG files, and Pillow is missing.
+
+    Examples:
+        >>> folder = isp_distill.RawFolder("photos/raw")
+        >>> len(folder), folder[0].mosaic.shape
+        (3, (96, 128))
+        >>> folder.close()
     """
 
     def __init__(

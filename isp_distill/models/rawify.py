@@ -73,6 +73,14 @@ def rawify(
     Raises:
         ValueError: if the model takes no picture of 3 channels, nothing in it reads the picture,
             the copy does not equal it, or ``grid="sensor"`` meets an odd stride.
+
+    Examples:
+        >>> student = isp_distill.rawify(model)
+        >>> student.takeover.form
+        'stem'
+        >>> raw = isp_distill.read_raw("photos/new.dng")
+        >>> student(*isp_distill.cut_view(raw, isp_distill.View(64))).shape
+        torch.Size([1, 4])
     """
     if grid not in GRIDS:
         raise ValueError(f"unknown grid {grid!r}: expected {' or '.join(GRIDS)}")

@@ -57,6 +57,12 @@ class RawStem(RecordedModule):
 
     Raises:
         ValueError: for an unknown padding, or a kernel or stride of unequal sides.
+
+    Examples:
+        >>> stem = isp_distill.RawStem(16, kernel_size=3, stride=2, padding=1)
+        >>> stem.calibrate(isp_distill.ISP(black=64, white=1023))
+        >>> stem(torch.full((1, 64, 64), 500, dtype=torch.uint16)).shape
+        torch.Size([1, 16, 16, 16])
     """
 
     # True of every RawStem, for whatever reads them of a convolution.
@@ -350,6 +356,13 @@ class RawModel(StudentModule):
 
     Raises:
         ValueError: if there is no RawStem, or several that do not share gain, mix and gamma.
+
+    Examples:
+        >>> body = torch.nn.Sequential(isp_distill.RawStem(8, 3), torch.nn.AdaptiveAvgPool2d(1))
+        >>> student = isp_distill.RawModel(body)
+        >>> mosaic = torch.full((2, 64, 64), 500, dtype=torch.uint16)
+        >>> student(mosaic, isp_distill.ISP(black=64, white=1023)).shape
+        torch.Size([2, 8, 1, 1])
     """
 
     def __init__(self, model: nn.Module, grid: str = "packed") -> None:
