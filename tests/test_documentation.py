@@ -104,7 +104,7 @@ def test_the_shell_takes_every_command_of_the_pages():
 
 def test_every_path_that_a_page_names_is_there():
     named = re.compile(
-        r"`((?:isp_distill|kernels|csrc|tests|benchmarks|demo|docs|examples)/[\w./-]+|[A-Z]+\.\w+)`"
+        r"`((?:isp_distill|kernels|csrc|tests|benchmarks|demo|docs|examples)/[\w./-]+|[A-Z]+\.(?:md|cff))`"
     )
     missing, count = [], 0
     for page in cases.PAGES:
