@@ -60,9 +60,9 @@ class DamagedPackError(ValueError):
     """A packed folder's manifest is damaged, was edited, or is of a version that is not read.
 
     Args:
-        folder: with the manifest.
-        record: the file whose record it is; None where it is what is said of all of them.
-        field: what is wrong in it, such as ``"shape"`` or ``"fields.black"``.
+        folder: the packed folder.
+        record: the file whose record is wrong; None where it is something about all of them.
+        field: which part of it is wrong, such as ``"shape"`` or ``"fields.black"``.
         reason: one sentence, in plain words.
         advice: what to do.
 

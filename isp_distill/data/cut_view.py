@@ -37,7 +37,7 @@ def cut_view(raw: RawImage | Sequence[RawImage], view: nn.Module | View) -> tupl
 
     Raises:
         ValueError: for an empty list, or a student that was never trained and so knows no view.
-        TypeError: for something else than RAW images, or than a student or a view.
+        TypeError: if ``raw`` is no RAW image, or ``view`` neither a student nor a view.
         RawError: if a mosaic is too small for the crop.
 
     Examples:

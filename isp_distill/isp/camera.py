@@ -55,9 +55,8 @@ class ISP:
             mosaics as they are: see ``RawFolder(gain_map=True)``.
 
     Raises:
-        TypeError: for an orientation that is no whole number.
+        TypeError: for an orientation that is no whole number, or a gain map that is not one.
         ValueError: for an unknown name or an orientation outside 1..8.
-        TypeError: for a gain map that is none.
 
     Examples:
         >>> isp = isp_distill.ISP.from_raw(isp_distill.read_raw("photos/new.dng"))

@@ -90,7 +90,7 @@ class PackedRaw(Dataset[RawImage]):
         if manifest is None:
             raise FileNotFoundError(
                 f"{self.path}: no packed folder (it has no {MANIFEST}); make one with "
-                "isp_distill.packs.pack(folder, out)"
+                "isp_distill.pack(folder, out)"
             )
         self.root = Path(manifest["source"])
         self.classes: list[str] = manifest["classes"]

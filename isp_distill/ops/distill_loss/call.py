@@ -100,8 +100,8 @@ def distill_loss(
     Raises:
         TypeError: for a wrong type or dtype.
         ValueError: for a wrong shape, device, name or range.
-        RuntimeError: from a second derivative of backward passes, which there is none of (there is
-            by ``torch.func``); with ``inplace_grad``, if the student is a leaf that needs its
+        RuntimeError: for a second derivative by backward passes, which does not exist (by
+            ``torch.func`` it does); with ``inplace_grad``, if the student is a leaf that needs its
             values or a view of one, a negated view, may overlap itself (unless each stride steps
             over all smaller ones), or shares memory with another tensor of the call.
         BackendError: if the backend that was asked for cannot serve the call.
