@@ -1,6 +1,7 @@
 # make demo   a student trained on RAW files made from real photographs, beside three baselines
 # make demo-segmentation   the same with a class for every pixel
 # make test   formatting, types and tests
+# make docs   the documentation, into site/; a broken link or an undocumented name fails it
 # make bench  the microbenchmarks
 # make fuzz   drawn calls and damaged files; FUZZ_SECONDS=1800 for half an hour
 # make bench-gpu   on a machine with a GPU: every backend checked and timed, into bench-gpu/
@@ -16,7 +17,7 @@ PACKAGING := pyproject.toml setup.py
 CSRC := $(shell find csrc -type f)
 SOURCES := $(CSRC) $(shell find isp_distill kernels -name '*.py')
 
-.PHONY: demo demo-segmentation test fuzz bench bench-gpu clean
+.PHONY: demo demo-segmentation test docs fuzz bench bench-gpu clean
 
 demo: .venv-demo/installed
 	$(DEMO) demo/run.py
@@ -30,6 +31,9 @@ test: .venv/installed
 	$(TEST) -m mypy --strict isp_distill kernels
 	.venv/bin/lint-imports
 	$(TEST) -m pytest -q
+
+docs: .venv/installed
+	$(TEST) -m mkdocs build --strict
 
 fuzz: .venv/installed
 	$(TEST) tests/fuzz/run.py --seconds $(FUZZ_SECONDS)

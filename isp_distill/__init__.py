@@ -20,14 +20,12 @@ from isp_distill.isp.augmentation import ISPAugmentation
 from isp_distill.isp.camera import ISP
 from isp_distill.models.export import camera_inputs, export
 from isp_distill.models.losses import DistillLoss
+from isp_distill.models.raw_model import RawModel
 from isp_distill.models.rawify import rawify
-from isp_distill.models.stem import RawModel, RawStem
+from isp_distill.models.stem import RawStem
 from isp_distill.models.teacher import Teacher
-from isp_distill.ops.distill_loss.call import (
-    distill_loss,
-    linear_distill_loss,
-    upsampled_distill_loss,
-)
+from isp_distill.ops.distill_loss.call import distill_loss, upsampled_distill_loss
+from isp_distill.ops.distill_loss.linear import linear_distill_loss
 from isp_distill.ops.raw_conv.call import raw_conv
 from isp_distill.ops.render.call import render
 from isp_distill.ops.unprocess.call import expose, unprocess

@@ -21,6 +21,12 @@ def doctor() -> str:
 
     Returns:
         The text that was printed. Nothing is raised: what cannot be found out is said in its place.
+
+    Examples:
+        >>> text = isp_distill.doctor()  # doctest: +ELLIPSIS
+        isp-distill  ...
+        >>> "raw_conv" in text
+        True
     """
     versions = [
         ("isp-distill", __version__),

@@ -95,6 +95,12 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: for any other name.
         BackendError: from an operation that this backend cannot serve.
+
+    Examples:
+        >>> with isp_distill.use_backend("reference"):
+        ...     loss = isp_distill.distill_loss(torch.zeros(2, 3), torch.zeros(2, 3))
+        >>> float(loss)
+        0.0
     """
     token = _override.set(_checked(name, "use_backend"))
     try:

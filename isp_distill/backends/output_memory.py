@@ -129,5 +129,9 @@ def recycled(empty: Tensor) -> Tensor:
 
 
 def release_memory() -> None:
-    """Give what lies unused back to the system; what tensors use goes when they do."""
+    """Give the memory that lies unused back to the system; the rest goes when its tensors do.
+
+    Examples:
+        >>> isp_distill.release_memory()
+    """
     _blocks.clear()

@@ -26,11 +26,7 @@ def collate(
     """A list of RAW images, with or without classes, as one batch.
 
     ``DataLoader(RawFolder(...))`` uses it by itself, for files of one size. For any sizes, and for
-    what a student sees of them, give a view::
-
-        collate = functools.partial(isp_distill.collate, view=isp_distill.View(448))
-        for batch in DataLoader(isp_distill.RawFolder("photos"), 16, collate_fn=collate):
-            logits = student(batch.mosaic, batch.isp)
+    what a student sees of them, give a view, as in the example.
 
     A folder's own labels come along where they are paired with its files:
     ``StackDataset(folder, [folder.label(i) for i in range(len(folder))])``, with
@@ -50,6 +46,18 @@ def collate(
     Raises:
         ValueError: for mosaics of different sizes or orientations, or an empty list.
         TypeError: for a sample of another kind, or a label that is no class.
+
+    Examples:
+        >>> import functools
+        >>> loader = torch.utils.data.DataLoader(
+        ...     isp_distill.RawFolder("photos/raw"),
+        ...     batch_size=3,
+        ...     collate_fn=functools.partial(isp_distill.collate, view=isp_distill.View(64)),
+        ... )
+        >>> student = isp_distill.rawify(model)
+        >>> for batch in loader:
+        ...     print(student(batch.mosaic, batch.isp).shape)
+        torch.Size([3, 4])
     """
     pairs = [sample if isinstance(sample, (tuple, list)) else (sample, None) for sample in samples]
     if not pairs:

@@ -24,10 +24,7 @@ def cut_view(raw: RawImage | Sequence[RawImage], view: nn.Module | View) -> tupl
     """What a student sees of RAW files: turned upright, binned, and cut around the middle.
 
     Exactly the views of :func:`isp_distill.evaluate`, so ``student(*cut_view(raw, student))`` is
-    the student as it was measured::
-
-        raw = isp_distill.read_raw("photo.dng")
-        logits = student(*isp_distill.cut_view(raw, student))
+    a trained student as it was measured.
 
     Args:
         raw: what :func:`isp_distill.read_raw` returned, or a list of such, of any sizes.
@@ -40,8 +37,14 @@ def cut_view(raw: RawImage | Sequence[RawImage], view: nn.Module | View) -> tupl
 
     Raises:
         ValueError: for an empty list, or a student that was never trained and so knows no view.
-        TypeError: for something else than RAW images, or than a student or a view.
+        TypeError: if ``raw`` is no RAW image, or ``view`` neither a student nor a view.
         RawError: if a mosaic is too small for the crop.
+
+    Examples:
+        >>> student = isp_distill.rawify(model)
+        >>> raw = isp_distill.read_raw("photos/new.dng")
+        >>> student(*isp_distill.cut_view(raw, isp_distill.View(64))).shape
+        torch.Size([1, 4])
     """
     device = torch.device("cpu")
     chosen: View | None

@@ -24,6 +24,13 @@ class ShortExposure:
     Raises:
         TypeError: for a factor that is no number.
         ValueError: for a factor outside (0, 1].
+
+    Examples:
+        >>> short = isp_distill.ShortExposure(0.25, isp_distill.NoiseModel.preset("low"))
+        >>> mosaic = torch.full((1, 64, 64), 8512, dtype=torch.uint16)
+        >>> dark, isp = short.apply(mosaic, isp_distill.ISP(black=512, white=16383), seed=0)
+        >>> isp.exposure  # what brings the brightness back
+        tensor([4.])
     """
 
     factor: float

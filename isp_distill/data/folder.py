@@ -87,8 +87,8 @@ class RawFolder(Dataset[RawImage]):
         on_error: "skip" or "raise".
         skipped: reason by path, of the files that could not be used, and of the folders that could
             not be listed.
-        decoded: files that were decoded so far, and the seconds that took: what :func:`pack`, or
-            a cache, saves in every epoch.
+        decoded: how many files were decoded so far, and the seconds it took: what :func:`pack`,
+            or a cache, saves in every epoch.
 
     Raises:
         FileNotFoundError: the folder or a named file is missing, or the folder holds no file with
@@ -97,6 +97,12 @@ class RawFolder(Dataset[RawImage]):
         ValueError: an argument is out of range, a named file lies elsewhere, or a file has no
             label.
         ImportError: label maps are PNG files, and Pillow is missing.
+
+    Examples:
+        >>> folder = isp_distill.RawFolder("photos/raw")
+        >>> len(folder), folder[0].mosaic.shape
+        (3, (96, 128))
+        >>> folder.close()
     """
 
     def __init__(

@@ -31,6 +31,11 @@ class ImageFolder:
             or a label map is missing.
         OSError: no picture was found, and a folder could not be listed.
         ValueError: a named file lies elsewhere, is named twice, or is no picture by its name.
+
+    Examples:
+        >>> pictures = isp_distill.ImageFolder("pictures")
+        >>> len(pictures), pictures[0].shape
+        (2, (64, 80, 3))
     """
 
     def __init__(

@@ -36,6 +36,12 @@ class View:
 
     Raises:
         ValueError: for an odd crop or a setting out of range.
+
+    Examples:
+        >>> raw = isp_distill.read_raw("photos/new.dng")
+        >>> mosaic, isp = isp_distill.cut_view(raw, isp_distill.View(32))
+        >>> mosaic.shape  # of 96 x 96 sensor pixels, three of one colour a side made one
+        torch.Size([1, 32, 32])
     """
 
     crop: int

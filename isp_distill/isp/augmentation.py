@@ -28,6 +28,12 @@ class ISPAugmentation:
 
     Raises:
         ValueError: for a range that is no range, or a factor that is not positive.
+
+    Examples:
+        >>> augmentation = isp_distill.ISPAugmentation(exposure_stops=(-1.0, 1.0))
+        >>> drawn = augmentation.draw(isp_distill.ISP(), batch=4, seed=0)
+        >>> drawn.exposure.shape, drawn.white_balance.shape
+        (torch.Size([4]), torch.Size([4, 3]))
     """
 
     exposure_stops: Range = (-0.5, 0.5)

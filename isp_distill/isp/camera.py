@@ -55,9 +55,15 @@ class ISP:
             mosaics as they are: see ``RawFolder(gain_map=True)``.
 
     Raises:
-        TypeError: for an orientation that is no whole number.
+        TypeError: for an orientation that is no whole number, or a gain map that is not one.
         ValueError: for an unknown name or an orientation outside 1..8.
-        TypeError: for a gain map that is none.
+
+    Examples:
+        >>> isp = isp_distill.ISP.from_raw(isp_distill.read_raw("photos/new.dng"))
+        >>> isp.preset("camera").tone
+        'smoothstep'
+        >>> isp_distill.ISP(black=64, white=1023, white_balance=(2.0, 1.0, 1.5)).gain(1)
+        tensor([[2.0000, 1.0000, 1.0000, 1.5000]])
     """
 
     black: Values = 0.0

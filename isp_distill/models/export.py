@@ -19,7 +19,7 @@ from isp_distill.data.views import View
 from isp_distill.files.atomic import replaced
 from isp_distill.isp.camera import ISP
 from isp_distill.models.lowering import AnyCamera, Camera, OneCamera, StandardStudent
-from isp_distill.models.stem import RawModel
+from isp_distill.models.raw_model import RawModel
 from isp_distill.models.student import PlanesModel, as_student
 from isp_distill.models.teacher import logits_of
 from isp_distill.models.trained_view import fixed_view, trained_at
@@ -87,6 +87,15 @@ def export(
             model that cannot be traced (for an open batch: try ``batch=1``).
         ImportError: if onnx and onnxscript are missing.
         RuntimeError: if the file does not compute what the student computes; it is not kept.
+
+    Examples:
+        >>> path = isp_distill.export(isp_distill.rawify(model), "student.pt2", crop=64)
+        >>> program = torch.export.load(path).module()
+        >>> raw = isp_distill.read_raw("photos/new.dng")
+        >>> mosaic, isp = isp_distill.cut_view(raw, isp_distill.View(64))
+        >>> camera = isp_distill.camera_inputs(isp)
+        >>> program(mosaic, *(torch.from_numpy(value) for value in camera.values())).shape
+        torch.Size([1, 4])
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -147,6 +156,11 @@ def camera_inputs(isp: ISP, batch: int = 1) -> dict[str, np.ndarray[Any, Any]]:
 
     Raises:
         ValueError: if a value fits neither one sample nor ``batch`` samples.
+
+    Examples:
+        >>> inputs = isp_distill.camera_inputs(isp_distill.ISP(black=64, white=1023), batch=2)
+        >>> {name: value.shape for name, value in inputs.items()}
+        {'black': (2, 4), 'white': (2,), 'gain': (2, 4), 'pattern': (2,), 'ccm': (2, 3, 3)}
     """
     camera = Camera.of(isp, batch)._asdict()
     return {name: value.contiguous().numpy() for name, value in camera.items()}

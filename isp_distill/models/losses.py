@@ -33,6 +33,13 @@ class DistillLoss(nn.Module):
 
     Raises:
         ValueError: for an unknown name, or a number out of range.
+
+    Examples:
+        >>> loss = isp_distill.DistillLoss("jsd(0.3)", temperature=2.0)
+        >>> student = torch.randn(8, 10, requires_grad=True)
+        >>> loss(student, torch.randn(8, 10)).backward()
+        >>> student.grad.shape
+        torch.Size([8, 10])
     """
 
     def __init__(

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.folding import CannotFoldError, Folding
+from isp_distill.models.raw_model import RawModel, Takeover, share_camera
 from isp_distill.models.readers import Reader, readers_of, tensors_in
-from isp_distill.models.stem import GRIDS, RawModel, RawStem, Takeover, share_camera
+from isp_distill.models.stem import GRIDS, RawStem
 from isp_distill.ops import reference
 
 # Sides that models of one fixed size were made for; and small ones first, for all others.
@@ -73,6 +74,14 @@ def rawify(
     Raises:
         ValueError: if the model takes no picture of 3 channels, nothing in it reads the picture,
             the copy does not equal it, or ``grid="sensor"`` meets an odd stride.
+
+    Examples:
+        >>> student = isp_distill.rawify(model)
+        >>> student.takeover.form
+        'stem'
+        >>> raw = isp_distill.read_raw("photos/new.dng")
+        >>> student(*isp_distill.cut_view(raw, isp_distill.View(64))).shape
+        torch.Size([1, 4])
     """
     if grid not in GRIDS:
         raise ValueError(f"unknown grid {grid!r}: expected {' or '.join(GRIDS)}")

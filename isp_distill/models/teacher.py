@@ -47,6 +47,11 @@ class Teacher:
         demosaic: of the pictures it sees; None leaves the ISP's.
         tone: of the pictures it sees; None leaves the ISP's.
         resize_in: see :func:`isp_distill.render`.
+
+    Examples:
+        >>> teacher = isp_distill.Teacher(model, size=32)
+        >>> teacher.logits(torch.rand(2, 3, 32, 32)).shape
+        torch.Size([2, 4])
     """
 
     model: nn.Module

@@ -60,6 +60,12 @@ class PackReport:
         mosaic_bytes: of all mosaics, decoded.
         stored_bytes: of all shards.
         seconds: of this call.
+
+    Examples:
+        >>> first = isp_distill.pack("photos/raw", "packed", progress=False)
+        >>> again = isp_distill.pack("photos/raw", "packed", progress=False)
+        >>> first.packed, again.packed, again.files
+        (3, 0, 3)
     """
 
     out: Path
@@ -175,6 +181,11 @@ def pack(
         RawError: ``crop`` does not fit a mosaic.
         ImportError: zstandard is needed and missing.
         OSError: ``out`` cannot be written, for example because the disk is full.
+
+    Examples:
+        >>> report = isp_distill.pack("photos/raw", "packed", progress=False)
+        >>> report.files, report.skipped
+        (3, {})
     """
     began = time.perf_counter()
     if compression not in COMPRESSIONS:

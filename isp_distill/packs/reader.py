@@ -63,6 +63,12 @@ class PackedRaw(Dataset[RawImage]):
         ImportError: label maps are PNG files, and Pillow is missing.
         DamagedPackError: its manifest is damaged or edited, or of another version.
         ValueError: no file in it could be packed.
+
+    Examples:
+        >>> report = isp_distill.pack("photos/raw", "packed", progress=False)
+        >>> packed = isp_distill.PackedRaw("packed")
+        >>> len(packed), packed[0].mosaic.shape
+        (3, (96, 128))
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class PackedRaw(Dataset[RawImage]):
         if manifest is None:
             raise FileNotFoundError(
                 f"{self.path}: no packed folder (it has no {MANIFEST}); make one with "
-                "isp_distill.packs.pack(folder, out)"
+                "isp_distill.pack(folder, out)"
             )
         self.root = Path(manifest["source"])
         self.classes: list[str] = manifest["classes"]

@@ -35,6 +35,11 @@ class VerifyReport:
         damaged: by shard: the files whose records are damaged, each with what is wrong. By
             ``isp-distill.json``: what is wrong with what the manifest says of all of them.
         dropped: whether the damaged records were taken out of the manifest.
+
+    Examples:
+        >>> report = isp_distill.pack("photos/raw", "packed", progress=False)
+        >>> print(isp_distill.verify("packed", progress=False))
+        packed: 3 records, all sound
     """
 
     path: Path
@@ -82,6 +87,11 @@ def verify(
         DamagedPackError: its manifest cannot be read, or is of another version.
         OSError: a folder of stored logits cannot be listed.
         RuntimeError: with ``drop``, while another process is packing into it.
+
+    Examples:
+        >>> report = isp_distill.pack("photos/raw", "packed", progress=False)
+        >>> isp_distill.verify("packed", progress=False).sound
+        True
     """
     folder = Path(path)
     found = inspect_manifest(folder, MOSAICS)

@@ -13,6 +13,10 @@ def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any
     """Average ``factor`` x ``factor`` sites of one colour into one: ``[H, W]`` uint16 to smaller.
 
     What a sensor's binning mode does; the pattern stays. Periods that do not fill a block are cut.
+
+    Examples:
+        >>> isp_distill.bin_mosaic(np.zeros((96, 128), dtype=np.uint16), 2).shape
+        (48, 64)
     """
     if factor == 1:
         return mosaic

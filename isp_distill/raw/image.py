@@ -17,30 +17,13 @@ import numpy as np
 import rawpy
 
 from isp_distill.errors import CorruptRawError
-from isp_distill.raw import (
-    fields as raw_fields,
-)
-from isp_distill.raw import (
-    framing,
-    metadata,
-    rendition,
-    tiff,
-)
-from isp_distill.raw import (
-    refusals as raw_refusals,
-)
-from isp_distill.raw.dng import (
-    color as dng_color,
-)
-from isp_distill.raw.dng import (
-    floating_point as dng_float,
-)
-from isp_distill.raw.dng import (
-    levels as dng_levels,
-)
-from isp_distill.raw.dng import (
-    opcodes,
-)
+from isp_distill.raw import fields as raw_fields
+from isp_distill.raw import framing, metadata, rendition, tiff
+from isp_distill.raw import refusals as raw_refusals
+from isp_distill.raw.dng import color as dng_color
+from isp_distill.raw.dng import floating_point as dng_float
+from isp_distill.raw.dng import levels as dng_levels
+from isp_distill.raw.dng import opcodes
 from isp_distill.raw.gain_map import GainMap
 from isp_distill.raw.metadata import PATTERNS, SITE_PLANES, Blacks, Gains, Matrix
 
@@ -69,6 +52,11 @@ class RawImage:
             in stops (the DNG's BaselineExposure).
         gain_map: the lens shading that the file asks to correct, or None. It is not applied to
             ``mosaic``.
+
+    Examples:
+        >>> mosaic = np.full((64, 64), 600, dtype=np.uint16)
+        >>> isp_distill.RawImage(mosaic, "RGGB", black=64, white=1023).black
+        (64.0, 64.0, 64.0, 64.0)
     """
 
     mosaic: np.ndarray
@@ -148,6 +136,11 @@ def upright(raw: RawImage) -> RawImage:
 
     Returns:
         The same picture with ``orientation`` 1; ``raw`` itself where it is upright already.
+
+    Examples:
+        >>> raw = isp_distill.read_raw("photos/new.dng")
+        >>> raw.orientation, isp_distill.upright(raw).mosaic.shape
+        (6, (128, 96))
     """
     if raw.orientation == 1:
         return raw
@@ -236,6 +229,11 @@ def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawIm
         CorruptRawError: the file is damaged: truncated, zeroed, nonsense sizes, or a DNG with a
             tag that is there, is needed, and cannot be read.
         OSError: the file cannot be opened (``FileNotFoundError``, ``PermissionError``, ...).
+
+    Examples:
+        >>> raw = isp_distill.read_raw("photos/new.dng")
+        >>> raw.mosaic.shape, raw.pattern, raw.white
+        ((96, 128), 'GRBG', 16383.0)
     """
     name = os.fsdecode(path)
     with open(name, "rb") as file:

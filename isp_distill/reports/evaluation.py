@@ -45,6 +45,11 @@ class Report:
             them, mean over the classes that either of the two has. Pixels of no class are left out.
         teacher_label_iou: the teacher's, likewise.
         skipped: files left out, with reasons.
+
+    Examples:
+        >>> report = isp_distill.Report(88, agreement_top1=0.795, agreement_top5=0.989, kl=0.084)
+        >>> print(report)
+        top-1 agreement 0.795, top-5 0.989, KL 0.084 over 88 views
     """
 
     samples: int
@@ -207,6 +212,12 @@ def evaluate(
     Raises:
         ValueError: if nothing could be evaluated, for a setting out of range, or for a label map
             that does not fit its picture or has classes that the teacher has not.
+
+    Examples:
+        >>> student, teacher = isp_distill.rawify(model), isp_distill.Teacher(model, size=32)
+        >>> report = isp_distill.evaluate(student, teacher, "photos/held-out", progress=False)
+        >>> report.samples
+        1
     """
     chosen = as_teacher(teacher)
     pupil = as_student(student)

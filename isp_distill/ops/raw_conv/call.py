@@ -173,6 +173,16 @@ def raw_conv(
         ValueError: for a wrong shape, device, name or range, and for levels that no sensor has:
             black must be below white, both finite. Those on an accelerator are not looked at.
         BackendError: if the backend that was asked for cannot serve the call.
+
+    Examples:
+        >>> mosaic = torch.full((2, 64, 96), 8000, dtype=torch.uint16)
+        >>> weight = torch.randn(32, 4, 3, 3, requires_grad=True)
+        >>> features = isp_distill.raw_conv(
+        ...     mosaic, weight, black=512, white=16383, pattern="BGGR", stride=2, padding=1
+        ... )
+        >>> features.shape
+        torch.Size([2, 32, 16, 24])
+        >>> features.sum().backward()
     """
     mosaic = checked_mosaic(mosaic)
     batch, device = mosaic.shape[0], mosaic.device

@@ -90,6 +90,12 @@ def render(
         TypeError: for a wrong type or dtype.
         ValueError: for a wrong shape, name or range.
         BackendError: if the backend that was asked for cannot serve the call.
+
+    Examples:
+        >>> raw = isp_distill.read_raw("photos/new.dng")
+        >>> mosaic = torch.from_numpy(raw.mosaic)[None]
+        >>> isp_distill.render(mosaic, isp_distill.ISP.from_raw(raw), size=(32, 32)).shape
+        torch.Size([1, 3, 32, 32])
     """
     mosaic = checked_mosaic(mosaic)
     batch, sensor_height, sensor_width = mosaic.shape

@@ -119,6 +119,13 @@ def unprocess(
     Raises:
         TypeError: if ``rgb`` is no float or uint8 tensor; for a setting of a wrong type.
         ValueError: for a wrong shape, odd sides, or a setting out of range.
+
+    Examples:
+        >>> mosaic, isp = isp_distill.unprocess(torch.rand(2, 3, 64, 64), seed=1)
+        >>> mosaic.shape, mosaic.dtype
+        (torch.Size([2, 64, 64]), torch.uint16)
+        >>> isp_distill.render(mosaic, isp).shape
+        torch.Size([2, 3, 64, 64])
     """
     if not isinstance(rgb, Tensor) or not (rgb.dtype.is_floating_point or rgb.dtype == torch.uint8):
         raise TypeError("rgb must be a float tensor in [0, 1] or a uint8 tensor")
@@ -200,6 +207,13 @@ def expose(
 
     Raises:
         TypeError, ValueError: as :func:`isp_distill.raw_conv`; for a factor that is not positive.
+
+    Examples:
+        >>> mosaic = torch.full((1, 64, 64), 8512, dtype=torch.uint16)  # 8000 above black
+        >>> noise = isp_distill.NoiseModel.preset("low")
+        >>> dark = isp_distill.expose(mosaic, 0.1, noise, black=512, white=16383)
+        >>> round(float(dark.float().mean()) - 512, -2)
+        800.0
     """
     mosaic = checked_mosaic(mosaic)
     seed = _checked_seed(seed)

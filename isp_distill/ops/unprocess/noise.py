@@ -28,6 +28,12 @@ class NoiseModel:
     Raises:
         TypeError: for anything but numbers.
         ValueError: for a negative or infinite number, or ``read`` without ``shot``.
+
+    Examples:
+        >>> isp_distill.NoiseModel.preset("medium").shot
+        0.0011
+        >>> isp_distill.NoiseModel(shot=0.001, read=0.0)
+        NoiseModel(shot=0.001, read=0.0)
     """
 
     shot: float | None = None

@@ -73,6 +73,12 @@ def write_dng(
         ValueError, TypeError: an argument is out of range; nothing has been written.
         ImportError: tifffile is missing.
         OSError: the file cannot be written; no partial file is left.
+
+    Examples:
+        >>> mosaic = np.full((64, 96), 700, dtype=np.uint16)
+        >>> path = isp_distill.write_dng("own.dng", mosaic, black=64, white=1023, bits=10)
+        >>> bool((isp_distill.read_raw(path).mosaic == mosaic).all())
+        True
     """
     mosaic = np.asarray(mosaic)
     if mosaic.dtype != np.uint16:
