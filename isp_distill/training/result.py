@@ -37,6 +37,14 @@ class TrainResult:
         skipped: files left out, with reasons.
         out: the folder with checkpoint, metrics, report.json and contact_sheet.png.
         stages: seconds of each stage of the steps, where ``profile`` was on.
+
+    Example:
+        >>> result = isp_distill.train(
+        ...     "rawify", isp_distill.Teacher(model, size=32), "photos/raw", out="runs/first",
+        ...     steps=2, batch_size=2, progress=False,
+        ... )
+        >>> result.steps, result.before, result.out.name
+        (2, None, 'first')
     """
 
     student: nn.Module

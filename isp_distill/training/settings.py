@@ -93,6 +93,14 @@ class TrainSettings:
     Raises:
         TypeError: for a value of another type; the message names setting and value.
         ValueError: for one out of range.
+
+    Example:
+        >>> settings = isp_distill.TrainSettings(steps=100, exposure=0.1)
+        >>> settings.steps, settings.exposure.factor
+        (100, 0.1)
+        >>> isp_distill.TrainSettings(steps=0)
+        Traceback (most recent call last):
+        ValueError: steps must be at least 1, got 0
     """
 
     steps: int = 500

@@ -83,6 +83,15 @@ def train(
         RuntimeError: if the loss is not finite, or no file can be used.
         KeyboardInterrupt: at Ctrl-C, which first saves the last whole step (SIGTERM does so too,
             and is SystemExit); the text says what was saved. A second one does not wait for that.
+
+    Example:
+        >>> result = isp_distill.train(
+        ...     "rawify", isp_distill.Teacher(model, size=32), "photos/raw",
+        ...     validation="photos/held-out", out="runs/first", steps=2, batch_size=2,
+        ...     progress=False,
+        ... )
+        >>> result.steps, result.after.samples
+        (2, 1)
     """
     chosen = TrainSettings.of(settings, **changes)
     with started(chosen, Path(out)) as job:
