@@ -163,7 +163,8 @@ def _code(groups: np.ndarray, pixel: int, packing: str) -> np.ndarray:
         return byte(2 * pixel) << 4 | byte(1) >> 4 * pixel & 15
     if packing == "mipi14":
         high: np.ndarray = byte(pixel) << 6
-        return high | _stream(groups[..., 4:], 6, pixel)
+        high |= _stream(groups[..., 4:], 6, pixel)
+        return high
     return _stream(groups, PACKINGS[packing].bits, pixel)
 
 

@@ -8,14 +8,17 @@ anything of that size is allocated.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from isp_distill.errors import CorruptRawError, RawError, UnsupportedRawError
+from isp_distill.raw.packings import row_bytes
 from isp_distill.raw.sensor_format import SensorFormat
 
 BYTES = (".raw", ".bin")
@@ -63,23 +66,18 @@ def read_rows(path: Path, frame: int, top: int, bottom: int, form: SensorFormat)
         return _checked_codes(rows, path, form)
 
 
-class _explained:
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
     """Whatever a library raises for a file becomes our error, which names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if error is None or isinstance(error, (RawError, ImportError, MemoryError)):
-            return
-        if isinstance(error, FileNotFoundError):
-            raise CorruptRawError(self.path, "there is no such file") from error
-        if isinstance(error, Exception):
-            said = " ".join(str(error).split())[:200]
-            raise CorruptRawError(self.path, f"cannot be read ({said})") from error
+    try:
+        yield
+    except (RawError, ImportError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise CorruptRawError(path, "there is no such file") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise CorruptRawError(path, f"cannot be read ({said})") from error
 
 
 def _count_in_bytes(path: Path, form: SensorFormat) -> int:
@@ -100,8 +98,6 @@ def _count_in_bytes(path: Path, form: SensorFormat) -> int:
 
 
 def _padding(form: SensorFormat) -> int:
-    from isp_distill.raw.packings import row_bytes
-
     assert form.stride is not None
     return form.stride - row_bytes(form.width, form.packing)
 
@@ -175,14 +171,14 @@ class _Header:
 
 
 def _header(file: IO[bytes]) -> _Header:
-    version = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+    version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }.get(version)
     if read is None:
         raise ValueError(f"an array of version {version} is not read")
-    shape, _, dtype = read(file)  # type: ignore[arg-type]
+    shape, _, dtype = read(file)
     return _Header(shape, dtype)
 
 

@@ -1,4 +1,4 @@
-"""Packings: against a reader that takes one bit at a time, written from the formats' definitions."""
+"""Packings: against a reader that takes a bit at a time, written from their definitions."""
 
 import numpy as np
 import pytest
