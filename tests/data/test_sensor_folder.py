@@ -169,7 +169,7 @@ def test_what_is_not_of_the_format_is_left_out_by_name(tmp_path):
         "4.png": "is 8 x 24 of mode I;16: expected one channel of 16 x 24",
         "5.png": "is 16 x 24 of mode RGB",
         "6.raw": "holds 0 bytes",
-        "7.npy": "more than 12 bits can say: bits is wrong, or the codes lie in the high bits (shift = 4)",
+        "7.npy": "or the codes lie in the high bits (shift = 4)",
         "8.npz": "cannot be read",
         "9.npy": "cannot be read",
     }
