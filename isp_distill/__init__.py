@@ -7,6 +7,7 @@ from isp_distill.data.cut_view import cut_view
 from isp_distill.data.exposure import ShortExposure
 from isp_distill.data.folder import RawFolder
 from isp_distill.data.image_folder import ImageFolder
+from isp_distill.data.sensor_folder import SensorFolder
 from isp_distill.data.views import View
 from isp_distill.doctor import doctor
 from isp_distill.errors import (
@@ -36,6 +37,7 @@ from isp_distill.packs.verify import VerifyReport, verify
 from isp_distill.raw.binning import bin_mosaic
 from isp_distill.raw.dng.writer import write_dng
 from isp_distill.raw.image import RawImage, read_raw, upright
+from isp_distill.raw.sensor_format import SensorFormat
 from isp_distill.reports.evaluation import Report, evaluate
 from isp_distill.training.result import TrainResult
 from isp_distill.training.settings import TrainSettings
@@ -59,6 +61,8 @@ __all__ = [
     "RawModel",
     "RawStem",
     "Report",
+    "SensorFolder",
+    "SensorFormat",
     "ShortExposure",
     "Teacher",
     "TrainResult",

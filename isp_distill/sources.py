@@ -9,6 +9,11 @@ from typing import cast
 
 from isp_distill.data.folder import RAW_EXTENSIONS, RawFolder
 from isp_distill.data.image_folder import IMAGE_EXTENSIONS, ImageFolder
+from isp_distill.data.sensor_folder import (
+    SensorFolder,
+    is_sensor_folder,
+    missing_description,
+)
 from isp_distill.data.source import Source, check_first_label
 from isp_distill.files.listed import common_folder, is_list_of_files
 from isp_distill.files.tree import files_below
@@ -41,19 +46,21 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
             return _open_files([root], label_maps)
         if is_packed(root):
             return cast(Source, PackedRaw(root, label_maps=label_maps))
-        if (
-            root.is_dir()
-            and not files_below(root, RAW_EXTENSIONS)[0]
-            and files_below(root, IMAGE_EXTENSIONS)[0]
-        ):
-            return ImageFolder(root, label_maps=label_maps)
+        if is_sensor_folder(root):
+            return cast(Source, SensorFolder(root, label_maps=label_maps))
+        if root.is_dir() and not files_below(root, RAW_EXTENSIONS)[0]:
+            if files_below(root, IMAGE_EXTENSIONS)[0]:
+                return ImageFolder(root, label_maps=label_maps)
+            arrays = files_below(root, (".npy", ".npz"))[0]
+            if arrays:
+                raise FileNotFoundError(missing_description(root, arrays[0]))
         return cast(Source, RawFolder(root, label_maps=label_maps))
     if is_list_of_files(data):
         return _open_files(cast("Sequence[str | os.PathLike[str]]", data), label_maps)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         if len(data) == 0:
             raise ValueError("the dataset is empty")
-        if not isinstance(data, (RawFolder, PackedRaw, ImageFolder)):
+        if not isinstance(data, (RawFolder, PackedRaw, ImageFolder, SensorFolder)):
             check_first_label(cast(Source, data))
         return cast(Source, data)
     raise TypeError(

@@ -143,8 +143,8 @@ class RawFolder(Dataset[RawImage]):
             self.skipped = {}
         self.classes: list[str] = []
         if labels == "folder":
-            self.classes = _classes(self.root, self.paths)
-        self._labels = _labels(self.root, self.paths, labels, self.classes)
+            self.classes = classes_of(self.root, self.paths)
+        self._labels = labels_of(self.root, self.paths, labels, self.classes)
         names = [path.relative_to(self.root) for path in self.paths]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._pool = DecodePool(workers, timeout_s)
@@ -286,7 +286,7 @@ def _find(root: Path, extensions: Sequence[str]) -> tuple[list[Path], dict[str, 
     return found, unlisted
 
 
-def _classes(root: Path, paths: list[Path]) -> list[str]:
+def classes_of(root: Path, paths: list[Path]) -> list[str]:
     """The names of the first folders below ``root``, sorted."""
     outside = [path for path in paths if path.parent == root]
     if outside:
@@ -297,7 +297,9 @@ def _classes(root: Path, paths: list[Path]) -> list[str]:
     return sorted({path.relative_to(root).parts[0] for path in paths})
 
 
-def _labels(root: Path, paths: list[Path], labels: Labels, classes: list[str]) -> list[int] | None:
+def labels_of(
+    root: Path, paths: list[Path], labels: Labels, classes: list[str]
+) -> list[int] | None:
     """The label of every path, or None; computed now, so that a missing one is known now."""
     if labels is None:
         return None

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from isp_distill.data.folder import RAW_EXTENSIONS, Labels, _classes, _find, _labels
+from isp_distill.data.folder import RAW_EXTENSIONS, Labels, _find, classes_of, labels_of
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
 from isp_distill.files.atomic import only_writer
@@ -212,8 +212,8 @@ def pack(
         todo = writer.begin([p.relative_to(root).as_posix() for p in paths], prune, away)
         # Packed files that are gone from the source still have their classes.
         known = [root / name for name in writer.names]
-        classes = _classes(root, known) if labels == "folder" else []
-        writer.label(classes, _labels(root, known, labels, classes))
+        classes = classes_of(root, known) if labels == "folder" else []
+        writer.label(classes, labels_of(root, known, labels, classes))
         bar = tqdm(total=len(todo), desc="pack", unit="file", disable=not progress)
         try:
             for record in _decoded(root, todo, pool, count, settings):

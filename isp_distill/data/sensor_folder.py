@@ -1,0 +1,214 @@
+"""A folder of sensor dumps as a dataset: headerless frames, arrays and 16-bit pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from isp_distill.data.folder import Labels, classes_of, labels_of
+from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.sensor_description import SENSOR_TOML, SensorDescription
+from isp_distill.errors import RawError
+from isp_distill.files.listed import named_files
+from isp_distill.files.tree import files_below, is_file, nothing_found
+from isp_distill.raw.framing import Rectangle
+from isp_distill.raw.image import RawImage, read_raw
+from isp_distill.raw.image import upright as turn_upright
+from isp_distill.raw.sensor_file import BYTES, SENSOR_EXTENSIONS, count_frames, read_rows
+from isp_distill.raw.sensor_format import SensorFormat
+
+# How a camera's own .raw begins (Panasonic, Leica and others): a TIFF, which LibRaw reads.
+_CAMERA_FILES = (b"II*\0", b"MM\0*", b"IIU\0", b"IIRO", b"IIRS", b"FUJIFILM", b"FOVb")
+
+
+def is_sensor_folder(root: str | os.PathLike[str]) -> bool:
+    """Whether a folder says that it holds sensor dumps: it has a ``sensor.toml``."""
+    return is_file(Path(root) / SENSOR_TOML)
+
+
+class SensorFolder(Dataset[RawImage]):
+    """Every frame below a folder of sensor dumps; ``folder[i]`` is the i-th as a RawImage.
+
+    Files are ``.raw`` and ``.bin`` (bytes, one frame after another), ``.npy`` and ``.npz`` (arrays
+    of codes ``[H, W]`` or ``[N, H, W]``, or of packed bytes), ``.pgm``, 16-bit ``.png`` and
+    ``.tif`` (one channel; they need Pillow). Several frames in a file are several samples.
+
+    ``train``, ``evaluate`` and the shell open a folder that has a ``sensor.toml`` by its path.
+    Thread-safe; nothing is kept open.
+
+    Args:
+        root: searched recursively, in sorted order; names that begin with a dot are left out.
+        format: of all files; None reads ``sensor.toml`` in ``root``, see
+            :mod:`isp_distill.data.sensor_description`.
+        labels: see :class:`isp_distill.RawFolder`; every frame of a file has the file's class.
+        label_maps: instead of ``labels``: a folder with a class for every pixel, see there. Only
+            for files of one frame.
+        on_error: see there.
+        upright: apply the orientation that the format states.
+        files: take these files, in this order, instead of searching ``root``.
+
+    Attributes:
+        root: the folder.
+        paths: each frame's file.
+        frames: each frame's number in its file.
+        classes: the class names, sorted; empty unless ``labels="folder"``.
+        label_maps: the :class:`~isp_distill.data.label_maps.LabelMaps`, or None.
+        on_error: "skip" or "raise".
+        skipped: reason by path, of files that could not be used and folders that could not be
+            listed.
+
+    Raises:
+        FileNotFoundError: the folder, its ``sensor.toml`` or a named file is missing, or it holds
+            no frame.
+        OSError: no file was found, and a folder could not be listed.
+        ValueError: ``sensor.toml`` says something that a format has not, every file is of another
+            size than it says, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        format: SensorFormat | None = None,
+        *,
+        labels: Labels = None,
+        label_maps: str | os.PathLike[str] | None = None,
+        on_error: Literal["skip", "raise"] = "skip",
+        upright: bool = True,
+        files: Sequence[str | os.PathLike[str]] | None = None,
+    ) -> None:
+        if on_error not in ("skip", "raise"):
+            raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
+        if labels is not None and label_maps is not None:
+            raise ValueError("labels are classes of whole files, label_maps of pixels: give one")
+        self.root, self.on_error, self.upright = Path(root), on_error, upright
+        self.skipped: dict[str, str] = {}
+        if files is None:
+            if not self.root.is_dir():
+                raise FileNotFoundError(f"{self.root}: there is no such folder")
+            found, self.skipped = files_below(self.root, SENSOR_EXTENSIONS)
+        else:
+            self.root, found = named_files(self.root, files, SENSOR_EXTENSIONS)
+        if not found:
+            sought = f"no sensor dump in it (looked for {', '.join(SENSOR_EXTENSIONS)})"
+            raise nothing_found(self.root, sought, self.skipped)
+        if format is None and not is_sensor_folder(self.root):
+            raise FileNotFoundError(missing_description(self.root, found[0]))
+        self._description = SensorDescription(self.root, format)
+        self._formats: dict[Path, SensorFormat | None] = {}
+        self.paths: list[Path] = []
+        self.frames: list[int] = []
+        for path in found:
+            self._take(path)
+        if not self.paths:
+            first = "\n".join(f"  {p}: {why}" for p, why in list(self.skipped.items())[:3])
+            raise ValueError(f"{self.root}: none of its {len(found)} files could be used:\n{first}")
+        files_used = list(dict.fromkeys(self.paths))
+        self.classes = classes_of(self.root, files_used) if labels == "folder" else []
+        of_files = labels_of(self.root, files_used, labels, self.classes)
+        known = None if of_files is None else dict(zip(files_used, of_files, strict=True))
+        self._labels = None if known is None else [known[path] for path in self.paths]
+        self.label_maps = None
+        if label_maps is not None:
+            if len(files_used) != len(self.paths):
+                raise ValueError(
+                    f"{self.root}: label maps are of files with one frame, and some have several"
+                )
+            names = [path.relative_to(self.root) for path in self.paths]
+            self.label_maps = LabelMaps(label_maps, names)
+
+    def _take(self, path: Path) -> None:
+        """Count a file's frames, or note why it has none."""
+        try:
+            if path.suffix.lower() in BYTES and _is_camera_file(path):
+                self._formats[path], frames = None, 1
+            else:
+                name = path.relative_to(self.root).as_posix()
+                form = self._formats[path] = self._description.of(path, name)
+                frames = count_frames(path, form)
+        except RawError as error:
+            if self.on_error == "raise":
+                raise
+            self.skipped[str(path)] = error.reason
+            return
+        self.paths += [path] * frames
+        self.frames += range(frames)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> RawImage:
+        """The i-th frame.
+
+        Raises:
+            RawError: its file cannot be used.
+            IndexError: there is no such frame.
+        """
+        path = self.paths[index]
+        if str(path) in self.skipped:
+            raise RawError(path, self.skipped[str(path)])
+        try:
+            raw = self._read(index)
+            return turn_upright(raw) if self.upright else raw
+        except RawError as error:
+            if self.on_error == "skip":
+                self.skipped[str(path)] = error.reason
+            raise
+
+    def _read(self, index: int) -> RawImage:
+        path, form = self.paths[index], self._formats[self.paths[index]]
+        if form is None:
+            return read_raw(path)
+        return form.image(read_rows(path, self.frames[index], 0, form.height, form), str(path))
+
+    def label(self, index: int) -> int | np.ndarray[Any, Any] | None:
+        """The i-th frame's class, its whole label map (int64, -100 for no class), or None."""
+        if self.label_maps is not None:
+            return self.label_maps[index]
+        return None if self._labels is None else self._labels[index]
+
+    def report(self) -> str:
+        """The files that could not be used, each with its reason; "" if none."""
+        lines = [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
+        return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
+
+    def default_crop(self, index: int) -> Rectangle | None:
+        """None: the whole frame is shown."""
+        return None
+
+
+def missing_description(root: Path, first: Path) -> str:
+    """What to write for a folder of sensor dumps, with an example made from its first file."""
+    lines = ['format = "SRGGB10"  # or packing, bits and pattern', "width = 1920", "height = 1080"]
+    if first.suffix.lower() == ".npy":
+        try:
+            array = np.load(first, mmap_mode="r", allow_pickle=False)
+            height, width = array.shape[-2:]
+            most = int(array.reshape(-1, width)[:64].max())
+            bits = next((b for b in (8, 10, 12, 14) if most < 1 << b), 16)
+            lines = [
+                f'packing = "{array.dtype if array.dtype.itemsize < 2 else "uint16"}"',
+                f"bits = {bits}  # its first rows hold codes up to {most}",
+                'pattern = "RGGB"',
+                f"width = {width}",
+                f"height = {height}",
+            ]
+        except (ValueError, OSError, AttributeError):
+            pass  # the example without it
+    text = "\n    ".join([*lines, "black = 64", "white_balance = [2.0, 1.0, 1.6]"])
+    return (
+        f"{root}: nothing says what {first.name} and the others are: write {root / SENSOR_TOML}, "
+        f"for example\n\n    {text}\n\nor give SensorFolder(root, SensorFormat(...))"
+    )
+
+
+def _is_camera_file(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(16).startswith(_CAMERA_FILES)
+    except OSError:
+        return False

@@ -1,0 +1,206 @@
+"""``SensorFormat``: what a headerless frame is, since its file does not say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isp_distill.raw import fields
+from isp_distill.raw.image import RawImage
+from isp_distill.raw.metadata import IDENTITY, PATTERNS, Blacks, Gains, Matrix
+from isp_distill.raw.packings import PACKINGS, packing_of, row_bytes, unpack_rows
+from isp_distill.raw.sensor_names import named
+
+BYTE_ORDERS = ("little", "big")
+# Beyond this a frame is a mistake in its description: 4 gigapixels.
+_MOST_PIXELS = 1 << 32
+
+
+@dataclass(frozen=True)
+class SensorFormat:
+    """How the bytes of a frame become codes, and what the codes mean.
+
+    Attributes:
+        width: pixels in a row, even.
+        height: rows, even.
+        packing: how codes lie in bytes: mipi10, mipi12, mipi14, pfnc10p, pfnc12p, gige12packed,
+            uint8 or uint16; see :mod:`isp_distill.raw.packings`.
+        pattern: colours of the first 2x2 of the frame, row by row: "RGGB", "GRBG", "GBRG", "BGGR".
+        black: level of R, Gr, Gb, B in codes; one number stands for all four.
+        bits: of a code; those of the packing if None. Of uint16 it is what the sensor gives.
+        white: code at which the sensor saturates; ``2**bits - 1`` if None.
+        stride: bytes from one row to the next; those that the packing needs if None.
+        header: bytes before the first frame of a file.
+        byte_order: of uint16, "little" or "big".
+        shift: of uint16, bits below the code where it lies in the high ones (6 for 10 bits).
+        white_balance: gains of R, G, B, green 1.
+        ccm: 3x3, white-balanced camera RGB to linear sRGB; each row sums to 1.
+        orientation: EXIF orientation of the frames, 1 to 8.
+        camera: its name.
+        exposure_time: seconds, or None.
+        iso: ISO speed, or None.
+
+    Raises:
+        TypeError: for a field of another type.
+        ValueError: for one out of range, or that does not go with another.
+    """
+
+    width: int
+    height: int
+    packing: str
+    pattern: str
+    black: float | Blacks
+    bits: int | None = None
+    white: float | None = None
+    stride: int | None = None
+    header: int = 0
+    byte_order: str = "little"
+    shift: int = 0
+    white_balance: float | Gains = (1.0, 1.0, 1.0)
+    ccm: Matrix = IDENTITY
+    orientation: int = 1
+    camera: str = ""
+    exposure_time: float | None = None
+    iso: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            value = _whole(getattr(self, name), name, 2)
+            if value % 2:
+                raise ValueError(f"{name} must be even, a whole number of periods, got {value}")
+            self._set(name, value)
+        if self.width * self.height > _MOST_PIXELS:
+            raise ValueError(f"a frame of {self.height} x {self.width} pixels is no frame")
+        most = packing_of(self.packing).bits
+        bits = most if self.bits is None else _whole(self.bits, "bits", 1)
+        if bits > most or (bits != most and self.packing not in ("uint16", "uint8")):
+            raise ValueError(f"bits is {bits}, and codes of {self.packing} have {most}")
+        self._set("bits", bits)
+        if self.pattern not in PATTERNS:
+            known = ", ".join(PATTERNS)
+            raise ValueError(f"pattern must be one of {known}, not {self.pattern!r}")
+        self._set("header", _whole(self.header, "header", 0))
+        self._set("shift", _whole(self.shift, "shift", 0))
+        needed = row_bytes(self.width, self.packing)
+        stride = needed if self.stride is None else _whole(self.stride, "stride", 1)
+        if stride < needed:
+            raise ValueError(
+                f"stride is {stride} bytes, and a row of {self.width} pixels in {self.packing} "
+                f"takes {needed}"
+            )
+        self._set("stride", stride)
+        if self.byte_order not in BYTE_ORDERS:
+            raise ValueError(f"byte_order must be little or big, not {self.byte_order!r}")
+        if self.packing != "uint16" and (self.shift or self.byte_order != "little"):
+            raise ValueError(f"shift and byte_order are of uint16, and packing is {self.packing}")
+        if bits + self.shift > most:
+            raise ValueError(f"{bits} bits shifted by {self.shift} do not fit {self.packing}")
+        # What a RawImage may be made of, it knows itself.
+        black = fields.black_of(self.black)
+        white = 2**bits - 1 if self.white is None else self.white
+        self._set("black", black)
+        self._set("white", fields.white_of(white, black))
+        made = self.image(np.zeros((2, 2), np.uint16))
+        for name in ("white_balance", "ccm", "orientation", "exposure_time", "iso"):
+            self._set(name, getattr(made, name))
+
+    @classmethod
+    def named(
+        cls, name: str, *, width: int, height: int, black: float | Blacks, **others: Any
+    ) -> SensorFormat:
+        """A format by the name that drivers and cameras use.
+
+        Args:
+            name: of V4L2 or libcamera ("SRGGB10", "SRGGB10P", "SRGGB10_CSI2P", "SBGGR12P"), or of
+                GenICam ("BayerRG12p", "BayerGB12Packed", "BayerRG16").
+            width: pixels in a row.
+            height: rows.
+            black: level in codes; no name says it.
+            others: fields of the format that the name does not decide.
+
+        Raises:
+            ValueError: for an unknown name, or one of a packing or filter that is not served.
+        """
+        found = named(name)
+        twice = sorted(found.keys() & others.keys())
+        if twice:
+            raise ValueError(f"{name} says what {twice[0]} is: {found[twice[0]]!r}")
+        return cls(width=width, height=height, black=black, **{**found, **others})
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> SensorFormat:
+        """A format from plain values, as TOML or JSON has them; ``format`` is a name.
+
+        Raises:
+            TypeError: for a field that it has not, or one of another type.
+            ValueError: for a value out of range, or one that is missing.
+        """
+        given = {k: _tuples(v) for k, v in values.items()}
+        name = given.pop("format", None)
+        known = [f.name for f in dataclasses.fields(cls)]
+        unknown = sorted(set(given) - set(known))
+        if unknown:
+            raise TypeError(f"has no field {unknown[0]!r}: there are format, {', '.join(known)}")
+        asked = ["width", "height", "black", *(() if name is not None else ("packing", "pattern"))]
+        missing = [field for field in asked if field not in given]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} must be given")
+        if name is None:
+            return cls(**given)
+        if not isinstance(name, str):
+            raise TypeError(f"format must be a name, not {name!r}")
+        return cls.named(name, **given)
+
+    def replace(self, **changes: Any) -> SensorFormat:
+        """The same format with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def frame_bytes(self) -> int:
+        """The bytes of one frame, its last row's padding included."""
+        assert self.stride is not None
+        return self.stride * self.height
+
+    def codes(self, rows: np.ndarray) -> np.ndarray:
+        """The codes, uint16 ``[h, width]``, of rows of bytes, uint8 ``[h, stride]``."""
+        order = self.byte_order == "big"
+        return unpack_rows(rows, self.width, self.packing, shift=self.shift, big_endian=order)
+
+    def image(self, mosaic: np.ndarray, path: str = "") -> RawImage:
+        """A mosaic of codes as a RawImage of this format."""
+        assert self.white is not None
+        return RawImage(
+            mosaic=mosaic,
+            pattern=self.pattern,
+            black=self.black,  # type: ignore[arg-type]  # a number stands for four
+            white=self.white,
+            white_balance=self.white_balance,  # type: ignore[arg-type]
+            ccm=self.ccm,
+            orientation=self.orientation,
+            camera=self.camera,
+            exposure_time=self.exposure_time,
+            iso=self.iso,
+            path=path,
+        )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def _whole(value: Any, name: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+__all__ = ["PACKINGS", "SensorFormat"]
