@@ -68,6 +68,16 @@ class SensorFolder(Dataset[RawImage]):
         OSError: no file was found, and a folder could not be listed.
         ValueError: ``sensor.toml`` says something that a format has not, every file is of another
             size than it says, or an argument is out of range.
+
+    Example:
+        >>> import numpy as np, pathlib
+        >>> dumps = pathlib.Path("dumps")
+        >>> dumps.mkdir()
+        >>> np.save(dumps / "0.npy", np.full((5, 64, 96), 100, np.uint16))
+        >>> form = isp_distill.SensorFormat(96, 64, "uint16", "RGGB", black=64, bits=10)
+        >>> folder = isp_distill.SensorFolder(dumps, form)
+        >>> len(folder), folder[4].mosaic.shape, folder[4].white
+        (5, (64, 96), 1023.0)
     """
 
     def __init__(

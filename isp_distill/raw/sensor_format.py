@@ -47,6 +47,11 @@ class SensorFormat:
     Raises:
         TypeError: for a field of another type.
         ValueError: for one out of range, or that does not go with another.
+
+    Example:
+        >>> form = isp_distill.SensorFormat.named("SRGGB10P", width=640, height=480, black=64)
+        >>> form.packing, form.white, form.frame_bytes
+        ('mipi10', 1023.0, 384000)
     """
 
     width: int
