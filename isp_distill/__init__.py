@@ -20,8 +20,9 @@ from isp_distill.isp.augmentation import ISPAugmentation
 from isp_distill.isp.camera import ISP
 from isp_distill.models.export import camera_inputs, export
 from isp_distill.models.losses import DistillLoss
+from isp_distill.models.raw_model import RawModel
 from isp_distill.models.rawify import rawify
-from isp_distill.models.stem import RawModel, RawStem
+from isp_distill.models.stem import RawStem
 from isp_distill.models.teacher import Teacher
 from isp_distill.ops.distill_loss.call import (
     distill_loss,

@@ -19,7 +19,7 @@ from isp_distill.data.views import View
 from isp_distill.files.atomic import replaced
 from isp_distill.isp.camera import ISP
 from isp_distill.models.lowering import AnyCamera, Camera, OneCamera, StandardStudent
-from isp_distill.models.stem import RawModel
+from isp_distill.models.raw_model import RawModel
 from isp_distill.models.student import PlanesModel, as_student
 from isp_distill.models.teacher import logits_of
 from isp_distill.models.trained_view import fixed_view, trained_at

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from isp_distill.data.views import View
 from isp_distill.isp.camera import ISP
+from isp_distill.models.raw_model import RawModel
 from isp_distill.models.rawify import replaced_module
-from isp_distill.models.stem import RawModel, RawStem, check_stand_in, planes_matrix
+from isp_distill.models.stem import RawStem, check_stand_in, planes_matrix
 from isp_distill.models.student import PlanesModel
 from isp_distill.models.teacher import logits_of
 from isp_distill.ops import reference

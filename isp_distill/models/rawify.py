@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.folding import CannotFoldError, Folding
+from isp_distill.models.raw_model import GRIDS, RawModel, Takeover
 from isp_distill.models.readers import Reader, readers_of, tensors_in
-from isp_distill.models.stem import GRIDS, RawModel, RawStem, Takeover, share_camera
+from isp_distill.models.stem import RawStem, share_camera
 from isp_distill.ops import reference
 
 # Sides that models of one fixed size were made for; and small ones first, for all others.

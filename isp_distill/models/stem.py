@@ -1,27 +1,21 @@
-"""``RawStem``: a network's first layer on the sensor's mosaic; ``RawModel``: a model that has one.
+"""``RawStem``: a network's first layer on the sensor's mosaic.
 
 What the camera's file knows (levels, pattern, white balance, colour matrix) reaches the stem beside
-each batch, through :class:`RawModel`. ``rawify`` (rawify.py) makes both out of an RGB model.
+each batch, through :class:`~isp_distill.models.raw_model.RawModel`.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
-from isp_distill.models.half_precision import explain_half_precision
 from isp_distill.models.module_settings import RecordedModule
-from isp_distill.models.trained_view import StudentModule
 from isp_distill.ops.raw_conv.call import quadruple_padding, raw_conv
-
-GRIDS = ("packed", "sensor")
 
 
 class RawStem(RecordedModule):
@@ -116,7 +110,7 @@ class RawStem(RecordedModule):
         for name, value in zip(names, _no_camera(), strict=True):
             self.register_buffer(name, value)
         self.calibrated = False
-        # Set by RawModel for the length of one call.
+        # See read_instead: for the length of one call of RawModel.
         self._camera: ISP | None = None
         self._mosaic: Tensor | None = None
         self._picture: tuple[int, int] | None = None
@@ -197,6 +191,21 @@ class RawStem(RecordedModule):
     def camera_parameters(self) -> list[nn.Parameter]:
         """The few numbers that stand for the ISP (gain, mix, gamma), where they are trainable."""
         return [p for p in (self.gain, self.mix, self.gamma) if p.requires_grad]
+
+    def read_instead(self, mosaic: Tensor, isp: ISP | None, picture: tuple[int, int]) -> None:
+        """Read these mosaics, until :meth:`read_input`, whatever the model hands over.
+
+        Args:
+            mosaic: ``[N, H, W]``.
+            isp: each sample's camera; None for the one that was kept.
+            picture: height and width of the stand-in that the model was called with; the stem
+                refuses one of another size.
+        """
+        self._mosaic, self._camera, self._picture = mosaic, isp, picture
+
+    def read_input(self) -> None:
+        """Read what the model hands over again."""
+        self._mosaic = self._camera = self._picture = None
 
     def forward(self, mosaic: Tensor) -> Tensor:
         """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features.
@@ -309,117 +318,3 @@ def share_camera(stems: Sequence[RawStem]) -> None:
     """Make several stems one camera's: they hold the same gain, mix and gamma, as parameters."""
     for stem in stems[1:]:
         stem.gain, stem.mix, stem.gamma = stems[0].gain, stems[0].mix, stems[0].gamma
-
-
-@dataclass(frozen=True)
-class Takeover:
-    """How :func:`isp_distill.rawify` took a model over.
-
-    Attributes:
-        form: "stem": the one convolution that reads the input became a RawStem; "stems": several
-            did; "picture": one RawStem makes the picture, and the model is as it was.
-        readers: every module that reads the model's input, and what it does with it.
-        reason: why the picture is made; else empty.
-    """
-
-    form: str
-    readers: tuple[str, ...]
-    reason: str = ""
-
-
-def _share_again(module: nn.Module, _: Any) -> None:
-    # With assign=True a state dict brings new parameters, one for each stem.
-    share_camera(cast(RawModel, module).stems)
-
-
-class RawModel(StudentModule):
-    """A model that starts with a :class:`RawStem`, called with the mosaic and its camera.
-
-    Many models look at their input's shape before their first layer does (patch embeddings check
-    it, segmentation heads return to it). So the model is called on a stand-in of the picture's
-    shape, which holds no memory, and its RawStem reads the mosaic instead.
-
-    Args:
-        model: any module with a RawStem in it, applied to the model's input itself; or with several
-            that share one camera.
-        grid: "packed" or "sensor": the picture that an H x W mosaic stands for is H/2 x W/2 or
-            H x W.
-
-    Attributes:
-        takeover: how rawify made the model, if it did.
-
-    Raises:
-        ValueError: if there is no RawStem, or several that do not share gain, mix and gamma.
-    """
-
-    def __init__(self, model: nn.Module, grid: str = "packed") -> None:
-        super().__init__()
-        if grid not in GRIDS:
-            raise ValueError(f"unknown grid {grid!r}: expected {' or '.join(GRIDS)}")
-        self.model, self.grid = model, grid
-        self.takeover: Takeover | None = None
-        if len({id(stem.gain) for stem in self.stems}) != 1:
-            raise ValueError(
-                f"{type(model).__name__} must hold exactly one RawStem, or several of one camera: "
-                "make it with rawify(model)"
-            )
-        # Untyped in torch, hence the ignore.
-        self.register_load_state_dict_post_hook(_share_again)  # type: ignore[no-untyped-call]
-
-    def extra_repr(self) -> str:
-        """What ``print`` shows."""
-        made = self.takeover
-        if made is None:
-            return f"grid={self.grid}"
-        reason = f" ({made.reason})" if made.reason else ""
-        return f"grid={self.grid}, takeover={made.form}{reason}"
-
-    def settings(self) -> dict[str, Any]:
-        """What picture a mosaic stands for."""
-        return {"grid": self.grid}
-
-    @property
-    def stem(self) -> RawStem:
-        """The model's RawStem; of several, the first."""
-        return self.stems[0]
-
-    @property
-    def stems(self) -> list[RawStem]:
-        """Every RawStem of the model. Several share gain, mix and gamma."""
-        return [m for m in self.model.modules() if isinstance(m, RawStem)]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> RawModel:
-        # Moving to another device may make new parameters, one for each stem.
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # untyped in torch
-        share_camera(self.stems)
-        return self
-
-    def calibrate(self, isp: ISP) -> None:
-        """Keep one camera's settings, for calls that bring none: see :meth:`RawStem.calibrate`."""
-        for stem in self.stems:
-            stem.calibrate(isp)
-
-    def forward(self, mosaic: Tensor, isp: ISP | None = None) -> Any:
-        """What the model makes of ``[N, H, W]`` mosaics, with each sample's camera in ``isp``.
-
-        Raises:
-            ValueError: for mosaics of another size than :attr:`view`'s, or if there is neither a
-                camera in ``isp`` nor one that was kept.
-        """
-        self.check_size(mosaic)
-        stems = self.stems
-        height, width = mosaic.shape[-2:]
-        if self.grid == "packed":
-            height, width = height // 2, width // 2
-        # Not a number: whoever else reads it is found out, where zeros would pass for a picture.
-        stand_in = torch.full((), math.nan, dtype=stems[0].weight.dtype, device=mosaic.device)
-        for stem in stems:
-            stem._camera, stem._mosaic, stem._picture = isp, mosaic, (height, width)
-        try:
-            return self.model(stand_in.expand(mosaic.shape[0], 3, height, width))
-        except RuntimeError as error:
-            explain_half_precision(self, error)
-            raise
-        finally:
-            for stem in stems:
-                stem._camera = stem._mosaic = stem._picture = None

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.half_precision import check_trainable_types
+from isp_distill.models.raw_model import RawModel
 from isp_distill.models.rawify import rawify
-from isp_distill.models.stem import RawModel, RawStem
+from isp_distill.models.stem import RawStem
 from isp_distill.models.teacher import Teacher
 from isp_distill.models.trained_view import StudentModule
 from isp_distill.ops import reference

@@ -22,7 +22,8 @@ from isp_distill.data.draw import Draw
 from isp_distill.data.views import View
 from isp_distill.models.export import _examples, expected_logits
 from isp_distill.models.lowering import AnyCamera, OneCamera, StandardStem
-from isp_distill.models.stem import RawModel, RawStem
+from isp_distill.models.raw_model import RawModel
+from isp_distill.models.stem import RawStem
 
 CAMERA = ISP(
     black=[500, 510, 520, 515], white=16000, pattern="GBRG", white_balance=(2.0, 1.0, 1.6),

@@ -59,7 +59,7 @@ def undisturbed(tmp_path_factory):
     ("place", "count", "step"),
     [
         # Twice a step: in the second batch of the fifth, in its middle.
-        ((isp_distill.models.stem.RawModel, "forward"), 10, 4),
+        ((isp_distill.models.raw_model.RawModel, "forward"), 10, 4),
         ((isp_distill.models.teacher.Teacher, "picture"), 9, 4),
         # In the optimiser: that step is finished first.
         ((torch.optim.AdamW, "step"), 3, 3),
