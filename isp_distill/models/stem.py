@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.module_settings import RecordedModule
-from isp_distill.ops.raw_conv.call import quadruple_padding, raw_conv
+from isp_distill.ops.raw_conv.arguments import quadruple_padding
+from isp_distill.ops.raw_conv.call import raw_conv
 
 
 class RawStem(RecordedModule):
