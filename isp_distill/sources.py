@@ -41,11 +41,7 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
             return _open_files([root], label_maps)
         if is_packed(root):
             return cast(Source, PackedRaw(root, label_maps=label_maps))
-        if (
-            root.is_dir()
-            and not files_below(root, RAW_EXTENSIONS)[0]
-            and files_below(root, IMAGE_EXTENSIONS)[0]
-        ):
+        if root.is_dir() and _holds_only_pictures(root):
             return ImageFolder(root, label_maps=label_maps)
         return cast(Source, RawFolder(root, label_maps=label_maps))
     if is_list_of_files(data):
@@ -60,6 +56,12 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
         f"data must be a folder, a file, a list of files, or a dataset with a length, not "
         f"{type(data).__name__}"
     )
+
+
+def _holds_only_pictures(root: Path) -> bool:
+    """Whether there are pictures below a folder, and no RAW files."""
+    found = files_below(root, (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS))[0]
+    return bool(found) and all(path.suffix.lower() in IMAGE_EXTENSIONS for path in found)
 
 
 def _open_files(
