@@ -25,8 +25,8 @@ from isp_distill.raw.decoding.process import KilledError, WorkerDiedError, Worke
 from isp_distill.raw.image import RawImage, read_raw
 from isp_distill.raw.image_json import image_fields
 
-# SIGKILL comes from outside, from the kernel when memory is short or from a person, and says little
-# about the file: so many workers are tried before it is blamed.
+# SIGKILL comes from outside: from the kernel when memory is short, or from a person. It says little
+# about the file, so this many workers are tried before the file is blamed.
 _KILLED_TRIES = 4
 
 
@@ -90,11 +90,11 @@ class DecodePool:
             return sorted(w.process.pid for w in self._all if w.alive)
 
     def read(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawImage:
-        """Decode one file in a worker; blocks until it is done, and never longer than it may.
+        """Decode one file in a worker; blocks until it is done, or its time is up.
 
-        A worker that dies on a file may have been harmed by the file before, so unless it was fresh
-        the file gets a second, fresh one before it is called corrupt; and a few more where it was
-        killed from outside: by the system for lack of memory, or by a person.
+        A worker that dies on a file may have been harmed by the file before. So unless the worker
+        was fresh, the file gets a fresh one before it is called corrupt. It gets a few more where
+        workers were killed from outside: by the system for lack of memory, or by a person.
 
         Args:
             path: the file.
