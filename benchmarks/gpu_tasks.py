@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,31 @@ BLACK, WHITE = 256.0, 4095.0
 CCM = ((1.62, -0.48, -0.14), (-0.21, 1.49, -0.28), (0.02, -0.51, 1.49))
 
 
+class Stem(NamedTuple):
+    """A first convolution, on the packed grid."""
+
+    family: str
+    channels: int
+    kernel: int
+    stride: int
+    padding: int
+
+    def output(self, mosaic: Tensor) -> tuple[int, ...]:
+        """The shape of what it makes of ``[N, H, W]``: ``(N, C, h, w)``."""
+        height, width = (
+            (side // 2 + 2 * self.padding - self.kernel) // self.stride + 1
+            for side in mosaic.shape[1:]
+        )
+        return len(mosaic), self.channels, height, width
+
+
+STEMS = (
+    Stem("resnet", 64, 7, 2, 3),
+    Stem("efficientnet", 32, 3, 2, 1),
+    Stem("convnext", 96, 4, 4, 0),
+)
+
+
 def tasks(device: torch.device, sizes: Sizes, compiler: str) -> Iterator[Task]:
     """Every task, its inputs made when its turn comes.
 
@@ -29,7 +54,7 @@ def tasks(device: torch.device, sizes: Sizes, compiler: str) -> Iterator[Task]:
     """
     compile = partial(torch.compile, backend=compiler, dynamic=False)
     half = (torch.float32, torch.bfloat16)
-    for stem in (("resnet", 64, 7, 2, 3), ("efficientnet", 32, 3, 2, 1), ("convnext", 96, 4, 4, 0)):
+    for stem in STEMS:
         for dtype in half:
             for backward in (False, True):
                 yield _raw_conv(device, sizes, compile, stem, dtype, backward)
@@ -50,7 +75,7 @@ def _raw_conv(
     device: torch.device,
     sizes: Sizes,
     compile: Any,
-    stem: tuple[str, int, int, int, int],
+    stem: Stem,
     dtype: torch.dtype,
     backward: bool,
 ) -> Task:
@@ -59,11 +84,7 @@ def _raw_conv(
     weight = random(device, channels, 4, kernel, kernel) / (2 * kernel)
     bias = random(device, channels) / 10
     leaves = [weight.requires_grad_(), bias.requires_grad_()] if backward else []
-    shape = [
-        (side // 2 + 2 * padding - kernel) // stride + 1
-        for side in (mosaic.shape[1], mosaic.shape[2])
-    ]
-    out = (len(mosaic), channels, *shape)
+    out = stem.output(mosaic)
     cotangent = random(device, *out, dtype=dtype) if backward else None
     settings = {
         "black": BLACK, "white": WHITE, "stride": stride, "padding": padding, "activation": "relu",

@@ -44,8 +44,8 @@ def table(rows: dict[float, dict[str, Report]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure every exposure, print the table after each, and keep it as exposure.json and .md."""
+def asked_for() -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     parser.add_argument("--exposures", type=float, nargs="+", default=list(EXPOSURES))
@@ -56,8 +56,12 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--stem-lr", type=float, default=5e-3)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Measure every exposure, print the table after each, and keep it as exposure.json and .md."""
+    options = asked_for()
     training, held_out = make_raw(gather(options.out / "photographs"), options.out / "raw")
     teacher = load_teacher()
     rows: dict[float, dict[str, Report]] = {}

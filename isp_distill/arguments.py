@@ -103,6 +103,25 @@ def transformed() -> bool:
 NOT_TRANSFORMED = "only plain PyTorch has torch.func's transforms and forward-mode derivatives"
 
 
+def is_plain_eager(*tensors: Tensor | None) -> bool:
+    """Whether nothing but autograd looks at these tensors' operations.
+
+    Not a compiler, tracer, function transform, mode or subclass, nor values that are not there:
+    then the operator's layers of dispatch in Python, a tenth of a millisecond, serve nobody.
+    """
+    return (
+        all(
+            type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta
+            for x in tensors
+            if x is not None
+        )
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+    )
+
+
 def readable(tensor: Tensor) -> bool:
     """Whether values can be looked at: there are some, and no device waits for it."""
     from torch._subclasses.fake_tensor import is_fake

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from isp_distill.data.folder import RAW_EXTENSIONS, RawFolder
 from isp_distill.data.image_folder import IMAGE_EXTENSIONS, ImageFolder
@@ -24,6 +24,8 @@ Data = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Source
 
 # So many decoded files show what decoding costs.
 _MEASURED = 16
+# What only a description makes readable.
+_ARRAYS = (".npy", ".npz")
 
 
 def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) -> Source:
@@ -48,12 +50,12 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
             return cast(Source, PackedRaw(root, label_maps=label_maps))
         if is_sensor_folder(root):
             return cast(Source, SensorFolder(root, label_maps=label_maps))
-        if root.is_dir() and not files_below(root, RAW_EXTENSIONS)[0]:
-            if files_below(root, IMAGE_EXTENSIONS)[0]:
+        if root.is_dir():
+            held = _held_below(root)
+            if held == "pictures":
                 return ImageFolder(root, label_maps=label_maps)
-            arrays = files_below(root, (".npy", ".npz"))[0]
-            if arrays:
-                raise FileNotFoundError(missing_description(root, arrays[0]))
+            if isinstance(held, Path):
+                raise FileNotFoundError(missing_description(root, held))
         return cast(Source, RawFolder(root, label_maps=label_maps))
     if is_list_of_files(data):
         return _open_files(cast("Sequence[str | os.PathLike[str]]", data), label_maps)
@@ -67,6 +69,17 @@ def open_source(data: Data, label_maps: str | os.PathLike[str] | None = None) ->
         f"data must be a folder, a file, a list of files, or a dataset with a length, not "
         f"{type(data).__name__}"
     )
+
+
+def _held_below(root: Path) -> Literal["raw", "pictures"] | Path | None:
+    """What a folder holds: RAW files, else pictures, else arrays, of which the first is named."""
+    found = files_below(root, (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS, *_ARRAYS))[0]
+    suffixes = {path.suffix.lower() for path in found}
+    if suffixes & set(RAW_EXTENSIONS):
+        return "raw"
+    if suffixes & set(IMAGE_EXTENSIONS):
+        return "pictures"
+    return found[0] if found else None
 
 
 def _open_files(

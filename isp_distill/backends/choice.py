@@ -22,8 +22,8 @@ from isp_distill.errors import BackendError
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 OPERATIONS = ("raw_conv", "distill_loss", "render", "unprocess")
 
-# Fastest first. On a GPU Triton, whose compiler is tried by many, until the CUDA kernels have been
-# run on one.
+# Fastest first. On a GPU Triton comes before the CUDA kernels until these have been run on one: its
+# compiler has many users.
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
 _ENVIRONMENT = "ISP_DISTILL_BACKEND"
 _override: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)

@@ -1,4 +1,4 @@
-"""The class of a whole picture, as datasets give it: one whole number, and nothing that is cut."""
+"""The class of a whole picture, as datasets give it: one whole number, never a rounded one."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def as_class(label: Any, name: str) -> int:
 def has_labels(source: Any) -> bool:
     """Whether a dataset knows a class, or a label map, of any of its items.
 
-    Folders know without reading a file; of other datasets, items are read until one has a label,
-    and only the first where items come without.
+    Folders know without reading a file. Items of other datasets are read until one has a label, or
+    comes alone, without a place for one.
     """
     if getattr(source, "label_maps", None) is not None:
         return True

@@ -19,8 +19,8 @@ from isp_distill.raw.record_fields import image_fields, stored_fields
 class DecodedCache:
     """A folder of decoded mosaics; safe for several threads and processes at once.
 
-    What a RAW file's size or time of change no longer matches is not used. A file appears whole or
-    not at all; a damaged one counts as missing. Nothing is ever deleted but by the user.
+    A RAW file whose size or time of change is no longer the same is decoded again. A cached file
+    appears whole or not at all; a damaged one counts as missing. Only the user deletes files.
 
     Args:
         folder: where; made if missing.
@@ -76,7 +76,7 @@ class DecodedCache:
             return RawImage(mosaic=mosaic, path=str(path), **image_fields(about["fields"]))
         except (OSError, shards.DamagedShardError):
             return None
-        except (ValueError, TypeError, KeyError):  # what it says about itself is not what was put
+        except (ValueError, TypeError, KeyError):  # its header is not one that put() wrote
             return None
 
     def put(self, path: Path, raw: RawImage) -> None:

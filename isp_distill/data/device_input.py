@@ -34,7 +34,7 @@ def on_device(batches: Iterable[RawBatch], device: torch.device) -> Iterator[Raw
 
 
 def _arrived(batch: RawBatch, done: torch.cuda.Event) -> RawBatch:
-    """Have the computing stream wait for the copy, and the allocator know of both streams."""
+    """Make the computing stream wait for the copy, and tell the allocator of both streams."""
     stream = torch.cuda.current_stream()
     stream.wait_event(done)
     for tensor in batch.tensors():

@@ -10,8 +10,8 @@ class Draw(NamedTuple):
 
     Attributes:
         place: down and across, 0 to 1.
-        mirror: left and right change places.
-        flip: top and bottom do.
+        mirror: whether left and right change places.
+        flip: whether top and bottom do.
         area: share of the mosaic's area, or None for views of one size.
         ratio: width over height, with ``area``.
     """

@@ -362,7 +362,7 @@ def _laid_over(label_map: tuple[int, ...], shown: Shown, name: str) -> Rectangle
 
 
 def _away(label_map: tuple[int, ...], picture: tuple[int, ...]) -> float:
-    """How far two aspect ratios are from each other; 0 for the same."""
+    """How far apart two aspect ratios are; 0 for the same."""
     return abs(math.log(label_map[0] * picture[1] / (label_map[1] * picture[0])))
 
 

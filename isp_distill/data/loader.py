@@ -44,7 +44,7 @@ from isp_distill.raw.image import RawImage
 PREFETCH_BYTES = 1 << 27
 # Batches under way until the first one has shown how large they are.
 _AT_FIRST = 2
-# A bad file is replaced by another one; this many bad ones in a row mean a bad folder.
+# A bad file is replaced by another one. So many bad ones in a row mean a bad folder.
 _REPLACEMENTS = 50
 
 
@@ -64,7 +64,7 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray[Any, Any]:
 
 
 class StoredViews(Protocol):
-    """Whatever knows a teacher's logits for fixed views of every file."""
+    """Anything that knows a teacher's logits for fixed views of every file."""
 
     def view(self, index: int, epoch: int) -> tuple[Draw, np.ndarray[Any, Any]]:
         """A file's view in an epoch, and the teacher's logits for it."""
@@ -119,8 +119,8 @@ class ViewLoader:
     ) -> Generator[RawBatch, None, None]:
         """The batches of steps ``first_step .. steps - 1``.
 
-        Of ``count`` processes, each takes a share of every step: together the ``rank``-th ones
-        hold what one process would with ``count`` times the batch size.
+        With ``count`` processes, each takes a share of every step. Together they hold what one
+        process would with ``count`` times the batch size.
         """
 
         def sample(position: int) -> Sample:
@@ -161,8 +161,8 @@ class ViewLoader:
     ) -> Generator[RawBatch, None, None]:
         """Every file's first ``views`` fixed views (middle, corners), files in their order.
 
-        ``files``: at most so many of them, spread evenly over the source. Of ``count`` processes,
-        the ``rank``-th takes every ``count``-th batch.
+        ``files``: at most so many of them, spread evenly over the source. With ``count``
+        processes, the ``rank``-th takes every ``count``-th batch.
         """
         if not 1 <= views <= len(FIXED_PLACES):
             raise ValueError(f"views must be between 1 and {len(FIXED_PLACES)}, got {views}")
@@ -218,7 +218,7 @@ class ViewLoader:
         )
 
     def _warn_of_unseen(self, camera: RawImage) -> None:
-        """Say once a camera what the student does not see, unless that was decided."""
+        """Warn once a camera of what the student does not see, unless the caller has chosen."""
         if camera.gain_map is not None and getattr(self.source, "gain_map", None) is None:
             warn_of_unseen(camera.path, camera.camera, camera.gain_map)
 

@@ -76,7 +76,7 @@ def has_label_maps(source: Source) -> bool:
 
 
 def check_first_label(source: Source) -> None:
-    """Refuse a label that is none before a run begins, even one that its loss would not look at."""
+    """Refuse what is no label before a run begins, even where the loss would not look at it."""
     for index in range(min(len(source), _FIRST_ITEMS)):
         try:
             pair = item_and_label(source[index], index)
@@ -90,7 +90,7 @@ def check_first_label(source: Source) -> None:
 
 
 def item_and_label(item: Any, index: int) -> tuple[Any, Any] | None:
-    """A dataset's item taken apart where it comes with its label; None where it is alone.
+    """An item and its label, where the dataset gives both; None where the item comes alone.
 
     Raises:
         ValueError: it is a tuple of another length.

@@ -66,7 +66,7 @@ class View:
     def draw(self, random: np.random.Generator) -> Draw:
         """One random view."""
         place, mirror = (random.random(), random.random()), random.random() < 0.5
-        # After the three that are always drawn, so that views without these stay the same.
+        # Drawn after the three that every view draws, so that views without these stay the same.
         flip = self.flip and random.random() < 0.5
         if self.area is None:
             return Draw(place, mirror, flip)

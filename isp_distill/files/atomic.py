@@ -81,6 +81,6 @@ def only_writer(
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete what killed writers left half written; only for who holds the lock."""
+    """Delete what killed writers left half written; only for the process that holds the lock."""
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 
 @contextlib.contextmanager
 def naming_disk(path: Path) -> Iterator[None]:
-    """An OSError of the body says which file could not be written, and on which disk.
+    """Make an OSError of the block say which file could not be written, and on which disk.
 
     It keeps its ``errno`` and its class.
     """
@@ -46,7 +46,7 @@ def _sentence(path: Path, error: OSError) -> OSError:
 def check_writable(folder: Path) -> None:
     """Refuse a folder in which no file can be made; nothing is left behind.
 
-    A folder that is missing is looked for upwards: what will hold it must be writable.
+    If the folder is missing, the nearest one above it must be writable.
 
     Raises:
         NotADirectoryError: it is a file, or lies below one.

@@ -12,7 +12,7 @@ def files_below(root: Path, suffixes: Sequence[str]) -> tuple[list[Path], dict[s
     """The files below a folder that have one of the suffixes.
 
     ``os.walk``, ``glob`` and ``rglob`` pass over what they cannot list, so that files of a share
-    that is away seem to be deleted. Here it is known.
+    that is away seem to be deleted. Here the caller is told.
 
     Args:
         root: searched recursively; links to folders are not followed, so a loop of them does no

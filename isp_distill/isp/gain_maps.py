@@ -18,8 +18,8 @@ class GainMaps:
     """A :class:`~isp_distill.raw.gain_map.GainMap` for each sample.
 
     Attributes:
-        gains: float32 ``[N, 4, V, H]``; shorter grids repeat their last row and column, which is
-            what beyond them counts anyway, and samples without a map have gains of 1.
+        gains: float32 ``[N, 4, V, H]``. Shorter grids repeat their last row and column, whose gains
+            hold beyond them anyway. Samples without a map have gains of 1.
         place: float32 ``[N, 4]``: top, left, step_y, step_x, in sites of the mosaic.
     """
 
@@ -54,7 +54,7 @@ class GainMaps:
 
     @classmethod
     def cat(cls, batches: Sequence[tuple[GainMaps | None, int]]) -> GainMaps | None:
-        """One batch of several, each with its number of samples; None where none has a map."""
+        """Several batches, each given with its size, as one; None where none has a map."""
         held = [maps for maps, _ in batches if maps is not None]
         if not held:
             return None
@@ -90,7 +90,7 @@ class GainMaps:
         """One map for each of ``batch`` samples.
 
         Raises:
-            ValueError: these are maps of another number of samples.
+            ValueError: there are maps for another number of samples.
         """
         count = len(self.gains)
         if count not in (1, batch):

@@ -116,7 +116,7 @@ class StopSignals:
     def check(self, processes: Processes) -> None:
         """Between two steps: raise KeyboardInterrupt if a signal came, in all processes or in none.
 
-        Also where one came and what it raised was swallowed, as in a finaliser.
+        Also where one came earlier and its exception was swallowed, as in a finaliser.
         """
         if processes.count == 1:
             if self.received is not None:

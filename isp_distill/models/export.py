@@ -23,7 +23,7 @@ from isp_distill.models.raw_model import RawModel
 from isp_distill.models.student import PlanesModel, as_student
 from isp_distill.models.teacher import logits_of
 from isp_distill.models.trained_view import fixed_view, trained_at
-from isp_distill.ops.raw_conv.call import MOSAIC_DTYPES
+from isp_distill.ops.raw_conv.arguments import MOSAIC_DTYPES
 from isp_distill.raw.cfa import PATTERNS
 from isp_distill.version import __version__
 

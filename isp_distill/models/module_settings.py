@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 #: What torch.nn.Module calls the extra state, after the module's own prefix.
 KEY = "_extra_state"
-# Bytes; spaces after the JSON fill them. What is longer takes a multiple.
+# Bytes, filled with spaces after the JSON. A longer record takes a multiple of them.
 _LENGTH = 1024
 
 

@@ -1,9 +1,12 @@
-"""``RawModel``: a model whose first layer is a RawStem, called with the mosaic and its camera."""
+"""``RawModel``: a model that starts on the sensor's mosaic, called with the mosaic and its camera.
+
+It hands the camera to the model's :class:`~isp_distill.models.stem.RawStem` beside each batch.
+``rawify`` (rawify.py) makes one out of an RGB model.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,14 +15,10 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.half_precision import explain_half_precision
-from isp_distill.models.stem import GRIDS, RawStem
+from isp_distill.models.stem import RawStem, share_camera
 from isp_distill.models.trained_view import StudentModule
 
-
-def share_camera(stems: Sequence[RawStem]) -> None:
-    """Make several stems one camera's: they hold the same gain, mix and gamma, as parameters."""
-    for stem in stems[1:]:
-        stem.gain, stem.mix, stem.gamma = stems[0].gain, stems[0].mix, stems[0].gamma
+GRIDS = ("packed", "sensor")
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class RawModel(StudentModule):
         # Not a number: whoever else reads it is found out, where zeros would pass for a picture.
         stand_in = torch.full((), math.nan, dtype=stems[0].weight.dtype, device=mosaic.device)
         for stem in stems:
-            stem._camera, stem._mosaic, stem._picture = isp, mosaic, (height, width)
+            stem.read_instead(mosaic, isp, (height, width))
         try:
             return self.model(stand_in.expand(mosaic.shape[0], 3, height, width))
         except RuntimeError as error:
@@ -140,4 +139,4 @@ class RawModel(StudentModule):
             raise
         finally:
             for stem in stems:
-                stem._camera = stem._mosaic = stem._picture = None
+                stem.read_input()

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.folding import CannotFoldError, Folding
-from isp_distill.models.raw_model import RawModel, Takeover, share_camera
+from isp_distill.models.raw_model import GRIDS, RawModel, Takeover
 from isp_distill.models.readers import Reader, readers_of, tensors_in
-from isp_distill.models.stem import GRIDS, RawStem
+from isp_distill.models.stem import RawStem, share_camera
 from isp_distill.ops import reference
 
 # Sides that models of one fixed size were made for; and small ones first, for all others.
 _SIDES = (64, 224, 256, 128, 192, 240, 288, 320, 384, 448, 512, 32, 1024)
-# Of the largest number in an output: what rounding makes of it in a network of usual depth.
+# As a share of the largest number in an output: what rounding adds up to in a usual network.
 _ROUNDING = 1e-3
 
 
@@ -197,12 +197,12 @@ class _Trial:
         """What is wrong with a student; empty if it equals the RGB model."""
         try:
             actual = copy.deepcopy(student).eval()(self.mosaic, self.isp)
-        except Exception as error:  # the model asks its first layer for something a stem has not
+        except Exception as error:  # the model asks a stem for what only its layer had
             return f"the copy cannot be run ({type(error).__name__}: {error})"
         difference = relative_difference(actual, self.expected)
         if difference <= max(_ROUNDING, 4 * torch.finfo(self.dtype).eps):
             return ""
-        # Some networks blow rounding up: then they do so with the RGB model's own input as well.
+        # Some networks amplify rounding: then they do so with the RGB model's own input as well.
         # The camera's numbers are of float32; a GPU's convolutions may round to TF32.
         least = 1e-4 if self.device.type == "cuda" else torch.finfo(torch.float32).eps
         noise = 8 * max(torch.finfo(self.dtype).eps, least)
@@ -211,8 +211,8 @@ class _Trial:
         return f"outputs differ by {difference:.2g} of their largest number"
 
     def shaken(self, noise: float) -> float:
-        """How far the RGB model's output moves when noise multiplies its input."""
-        # Some of it for the whole picture: a mean over pixels would hide the rest.
+        """How far the RGB model's output moves when its input is multiplied by noise."""
+        # Partly one factor for the whole picture: a mean over pixels would hide the rest.
         drawn = torch.randn_like(self.picture) + torch.randn_like(self.picture[:, :, :1, :1])
         picture = self.picture * (1 + noise * drawn)
         return relative_difference(copy.deepcopy(self.model).eval()(picture), self.expected)

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# They ask for a shape, a type and a device, and read no value.
+# These ask for a shape, a type and a device, and read no value.
 _SHAPE_ONLY = {
     *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
     *("new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"),
     *("sym_size", "sym_stride", "sym_numel", "size", "stride", "is_same_size"),
 }
-# They give the same picture in memory of its own.
+# These give the same picture in other memory.
 _COPIES = {"clone", "_to_copy", "contiguous", "lift_fresh_copy"}
 
 
@@ -31,7 +31,7 @@ class Convolution:
     """What a convolution module computed with.
 
     Attributes:
-        module: it.
+        module: the module itself.
         weight: ``[C, 3 / groups, K, L]``, after any standardisation or parametrisation of its own.
         bias: ``[C]`` or None.
         stride: vertical, horizontal.
@@ -91,7 +91,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # untyped in 
         self.readers: dict[str, Reader] = {}
         for name, module in self.modules.items():
             if isinstance(module, torch.jit.ScriptModule):
-                continue  # takes no hooks: what it does counts as its owner's
+                continue  # takes no hooks: what it does counts as done by its owner
             module.register_forward_pre_hook(self._enters(name), with_kwargs=True)
             module.register_forward_hook(self._leaves, always_call=True)
 

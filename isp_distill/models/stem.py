@@ -1,8 +1,8 @@
 """``RawStem``: a network's first layer, which takes the sensor's mosaic.
 
 What the file says of its camera (levels, pattern, white balance, colour matrix) reaches the stem
-beside each batch, through :class:`RawModel` (raw_model.py). ``rawify`` (rawify.py) makes both of an
-RGB model.
+beside each batch, through :class:`~isp_distill.models.raw_model.RawModel`. ``rawify`` (rawify.py)
+makes both of an RGB model.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.module_settings import RecordedModule
-from isp_distill.ops.raw_conv.call import quadruple_padding, raw_conv
-
-GRIDS = ("packed", "sensor")
+from isp_distill.ops.raw_conv.arguments import quadruple_padding
+from isp_distill.ops.raw_conv.call import raw_conv
 
 
 class RawStem(RecordedModule):
@@ -119,7 +118,7 @@ class RawStem(RecordedModule):
         for name, value in zip(names, _no_camera(), strict=True):
             self.register_buffer(name, value)
         self.calibrated = False
-        # Set by RawModel for the length of one call.
+        # See read_instead: for the length of one call of RawModel.
         self._camera: ISP | None = None
         self._mosaic: Tensor | None = None
         self._picture: tuple[int, int] | None = None
@@ -200,6 +199,21 @@ class RawStem(RecordedModule):
     def camera_parameters(self) -> list[nn.Parameter]:
         """The few numbers that stand for the ISP (gain, mix, gamma), where they are trainable."""
         return [p for p in (self.gain, self.mix, self.gamma) if p.requires_grad]
+
+    def read_instead(self, mosaic: Tensor, isp: ISP | None, picture: tuple[int, int]) -> None:
+        """Read these mosaics, until :meth:`read_input`, whatever the model hands over.
+
+        Args:
+            mosaic: ``[N, H, W]``.
+            isp: each sample's camera; None for the one that was kept.
+            picture: height and width of the stand-in that the model was called with; the stem
+                refuses one of another size.
+        """
+        self._mosaic, self._camera, self._picture = mosaic, isp, picture
+
+    def read_input(self) -> None:
+        """Read what the model hands over again."""
+        self._mosaic = self._camera = self._picture = None
 
     def forward(self, mosaic: Tensor) -> Tensor:
         """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features.
@@ -306,3 +320,9 @@ def planes_matrix(ccm: Tensor) -> Tensor:
     green_r = torch.stack([green[:, 0], own, zero, green[:, 3]], -1)
     green_b = torch.stack([green[:, 0], zero, own, green[:, 3]], -1)
     return torch.stack([red, green_r, green_b, blue], 1)
+
+
+def share_camera(stems: Sequence[RawStem]) -> None:
+    """Make several stems one camera's: they hold the same gain, mix and gamma, as parameters."""
+    for stem in stems[1:]:
+        stem.gain, stem.mix, stem.gamma = stems[0].gain, stems[0].mix, stems[0].gamma

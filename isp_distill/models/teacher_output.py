@@ -1,4 +1,4 @@
-"""Whether what a teacher returns are logits: said before a file is decoded, not after hours."""
+"""Whether a teacher returns logits: found out before a file is decoded, not after hours."""
 
 from __future__ import annotations
 

@@ -9,10 +9,11 @@ checks it.
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,9 @@ from isp_distill.raw.record_fields import stored_fields
 from isp_distill.storage import shards
 from isp_distill.storage.manifest_schema import COMPRESSIONS, FieldError, check_fields
 from isp_distill.storage.mosaic_codec import compress
+
+#: Files as records, or their names and why they are left out.
+Decoded = Generator[Record | tuple[str, dict[str, Any]], None, None]
 
 
 @dataclass(frozen=True)
@@ -193,8 +197,7 @@ def pack(
     if binning < 1 or shard_bytes < 1:
         raise ValueError("binning and shard_bytes must be at least 1")
     root, target = Path(folder), Path(out)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    count = workers or cores or 1
+    count = workers or _cores()
     paths, unlisted = _find(root, extensions)
     settings = {"upright": upright, "binning": binning, "compression": compression}
     if compression == "zstd":
@@ -210,20 +213,9 @@ def pack(
         writer = PackWriter(target, root, settings, shard_bytes)
         away = {Path(name).relative_to(root).as_posix(): why for name, why in unlisted.items()}
         todo = writer.begin([p.relative_to(root).as_posix() for p in paths], prune, away)
-        # Packed files that are gone from the source still have their classes.
-        known = [root / name for name in writer.names]
-        classes = classes_of(root, known) if labels == "folder" else []
-        writer.label(classes, labels_of(root, known, labels, classes))
+        _label(writer, root, labels)
         bar = tqdm(total=len(todo), desc="pack", unit="file", disable=not progress)
-        try:
-            for record in _decoded(root, todo, pool, count, settings):
-                writer.add(record)
-                bar.update()
-        finally:
-            # What was decoded before Ctrl-C, or before an error, is kept where it can be.
-            bar.close()
-            writer.flush()
-        writer.end()
+        _write(writer, _decoded(root, todo, pool, count, settings), bar)
         if chosen is not None and wanted is not None:
             store_teacher(
                 PackedRaw(target, gain_map=False),
@@ -234,6 +226,37 @@ def pack(
                 workers=count,
                 progress=progress,
             )
+    return _report(writer, target, root, time.perf_counter() - began)
+
+
+def _cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _label(writer: PackWriter, root: Path, labels: Labels) -> None:
+    # Packed files that are gone from the source still have their classes.
+    known = [root / name for name in writer.names]
+    classes = classes_of(root, known) if labels == "folder" else []
+    writer.label(classes, labels_of(root, known, labels, classes))
+
+
+def _write(writer: PackWriter, decoded: Decoded, bar: tqdm[Any]) -> None:
+    """Write records as they are decoded; what was before Ctrl-C, or before an error, is kept."""
+    try:
+        with contextlib.closing(decoded):
+            for record in decoded:
+                writer.add(record)
+                bar.update()
+    finally:
+        bar.close()
+        writer.flush()
+    writer.end()
+
+
+def _report(writer: PackWriter, target: Path, root: Path, seconds: float) -> PackReport:
     return PackReport(
         out=target,
         files=len(writer.records),
@@ -242,7 +265,7 @@ def pack(
         missing=writer.missing,
         mosaic_bytes=sum(2 * math.prod(entry["shape"]) for entry in writer.records.values()),
         stored_bytes=writer.stored_bytes,
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         damaged=writer.damaged,
         unseen=writer.unseen,
     )
@@ -250,7 +273,7 @@ def pack(
 
 def _decoded(
     root: Path, todo: list[str], pool: DecodePool, workers: int, settings: dict[str, Any]
-) -> Iterator[Record | tuple[str, dict[str, Any]]]:
+) -> Decoded:
     """The files in their order, decoded by several threads ahead of time; or why they are not."""
     waiting: collections.deque[Future[Record | tuple[str, dict[str, Any]]]] = collections.deque()
     threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="isp-distill-pack")

@@ -1,10 +1,9 @@
 """The teacher's work, paid once: its logits for a number of fixed views of every packed file.
 
 The teacher is frozen, so what it says of a view never changes. ``store_teacher``
-(teacher_writer.py) draws K views of
-each file (from the seed and the file's name alone), writes them down as numbers beside the logits,
-and ``train()`` then cuts the same views for the student and never runs the teacher. Epoch e sees
-view e modulo K.
+(teacher_writer.py) draws K views of each file, from the seed and the file's name alone, and writes
+them down as numbers beside the logits. ``train()`` then cuts the same views for the student and
+never runs the teacher. Epoch e sees view e modulo K.
 
 A set of logits lies in ``teachers/<name>`` of the packed folder: a manifest and shards, as
 :mod:`isp_distill.storage.shards` keeps them. It knows what it depends on: the teacher

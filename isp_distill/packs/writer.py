@@ -32,7 +32,7 @@ from isp_distill.storage.manifest_schema import (
 )
 
 PREFIX = PREFIXES[MOSAICS]
-# A shard of which less than this is still in use is written anew without the rest.
+# A shard is written anew once less than this share of it is still in use.
 _LIVE_SHARE = 0.5
 # The error of a folder that could not be listed.
 _UNLISTED = "OSError"
@@ -254,7 +254,7 @@ class PackWriter:
         size = shards.write_shard(self.folder, name, arrays, about)
         shard = {"file": name, "bytes": size, "records": entries}
         for record in self._waiting:
-            # A file that had changed: its old record goes with the same stroke.
+            # A file that had changed: its old record goes in the same step.
             self._drop(record.name)
             self._shard_of[record.name] = shard
         self._manifest["shards"].append(shard)
@@ -304,13 +304,13 @@ def _new_manifest(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _next_number(folder: Path) -> int:
-    """A number behind those of all shards that are there."""
+    """A number above those of all shards that are there."""
     numbers = [-1]
     for name in shards.shard_files(folder, PREFIX):
         try:
             numbers.append(check_shard_name(name, MOSAICS))
         except FieldError:
-            continue  # it is none of pack's
+            continue  # pack did not make it
     return max(numbers) + 1
 
 

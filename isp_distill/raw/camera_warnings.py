@@ -30,7 +30,7 @@ def warn_once(text: str, key: str, stacklevel: int = 2) -> None:
 
 
 def warn_of_unapplied(path: str, camera: str, unapplied: list[str], stacklevel: int = 2) -> None:
-    """Name the corrections that a file asks for and nobody makes."""
+    """Warn of the corrections that a file asks for and that nothing here makes."""
     if unapplied:
         what = ", ".join(unapplied)
         warn_once(

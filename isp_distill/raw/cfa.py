@@ -9,6 +9,7 @@ library that turns a mosaic into colours, in Python, C++ or Triton, is that one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def pattern_codes(
         if pattern.dtype.is_floating_point:
             raise TypeError(f"pattern codes must be integers, not {pattern.dtype}")
         codes = pattern.to(device=device, dtype=torch.int64).reshape(-1)
-        if readable(pattern) and bool(((codes < 0) | (codes > 3)).any()):
+        if readable(pattern) and not all(0 <= c <= 3 for c in codes.tolist()):
             raise ValueError(f"pattern codes must be in 0..3, got {codes.tolist()}")
     else:
         codes = on_device([pattern_code(p) for p in pattern], device, torch.int64)
@@ -103,6 +104,8 @@ def per_sample(
         TypeError: for anything but numbers.
         ValueError: if the shape fits neither.
     """
+    if isinstance(value, (int, float)):
+        return _filled((batch, *shape), value, device, dtype, name)
     tensor = on_device(value, device, dtype, name)
     if tensor.dim() == 0 or tuple(tensor.shape) in (shape, (1, *shape), (batch, *shape)):
         return tensor.expand(batch, *shape)
@@ -133,10 +136,7 @@ def on_device(
         check_dense(value, name)
         return value.to(device=device, dtype=dtype, non_blocking=True)
     if isinstance(value, (int, float)):
-        try:
-            return torch.full((), value, device=device, dtype=dtype)
-        except OverflowError:
-            raise TypeError(f"{name} is {shown(value)}, which is too large") from None
+        return _filled((), value, device, dtype, name)
     if device.type != "cpu" and isinstance(value, (list, tuple)):
         return torch.stack([on_device(v, device, dtype, name) for v in value])
     try:
@@ -145,6 +145,29 @@ def on_device(
         raise TypeError(f"{name} is {shown(value)}: expected numbers") from None
     check_dense(tensor, name)
     return tensor.to(device=device, dtype=dtype, non_blocking=True)
+
+
+def _filled(
+    shape: tuple[int, ...], value: float, device: torch.device, dtype: torch.dtype, name: str
+) -> Tensor:
+    try:
+        return torch.full(shape, value, device=device, dtype=dtype)
+    except OverflowError:
+        raise TypeError(f"{name} is {shown(value)}, which is too large") from None
+
+
+def _are_apart(low: Tensor, high: Tensor) -> bool:
+    """Whether a quick look shows all of one below all of the other, and both finite."""
+    if not (low.is_floating_point() and high.is_floating_point() and low.numel() * high.numel()):
+        return False
+    lowest, below = (float(x) for x in low.aminmax())
+    above, highest = (float(x) for x in high.aminmax())
+    # NaN anywhere makes both of its numbers NaN, and fails this.
+    return -math.inf < lowest and below < above and highest < math.inf
+
+
+#: Numbers that are smaller, and 1 apart, are finite and apart in float32 too.
+_APART_IN_FLOAT32 = 2.0**22
 
 
 def check_levels(
@@ -159,13 +182,22 @@ def check_levels(
         white: a number or ``[N]``, sensor units.
 
     Raises:
-        ValueError: if they are not so.
+        ValueError: if a black level is not below its white, or one is not finite.
     """
-    low, high = torch.as_tensor(black), torch.as_tensor(white)[..., None]
-    if not (readable(low) and readable(high)):
+    if torch.compiler.is_compiling():
         return
-    # Written so that NaN fails it too.
-    if not bool(((low < high) & torch.isfinite(low) & torch.isfinite(high)).all()):
+    # To make tensors of two numbers takes longer than a small call should.
+    if (
+        isinstance(black, (int, float))
+        and isinstance(white, (int, float))
+        and -_APART_IN_FLOAT32 < black <= white - 1 < _APART_IN_FLOAT32
+    ):
+        return
+    low, high = torch.as_tensor(black), torch.as_tensor(white)[..., None]
+    if not (readable(low) and readable(high)) or _are_apart(low, high):
+        return
+    # Written so that NaN fails it too; a level that is below another can be infinite on one side.
+    if not bool(((-math.inf < low) & (low < high) & (high < math.inf)).all()):
         raise ValueError(
             f"black {low.tolist()} must be below white {high[..., 0].tolist()}, and both finite"
         )

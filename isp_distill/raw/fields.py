@@ -19,7 +19,7 @@ from isp_distill.raw.metadata import Blacks, Gains, Matrix
 def mosaic_of(mosaic: Any) -> np.ndarray:
     """The mosaic as C-contiguous uint16 [H, W], both even.
 
-    What keeps every value is done: a copy that makes it contiguous, uint8 made 16 bits, the
+    Conversions that keep every value are made: to contiguous memory, from uint8 to 16 bits, to the
     machine's byte order. No other type is converted.
 
     Raises:

@@ -19,9 +19,9 @@ FRAMES = ("default_crop", "visible", None)
 
 DEFAULT_CROP_ORIGIN = 50719
 DEFAULT_CROP_SIZE = 50720
-# LibRaw's value of a crop that is not known; 0 is one, too.
+# What LibRaw gives for a crop that it does not know; 0 means the same.
 _UNKNOWN = 65535
-# Sites a side that reading may have cut off a mosaic: LibRaw an odd margin, we an odd last one.
+# So many sites a side may be missing: LibRaw drops an odd margin, and we an odd last row or column.
 _CUT = 2
 
 
@@ -98,7 +98,7 @@ def checked_rectangle(crop: Any, height: int, width: int) -> Rectangle:
 
 
 def checked_frame(frame: Frame) -> Frame:
-    """The frame of label maps as it is.
+    """The frame of label maps, if there is one of that name.
 
     Raises:
         ValueError: there is no such frame.

@@ -16,11 +16,11 @@ import numpy as np
 
 from isp_distill.raw.metadata import SITE_PLANES
 
-#: Points of a grid that a file may have: no camera comes near, and a batch holds one grid a sample.
+#: The most points a file's grid may have: no camera comes near, and a batch holds a grid a sample.
 MAX_POINTS = 16384
-#: Points along one axis. Grids of one batch are padded to the longest, each axis alone.
+#: The most along one axis. The grids of a batch are padded to the longest, each axis alone.
 MAX_POINTS_AN_AXIS = 512
-# Rows corrected at a time: what is between a mosaic and the corrected one stays small.
+# Rows corrected at a time, so that what is held in between stays small.
 _BAND_ROWS = 256
 
 
@@ -87,7 +87,7 @@ class GainMap:
         return replace(self, gains=self.gains[:, ::-1], top=height - 1 - last)
 
     def transposed(self) -> GainMap:
-        """The map over the transposed mosaic, where red rows are red columns: Gr and Gb change."""
+        """The map over the transposed mosaic: red rows become red columns, so Gr and Gb swap."""
         return GainMap(
             self.gains.transpose(0, 2, 1)[[0, 2, 1, 3]],
             self.left, self.top, self.step_x, self.step_y,
@@ -96,8 +96,8 @@ class GainMap:
     def scaled(self, factor_y: float, factor_x: float) -> GainMap:
         """The map over the mosaic at another size.
 
-        Edges lie on edges. Binning moves the sites of a period a little towards each other (less
-        than one binned site), which is not followed: gains change slowly.
+        The edges of the two mosaics coincide. Binning also moves the sites of a period a little
+        towards each other, by less than one binned site. That is ignored: gains change slowly.
 
         Args:
             factor_y: rows of the mosaic that become one row.
@@ -192,7 +192,7 @@ class GainMap:
 
 
 def _shares(places: np.ndarray, points: int) -> np.ndarray:
-    """How much of each point a place takes, float32 ``[len(places), points]``: linear, held."""
+    """The weight of each point at each place, float32 ``[len(places), points]``; see GainMap."""
     held = np.clip(places, 0, points - 1)
     shares: np.ndarray = np.maximum(0, 1 - np.abs(held[:, None] - np.arange(points)))
     return shares.astype(np.float32)

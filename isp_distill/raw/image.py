@@ -1,8 +1,9 @@
 """A camera RAW file as numbers: the Bayer mosaic and what is needed to interpret it.
 
 ``read_raw`` decodes one file with LibRaw (through rawpy); ``upright`` and ``crop`` move the mosaic
-and keep track of its colour filter. What the file's metadata means is decided in
-``metadata.py``. This module does not import torch: decode workers load it on its own.
+and keep track of its colour filter. What LibRaw and the file's tags say is weighed in
+``interpretation.py`` and ``metadata.py``. This module does not import torch: decode workers load it
+on its own.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ import rawpy
 
 from isp_distill.errors import CorruptRawError
 from isp_distill.raw import fields as raw_fields
-from isp_distill.raw import framing, metadata, rendition, tiff
+from isp_distill.raw import framing, interpretation, metadata, rendition, tiff
 from isp_distill.raw import refusals as raw_refusals
-from isp_distill.raw.dng import color as dng_color
-from isp_distill.raw.dng import floating_point as dng_float
 from isp_distill.raw.dng import levels as dng_levels
 from isp_distill.raw.dng import opcodes
 from isp_distill.raw.gain_map import GainMap
@@ -281,59 +280,34 @@ def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Dire
     sizes = decoder.sizes
     dng = tiff.is_dng(directories)
     sensor = tiff.raw_directory(directories, (sizes.raw_height, sizes.raw_width)) if dng else {}
-    floating = dng_float.is_float(sensor)
-    if floating:
-        mosaic, float_note = dng_float.visible_mosaic(name, sizes, head, sensor)
-    else:
-        visible = decoder.raw_image_visible
-        # A copy, because LibRaw frees its memory with the decoder.
-        mosaic = np.array(visible[: sizes.height // 2 * 2, : sizes.width // 2 * 2], order="C")
-        float_note = None
+    mosaic, note = interpretation.mosaic_of(name, decoder, head, sensor)
+    notes = [note]
     peak = int(mosaic.max())
     if peak == 0:
         raise CorruptRawError(name, "every pixel is 0: the data was lost; copy the file again")
-
     black = metadata.black_of_libraw(decoder.black_level_per_channel, colors, pattern)
-    black_note = None
     if dng:
-        if floating:
-            black = (0.0, 0.0, 0.0, 0.0)
-        black, black_note = dng_levels.black_of_dng(
-            sensor, sizes.top_margin, sizes.left_margin, pattern, black
-        )
-    if floating:
-        scale = dng_float.scale_of(sensor)
-        black = (black[0] * scale, black[1] * scale, black[2] * scale, black[3] * scale)
-        white, white_note = dng_float.WHITE, None
-    else:
-        white, white_note = metadata.white_of(
-            decoder.white_level, decoder.camera_white_level_per_channel, black, peak
-        )
+        black, note = interpretation.black_of_dng(sensor, sizes, pattern, black)
+        notes.append(note)
+    white, note = interpretation.white_of(decoder, sensor, black, peak)
+    notes.append(note)
     if not 0 <= min(black) <= max(black) < white <= 65535:
         raise CorruptRawError(
             name, f"black levels {black} and white level {white:g} make no sense together"
         )
-    profile = dng_color.colors_of(directories if dng else [])
-    neutral = dng_color.as_shot_neutral(directories, profile) if dng else None
-    balance, balance_note = metadata.white_balance_of(
-        decoder.camera_whitebalance, neutral, decoder.daylight_whitebalance
-    )
-    ccm, ccm_note = None, None
-    if profile.interpolates() and balance_note is None:
-        ccm = dng_color.camera_to_srgb_under(profile, [1 / gain for gain in balance])
-    if ccm is None:
-        ccm, ccm_note = metadata.ccm_of(profile.daylight(), decoder.rgb_xyz_matrix)
-    camera = _camera(directories)
+    balance, ccm, color_notes = interpretation.colors_of(decoder, directories)
+    notes += color_notes
+    camera = interpretation.camera_of(directories)
     try:
         wanted, wishes = rendition.rendition_of(
             name, sizes, directories, sensor, camera, pattern, mosaic.shape
         )
     except opcodes.OpcodeError as error:
         raise CorruptRawError(name, f"{error}; copy the file again") from error
-    for note in (float_note, black_note, white_note, balance_note, ccm_note, *wishes):
+    for note in (*notes, *wishes):
         if note:
             warnings.warn(f"{name}: {note}", stacklevel=3)
-    exposure_time, iso = _exposure(decoder, directories)
+    exposure_time, iso = interpretation.exposure_of(decoder, directories)
     return RawImage(
         mosaic=mosaic,
         pattern=pattern,
@@ -347,39 +321,4 @@ def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Dire
         iso=iso,
         path=name,
         **wanted,
-    )
-
-
-def _camera(directories: list[tiff.Directory]) -> str:
-    """Make and model as one string, without the make said twice; "" where unknown."""
-    make, model = (tiff.find_text(directories, t) for t in (tiff.MAKE, tiff.MODEL))
-    if not model:
-        return tiff.find_text(directories, tiff.UNIQUE_CAMERA_MODEL) or make
-    return model if model.lower().startswith(make.lower()) else f"{make} {model}"
-
-
-def _exposure(decoder: Any, directories: list[tiff.Directory]) -> tuple[float | None, float | None]:
-    """Exposure time (seconds) and ISO speed: from the tags, else from LibRaw's float32 copy.
-
-    An ISO tag of 65535 means "more than 16 bits" (EXIF 2.3, ISOSpeedRatings): the number is in the
-    tag of the kind that SensitivityType names, else LibRaw may know it from the maker's notes.
-    """
-    other = getattr(decoder, "other", None)
-    seconds = (tiff.find(directories, tiff.EXPOSURE_TIME) or (0.0,))[0]
-    seconds = seconds or float(getattr(other, "shutter_speed", 0.0) or 0.0)
-    iso = (tiff.find(directories, tiff.ISO_SPEED) or (0.0,))[0]
-    if iso in (0, 65535):
-        long_tags = (
-            tiff.RECOMMENDED_EXPOSURE_INDEX,
-            tiff.STANDARD_OUTPUT_SENSITIVITY,
-            tiff.ISO_SPEED_LONG,
-        )
-        if (tiff.find(directories, tiff.SENSITIVITY_TYPE) or (0,))[0] in (1, 5):
-            long_tags = (long_tags[1], long_tags[0], long_tags[2])
-        known = [(tiff.find(directories, tag) or (0.0,))[0] for tag in long_tags]
-        known.append(float(getattr(other, "iso_speed", 0.0) or 0.0))
-        iso = next((v for v in known if 0 < v < float("inf")), iso)
-    return (
-        float(seconds) if 0 < seconds < float("inf") else None,
-        float(iso) if 0 < iso < float("inf") else None,
     )

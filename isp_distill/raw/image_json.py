@@ -15,7 +15,7 @@ from isp_distill.raw.image import RawImage
 def fields_of(raw: RawImage) -> dict[str, Any]:
     """Every field but the mosaic and the path, as JSON can hold it."""
     fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
-    # The path may not be valid Unicode, and whoever reads the fields knows it.
+    # Not the path: it may not be valid Unicode, and whoever reads the fields knows it.
     del fields["mosaic"], fields["path"]
     if raw.gain_map is not None:
         fields["gain_map"] = raw.gain_map.as_json()
@@ -25,7 +25,7 @@ def fields_of(raw: RawImage) -> dict[str, Any]:
 def image_fields(stored: dict[str, Any]) -> dict[str, Any]:
     """The fields of a RawImage, less mosaic and path, from their JSON.
 
-    Fields that did not exist when it was written have their defaults.
+    A field that is newer than the JSON has its default.
 
     Raises:
         KeyError, TypeError, ValueError: the JSON is not what :func:`fields_of` made.

@@ -1,8 +1,8 @@
 """What LibRaw and the file's tags say about a RAW file, made into the numbers of a RawImage.
 
 Pure functions from plain values to plain values, one per number, because cameras and converters
-disagree on every one of them and most of the odd cases cannot be made as a file. ``image.py`` calls
-them in order. Nothing here touches a file.
+disagree on every one of them and most of the odd cases cannot be made as a file. image.py and
+interpretation.py call them. Nothing here touches a file.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def bayer_of(
         raise UnsupportedRawError(name, f"a monochrome sensor has no colour filter; {advice}")
     try:
         period = decoder.raw_pattern
-    except NotImplementedError as error:  # rawpy: a filter code that is none it knows
+    except NotImplementedError as error:  # a filter code that rawpy does not know
         raise UnsupportedRawError(name, f"unknown colour filter ({error}); {advice}") from error
     if period is not None and period.shape == (6, 6):
         raise UnsupportedRawError(name, f"the sensor is X-Trans (6x6 colour filter); {advice}")

@@ -25,7 +25,7 @@ def rendition_of(
         name: the file, for that warning.
         sizes: LibRaw's sizes (rawpy's ``ImageSizes``).
         directories: every directory of the file.
-        directory: of them, that of the sensor data.
+        directory: the one of them that describes the sensor data.
         camera: make and model.
         pattern: of the mosaic.
         shape: of the mosaic, which begins at LibRaw's margins.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +97,32 @@ class _Tally:
         self.label_overlap: Tensor | None = None
         self.teacher_label_overlap: Tensor | None = None
 
+    def add_batch(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor | None,
+        of_pixels: bool,
+        size: int | Sequence[int] | None,
+    ) -> None:
+        """Compare the logits of some views, dense ones at a size, band by band.
+
+        ``of_pixels``: whether the labels are maps, and not a class of each view.
+        """
+        if student.shape[1] != teacher.shape[1]:
+            raise ValueError(
+                f"the student predicts {student.shape[1]} classes, the teacher {teacher.shape[1]}"
+            )
+        self.views += len(student)
+        if not student.dim() == teacher.dim() == 4:
+            self.add(student, teacher, labels)
+            return
+        maps, top = labels if of_pixels else None, 0
+        for s, t in upsampled_bands([student, teacher], full_size(size, teacher)):
+            bottom = top + s.shape[2]
+            self.add(s, t, None if maps is None else maps[:, top:bottom])
+            top = bottom
+
     def add(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> None:
         classes = student.shape[1]
         wide = teacher.float()
@@ -155,6 +182,25 @@ class _Tally:
             agreement_confident=self.agreed_confident / self.confident if self.confident else None,
             skipped=dict(skipped),
         )
+
+
+@contextlib.contextmanager
+def _evaluating(models: set[nn.Module], device: torch.device) -> Iterator[None]:
+    """Models on a device and in the mode of evaluation; then in the modes that they were in."""
+    modes = [(model, model.training) for model in models]
+    for model in models:
+        model.to(device).eval()
+    try:
+        yield
+    finally:
+        for model, training in modes:
+            model.train(training)
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU if it has none."""
+    first = next(module.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def _mean_iou(pairs: Tensor | None) -> float | None:
@@ -222,21 +268,14 @@ def evaluate(
     chosen = as_teacher(teacher)
     pupil = as_student(student)
     module = pupil if isinstance(pupil, nn.Module) else chosen.model
-    where = torch.device("cpu")
-    if device is not None:
-        where = torch.device(device)
-    elif (first := next(module.parameters(), None)) is not None:
-        where = first.device
+    where = _device_of(module) if device is None else torch.device(device)
     view = fixed_view(pupil, crop, binning, 2 * chosen.size)
     source = open_source(data)
     short = ShortExposure.of(exposure)
     tally = _Tally()
-    modes = [(m, m.training) for m in {module, chosen.model}]
-    for m, _ in modes:
-        m.to(where).eval()
     group = processes or Processes(where)
     total = -(-len(source) * views // (batch_size * group.count))
-    try:
+    with _evaluating({module, chosen.model}, where):
         grid = label_grid(source, lambda: chosen.output_shape(where), dense_size)
         loader = ViewLoader(source, view, batch_size, seed=seed, workers=workers, grid=grid)
         batches = loader.fixed(views, rank=group.rank, count=group.count)
@@ -252,24 +291,8 @@ def evaluate(
                     mosaic, isp = short.apply(mosaic, isp, seed=drawn)
                 with any_size(pupil):  # another crop was asked for
                     predicted = logits_of(pupil(mosaic, isp))
-                if predicted.shape[1] != target.shape[1]:
-                    raise ValueError(
-                        f"the student predicts {predicted.shape[1]} classes, "
-                        f"the teacher {target.shape[1]}"
-                    )
-                tally.views += len(mosaic)
-                if target.dim() == predicted.dim() == 4:
-                    maps, top = None if grid is None else batch.labels, 0
-                    for s, t in upsampled_bands([predicted, target], full_size(dense_size, target)):
-                        bottom = top + s.shape[2]
-                        tally.add(s, t, None if maps is None else maps[:, top:bottom])
-                        top = bottom
-                else:
-                    tally.add(predicted, target, batch.labels)
+                tally.add_batch(predicted, target, batch.labels, grid is not None, dense_size)
                 moved.update()
-    finally:
-        for m, training in modes:
-            m.train(training)
     # The source's own as well: folders that it could not list.
     left_out = {**getattr(source, "skipped", {}), **loader.skipped}
     if left_out and progress:

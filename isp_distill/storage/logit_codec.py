@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isp_distill.storage.manifest_schema import COLUMNS, MAX_LOGITS
 
-# Of log-probabilities where float16 would make them infinite.
+# The least log-probability: below it float16 would make them infinite.
 _LEAST = -60000.0
 
 

@@ -34,7 +34,7 @@ from isp_distill.storage.shards import Shard, make_renames_last, parse_json
 
 MANIFEST = "isp-distill.json"
 VERSION = 2
-#: Bytes of a manifest: those of some 500,000 files.
+#: The most bytes of a manifest: enough for some 500,000 files.
 MAX_BYTES = 512 << 20
 _START_ANEW = "restore it, or pack into an empty folder"
 
@@ -119,7 +119,7 @@ class Inspected:
     Attributes:
         manifest: as it was read, but with the sound records alone.
         head_is_sound: whether what it says beside its records is, and no record is missing.
-        faults: all that is wrong, as errors: with a record where it is one's.
+        faults: all that is wrong, as errors; those of a record name it.
         shard_of: the shard of every faulty record, by its name.
     """
 
@@ -235,7 +235,7 @@ def _check_record(kind: str, shard: dict[str, Any], name: str, entry: Any) -> No
 
 
 def _digest_as_read(manifest: dict[str, Any]) -> str:
-    """The digest, whatever its records are: they have faults of their own."""
+    """The digest, whatever the records are: what is wrong with one is its own fault."""
     shards = []
     for shard in manifest["shards"]:
         records = {}

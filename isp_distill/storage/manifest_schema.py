@@ -26,7 +26,7 @@ PREFIXES = {MOSAICS: "shard", LOGITS: "logits"}
 #: is None), and factors on the exposure and the red and blue gains of the teacher's ISP.
 COLUMNS = ("down", "right", "mirror", "flip", "area", "ratio", "exposure", "red", "blue")
 COMPRESSIONS = ("none", "zstd")
-#: Numbers that the logits of one view may have: 1 GiB as float32.
+#: The most numbers that the logits of one view may have: 1 GiB as float32.
 MAX_LOGITS = 1 << 28
 
 Check = Callable[[Any, str], None]
@@ -50,12 +50,12 @@ class FieldError(ValueError):
 
 
 def shown(value: object) -> str:
-    """A value for an error, short however long or deeply nested it is."""
+    """A value for an error: short, however long or deeply nested the value is."""
     return reprlib.repr(value)
 
 
 def whole(low: int, high: int) -> Check:
-    """An integer of a range; true and false are none."""
+    """An integer in a range; true and false are no integers."""
 
     def check(value: Any, field: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -65,7 +65,7 @@ def whole(low: int, high: int) -> Check:
 
 
 def number(low: float, high: float) -> Check:
-    """A finite number of a range."""
+    """A finite number in a range."""
 
     def check(value: Any, field: str) -> None:
         ours = isinstance(value, (int, float)) and not isinstance(value, bool)

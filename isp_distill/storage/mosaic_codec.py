@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-#: Rows of a band. More compress no better; fewer cost more calls.
+#: Rows of a band. Larger bands compress no better; smaller ones cost more calls.
 BAND_ROWS = 64
 _LEVEL = 1
 _OFFSET = 128
@@ -90,7 +90,7 @@ def decompress(
         size = 2 * width * (min((number + 1) * BAND_ROWS, height) - number * BAND_ROWS)
         _check_size(zstandard, piece, size, number * BAND_ROWS)
         pieces.append(piece)
-    # Now, and not before: memory is asked for when what fills it is known to be there.
+    # Only now: memory is asked for once it is known that there is something to fill it.
     rows = np.empty((min(last * BAND_ROWS, height) - start, width), dtype=np.uint16)
     for number, piece in enumerate(pieces):
         above = number * BAND_ROWS

@@ -37,7 +37,7 @@ def stamp_of(path: Path) -> dict[str, int]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON from a file that may be damaged, without doubled keys or numbers that are none.
+    """JSON from a file that may be damaged; a key that comes twice, NaN and infinity are refused.
 
     Raises:
         ValueError: it is no such JSON, nested too deep, or needs more memory than there is.
@@ -90,7 +90,7 @@ def write_shard(
 
 
 def make_renames_last(folder: Path) -> None:
-    """Make renames in a folder last, where the system can."""
+    """Make renames in a folder survive a power cut, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -143,8 +143,8 @@ class Shard:
             found = path.stat().st_size
             if found != size:
                 raise DamagedShardError(f"{path.name} has {found} bytes instead of {size}")
-            # Through torch, which maps: the numpy reader copies. A private mapping: who writes to
-            # an array changes a copy in memory and never the file.
+            # Through torch, which maps: the numpy reader copies. The mapping is private: whoever
+            # writes to an array changes a copy in memory and never the file.
             self._file = cast(Any, safe_open(str(path), framework="pt"))
             self.keys: set[str] = set(self._file.keys())
         except FileNotFoundError:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 
 from isp_distill import raw_conv, use_backend
-from isp_distill.ops.raw_conv.call import MOSAIC_DTYPES
+from isp_distill.ops.raw_conv.arguments import MOSAIC_DTYPES
 from isp_distill.ops.raw_conv.operator import CURVES
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 
 from isp_distill import NoiseModel, expose, unprocess, use_backend
-from isp_distill.ops.raw_conv.call import MOSAIC_DTYPES
+from isp_distill.ops.raw_conv.arguments import MOSAIC_DTYPES
 from isp_distill.raw.cfa import PATTERNS
 
 PICTURE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)

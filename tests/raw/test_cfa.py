@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isp_distill.ops import reference
-from isp_distill.ops.raw_conv.call import checked_mosaic
+from isp_distill.ops.raw_conv.arguments import checked_mosaic
 from isp_distill.raw.cfa import PATTERNS, PLANES, pattern_code, pattern_codes, per_sample
 
 CPU = torch.device("cpu")

@@ -165,7 +165,9 @@ def logits_loss(
     check_values(labels, weight, student.shape[1], options.ignore_index)
     chosen = choose(student, teacher, options, "logits")
     if chosen.backend == "reference":
-        return _by_reference(student, teacher, None, rows, options, gradient, gradient_scale)
+        return _reference_with_gradient(
+            student, teacher, None, rows, options, gradient, gradient_scale
+        )
     positions = (student.shape[0], *student.shape[2:])
     factors = _factors(student, positions, rows, options)
     kernels: Kernels = chosen.functions
@@ -189,7 +191,9 @@ def upsampled_loss(
     chosen = choose(student, teacher, options, "upsampled", size)
     if chosen.backend == "reference":
         resize = (size, align_corners)
-        return _by_reference(student, teacher, resize, rows, options, gradient, gradient_scale)
+        return _reference_with_gradient(
+            student, teacher, resize, rows, options, gradient, gradient_scale
+        )
     factors = _factors(student, (student.shape[0], *size), rows, options)
     kernels: Kernels = chosen.functions
     call = Call(rows, factors, options, gradient, gradient_scale)
@@ -245,7 +249,7 @@ def reference_loss(
     )
 
 
-def _by_reference(
+def _reference_with_gradient(
     student: Tensor,
     teacher: Tensor,
     resize: tuple[tuple[int, int], bool] | None,
@@ -254,6 +258,7 @@ def _by_reference(
     gradient: Tensor | None,
     gradient_scale: float,
 ) -> tuple[Tensor, Tensor]:
+    """Loss and agreement by the reference; fills ``gradient``, as a fused backend does."""
     with _autograd_inside_operator():
         leaf = student.detach().requires_grad_(gradient is not None)
         loss, agreement = reference_loss(leaf, teacher, resize, rows, options)
@@ -354,7 +359,7 @@ def _chunk_by_reference(
             continue
         one = replace(options, alpha=alpha, reduction="sum")
         term = None if total is None else torch.empty_like(student)
-        value, agreement = _by_reference(
+        value, agreement = _reference_with_gradient(
             student, teacher, None, (labels, mask, weight), one, term, gradient_scale
         )
         loss += value * factor

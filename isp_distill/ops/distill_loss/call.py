@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isp_distill.arguments import is_plain_eager
 from isp_distill.ops.distill_loss import operator as operators
 from isp_distill.ops.distill_loss.backend import reference_loss
 from isp_distill.ops.distill_loss.inplace import InPlace, check_may_overwrite
@@ -125,11 +126,11 @@ def distill_loss(
     positions = (student.shape[0], *student.shape[2:])
     rows = checked_rows(student, positions, labels, mask, weight, options)
     if operators.is_transformed(student):
-        loss, agreement = by_reference(student, teacher, None, rows, options)
+        loss, agreement = differentiable_loss(student, teacher, None, rows, options)
         return (loss, agreement) if return_agreement else loss
     with_gradient = torch.is_grad_enabled() and student.requires_grad
     scale = gradient_scale(student, math.prod(positions), options)
-    plain = with_gradient and operators.is_plain_eager(student, teacher)
+    plain = with_gradient and is_plain_eager(student, teacher)
     teacher = teacher.detach().resolve_neg()
     others = (teacher, *rows, *flat(options))
     if plain and inplace_grad:
@@ -220,7 +221,7 @@ def upsampled_distill_loss(
     rows = checked_rows(student, positions, labels, mask, weight, options)
     if operators.is_transformed(student):
         resize = ((height, width), align_corners)
-        loss, agreement = by_reference(student, teacher, resize, rows, options)
+        loss, agreement = differentiable_loss(student, teacher, resize, rows, options)
         return (loss, agreement) if return_agreement else loss
     with_gradient = torch.is_grad_enabled() and student.requires_grad
     if with_gradient and reduction == "none":
@@ -242,7 +243,7 @@ def upsampled_distill_loss(
     return (loss, agreement) if return_agreement else loss
 
 
-def by_reference(
+def differentiable_loss(
     student: Tensor,
     teacher: Tensor,
     resize: tuple[tuple[int, int], bool] | None,

@@ -6,17 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isp_distill.arguments import autocast_type
 from isp_distill.ops.distill_loss import operator as operators
-from isp_distill.ops.distill_loss.call import Result, by_reference, flat, gradient_scale
+from isp_distill.ops.distill_loss.call import Result, differentiable_loss, flat, gradient_scale
+from isp_distill.ops.distill_loss.heads import check_pair, checked_chunk, checked_head
 from isp_distill.ops.distill_loss.options import (
-    check_dense,
-    check_device,
-    check_logits,
     checked_options,
     checked_rows,
     flag,
-    whole_number,
 )
 
 
@@ -89,67 +85,22 @@ def linear_distill_loss(
     return_agreement = flag("return_agreement", return_agreement)
     if options.objective == "cwd" or reduction == "none":
         raise ValueError('linear_distill_loss has neither objective "cwd" nor reduction="none"')
-    heads = []
-    for name, features, matrix, bias in (
-        ("student", student_features, student_weight, student_bias),
-        ("teacher", teacher_features, teacher_weight, teacher_bias),
-    ):
-        parts = [("features", features), ("weight", matrix)]
-        for part, tensor in parts + ([] if bias is None else [("bias", bias)]):
-            check_dense(f"{name}_{part}", tensor)
-            if not tensor.dtype.is_floating_point:
-                raise TypeError(
-                    f"{name}_{part} must be a floating-point tensor, not {tensor.dtype}"
-                )
-            if part != "bias" and (tensor.dim() != 2 or 0 in tensor.shape):
-                raise ValueError(f"{name}_{part} has shape {list(tensor.shape)}: expected [n, D]")
-        if features.shape[1] != matrix.shape[1]:
-            raise ValueError(
-                f"{name}_features has {features.shape[1]} columns, {name}_weight {matrix.shape[1]}"
-            )
-        if bias is not None and tuple(bias.shape) != (matrix.shape[0],):
-            raise ValueError(
-                f"{name}_bias has shape {list(bias.shape)}: expected [{matrix.shape[0]}]"
-            )
-        check_device(student_features, **{f"{name}_weight": matrix, f"{name}_bias": bias})
-        dtype = autocast_type(features.device)
-        if dtype is not None:
-            features, matrix = features.to(dtype), matrix.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
-        if matrix.dtype != features.dtype or (bias is not None and bias.dtype != features.dtype):
-            raise TypeError(f"{name}: features, weight and bias must have the same dtype")
-        heads.append((features, matrix, bias))
-    (features, matrix, bias), (t_features, t_matrix, t_bias) = heads
-    count, classes = features.shape[0], matrix.shape[0]
-    if t_features.shape[0] != count or t_matrix.shape[0] != classes:
-        raise ValueError(
-            f"student has {count} rows and {classes} classes, "
-            f"teacher {t_features.shape[0]} and {t_matrix.shape[0]}"
-        )
-    check_logits(
-        features[:1, :1].expand(count, classes), t_features[:1, :1].expand(count, classes), options
-    )
+    student = checked_head("student", student_features, student_weight, student_bias)
+    teacher = checked_head("teacher", teacher_features, teacher_weight, teacher_bias)
+    check_pair(student, teacher, options)
+    features, count = student.features, len(student.features)
     rows = checked_rows(features, (count,), labels, mask, weight, options)
-    if chunk_rows is not None:
-        chunk_rows = whole_number("chunk_rows", chunk_rows)
-    else:
-        budget = 2**24 if features.device.type == "cpu" else 2**27
-        chunk_rows = max(16, budget // (classes * features.element_size()))
-    if chunk_rows < 1:
-        raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
-    if operators.is_transformed(features, matrix, bias):
-        logits = F.linear(features, matrix, bias), F.linear(t_features, t_matrix, t_bias)
-        loss, agreement = by_reference(*logits, None, rows, options)
+    chunk_rows = checked_chunk(chunk_rows, student)
+    if operators.is_transformed(*student):
+        logits = F.linear(*student), F.linear(*teacher)
+        loss, agreement = differentiable_loss(*logits, None, rows, options)
         return (loss, agreement) if return_agreement else loss
-    wanted = [features, matrix] + ([] if bias is None else [bias])
-    with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in wanted)
+    with_gradient = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in student
+    )
     result = torch.ops.isp_distill.linear_distill_loss(
-        features.resolve_neg(),
-        matrix.resolve_neg(),
-        None if bias is None else bias.resolve_neg(),
-        t_features.detach().resolve_neg(),
-        t_matrix.detach().resolve_neg(),
-        None if t_bias is None else t_bias.detach().resolve_neg(),
+        *(t if t is None else t.resolve_neg() for t in student),
+        *(t if t is None else t.detach().resolve_neg() for t in teacher),
         min(chunk_rows, count),
         *rows,
         *flat(options),

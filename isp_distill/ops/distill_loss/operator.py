@@ -285,21 +285,6 @@ _upsampled_distill_loss.register_autograd(_backward, setup_context=_setup)
 _linear_distill_loss.register_autograd(_linear_backward, setup_context=_setup)
 
 
-def is_plain_eager(*tensors: Tensor) -> bool:
-    """Whether nothing but autograd looks at these tensors' operations.
-
-    Not a compiler, tracer, function transform, mode or subclass, nor values that are not there:
-    then the operator's layers of dispatch in Python, a tenth of a millisecond, serve nobody.
-    """
-    return (
-        all(type(x) in (Tensor, torch.nn.Parameter) and not x.is_meta for x in tensors)
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._get_tracing_state() is None
-    )
-
-
 def evaluated(
     ctx: Any,
     student: Tensor,
@@ -320,7 +305,7 @@ def evaluated(
 
 
 class Direct(torch.autograd.Function):
-    """The operator without its layers of dispatch, where :func:`is_plain_eager`."""
+    """The operator without its layers of dispatch, where nothing but autograd looks."""
 
     @staticmethod
     def forward(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +33,17 @@ def _numbers(call: Call) -> tuple[Any, ...]:
     )
 
 
-def _cross_entropy(call: Call) -> bool:
-    return call.options.alpha != 1
+class _Formula(NamedTuple):
+    """What the kernels compute of each row."""
+
+    factors: Tensor
+    numbers: tuple[Any, ...]  # see _numbers
+    objective: str
+    cross_entropy: bool
+
+    @classmethod
+    def of(cls, call: Call) -> _Formula:
+        return cls(call.factors, _numbers(call), call.objective, call.options.alpha != 1)
 
 
 def _add_up(losses: Tensor, agreements: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,10 +64,10 @@ class TritonKernels:
         if call.objective == "cwd":
             return self._channels(student, teacher, call)
         row_losses = call.row_losses(student, (student.shape[0], *student.shape[2:]))
+        rows = (*call.plain_rows(torch.uint8), None)
         loss, agreement = _launch(
-            student, teacher, call.gradient, (*call.plain_rows(torch.uint8), None), call.factors,
-            row_losses, _numbers(call), call.objective, _cross_entropy(call),
-        )  # fmt: skip
+            student, teacher, call.gradient, rows, row_losses, _Formula.of(call)
+        )
         return loss if row_losses is None else row_losses, agreement
 
     def _channels(
@@ -75,10 +84,8 @@ class TritonKernels:
         # Pixels in the place of classes: [N, H * W, C].
         s, t = student.flatten(2).transpose(1, 2), teacher.flatten(2).transpose(1, 2)
         g = None if gradient is None else gradient.flatten(2).transpose(1, 2)
-        loss, _ = _launch(
-            s, t, g, (None, None, weight, mask), call.factors, row_losses,
-            _numbers(call), "forward_kl", False, streamed=True,
-        )  # fmt: skip
+        formula = _Formula.of(call)._replace(objective="forward_kl", cross_entropy=False)
+        loss, _ = _launch(s, t, g, (None, None, weight, mask), row_losses, formula, streamed=True)
         if gradient is not None and g is not None:
             _bring_back(g, gradient, g.transpose(1, 2).view(gradient.shape))
             if entropy.gradient is not None:
@@ -102,7 +109,7 @@ class TritonKernels:
         with _current_device(student):
             parts = launch_upsampled(
                 student, teacher, size, align_corners, call.gradient, call.plain_rows(torch.uint8),
-                call.factors, row_losses, _numbers(call), call.objective, _cross_entropy(call),
+                call.factors, row_losses, *_Formula.of(call)[1:],
             )  # fmt: skip
         loss, agreement = _add_up(*parts)
         return loss if row_losses is None else row_losses, agreement
@@ -118,11 +125,8 @@ def _launch(
     teacher: Tensor,
     gradient: Tensor | None,
     row_tensors: tuple[Tensor | None, ...],
-    factors: Tensor,
     row_losses: Tensor | None,
-    numbers: tuple[Any, ...],
-    objective: str,
-    cross_entropy: bool,
+    formula: _Formula,
     streamed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Loss and agreement of logits ``[N, C, ...]``; ``row_tensors`` ends with a mask of classes."""
@@ -138,10 +142,11 @@ def _launch(
         g = None if gradient is None else gradient.contiguous()
         layout = layout_of([s, t] if g is None else [s, t, g])
         assert layout is not None
-    others = (factors, row_losses, numbers, objective, cross_entropy)
+    factors, *rest = formula
+    others = (factors, row_losses, *rest)
     item_size = min(s.element_size(), t.element_size())
     with _current_device(s):
-        if streamed or not fits(layout, s.shape[1], item_size, objective, cross_entropy):
+        if streamed or not fits(layout, s.shape[1], item_size, *formula[2:]):
             parts = launch_streamed(layout, s, t, g, row_tensors, *others)
         else:
             parts = launch_held(layout, s, t, g, row_tensors[:3], *others)

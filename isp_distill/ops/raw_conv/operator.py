@@ -189,6 +189,33 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 raw_conv.register_autograd(_backward, setup_context=_setup_context)
 
 
+class _Direct(torch.autograd.Function):
+    """The operator's gradient without its layers of dispatch."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *tensors, settings, backend = inputs
+        out = _functions(backend).forward(Tensors(*tensors), settings)
+        _setup_context(ctx, (*tensors, *settings, backend), out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return *_backward(ctx, grads[0])[:_COUNT], None, None
+
+
+def direct(tensors: Tensors, settings: Settings, backend: str, learnt: bool) -> Tensor:
+    """What the operator computes, without its layers of dispatch, which a small call is made of.
+
+    Where :func:`~isp_distill.arguments.is_plain_eager`, and on the CPU, where nobody has to make a
+    device the current one. ``learnt``: a gradient will be asked for.
+    """
+    if learnt:
+        out: Tensor = _Direct.apply(*tensors, settings, backend)
+        return out
+    return _functions(backend).forward(tensors, settings)
+
+
 def _second_backward(ctx: Any, *grads: Tensor) -> None:
     raise BackendError(
         "the kernels of raw_conv have no second derivative: compute it inside "

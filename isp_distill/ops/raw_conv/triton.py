@@ -63,14 +63,6 @@ def in_pairs(mosaic: Tensor) -> tuple[Tensor, bool]:
 
 def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
     """The kernels' arguments by name, without those of output and gradient."""
-    import triton
-    import triton.language as tl
-
-    from isp_distill.kernels.raw_conv.forward import BLOCK_POSITIONS
-
-    # Few enough channels that the accumulators leave room for four planes, see
-    # forward_configurations.
-    most = 32 if settings.out_dtype == torch.float32 else 64
     mosaic, pairs = in_pairs(tensors.mosaic)
     channels, _, kernel, _ = tensors.weight.shape
     left, right, top, bottom = settings.padding
@@ -81,11 +73,6 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
     scale = tensors.gain.detach().float() / (tensors.white.float()[:, None] - black)
     # A pointer is an argument whether or not anything is read through it.
     absent = black
-    operand = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(
-        settings.out_dtype, tl.float32
-    )
-    if operand == tl.bfloat16 and triton_support.interpreted():
-        operand = tl.float32  # the interpreter would multiply the bits of bfloat16 as integers
     return {
         "mosaic": mosaic,
         "weight": plain(tensors.weight),
@@ -114,12 +101,29 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
         "PADDED": tensors.padding_value is not None,
         "PAIRS": pairs,
         "ELEMENT": ELEMENTS[tensors.mosaic.dtype],
+        "BIAS": tensors.bias is not None,
+        "ACTIVATION": settings.activation,
+    } | _multiplication(channels, settings.out_dtype)
+
+
+def _multiplication(channels: int, out_dtype: torch.dtype) -> dict[str, Any]:
+    """In what type, and in blocks of what size, weight and planes are multiplied."""
+    import triton
+    import triton.language as tl
+
+    from isp_distill.kernels.raw_conv.forward import BLOCK_POSITIONS
+
+    operand = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}.get(out_dtype, tl.float32)
+    if operand == tl.bfloat16 and triton_support.interpreted():
+        operand = tl.float32  # the interpreter would multiply the bits of bfloat16 as integers
+    # Few enough channels that the accumulators leave room for four planes, see
+    # forward_configurations.
+    most = 32 if out_dtype == torch.float32 else 64
+    return {
         "OPERAND": operand,
         # Three TensorFloat-32 products keep float32's accuracy: one alone would keep 10 bits of a
         # sensor's 12 to 14. The kernels wait for memory, so it costs little.
         "PRECISION": "tf32x3" if operand == tl.float32 else "ieee",
-        "BIAS": tensors.bias is not None,
-        "ACTIVATION": settings.activation,
         "BLOCK_CHANNELS": min(most, max(16, triton.next_power_of_2(channels))),
         "BLOCK_POSITIONS": BLOCK_POSITIONS,
     }

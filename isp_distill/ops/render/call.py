@@ -19,7 +19,7 @@ from isp_distill.arguments import (
 from isp_distill.backends import choice
 from isp_distill.isp.camera import ISP
 from isp_distill.ops import reference
-from isp_distill.ops.raw_conv.call import checked_mosaic
+from isp_distill.ops.raw_conv.arguments import checked_mosaic
 from isp_distill.ops.reference_gain_map import apply_gain_map
 from isp_distill.ops.render import cpu as render_cpu
 from isp_distill.ops.render import triton as render_triton
@@ -50,6 +50,34 @@ def output_size(size: int | Sequence[int] | None, height: int, width: int) -> tu
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"size {pair}: expected a number or (height, width), at least 1")
     return pair[0], pair[1]
+
+
+def _checked_crop(
+    crop: Sequence[int] | None, mosaic: Tensor, isp: ISP
+) -> tuple[int, int, int, int]:
+    """The rectangle of the mosaic that is shown: (top, left, height, width)."""
+    sensor_height, sensor_width = mosaic.shape[1:]
+    box = (0, 0, sensor_height, sensor_width) if crop is None else whole_numbers(crop, "crop")
+    if len(box) != 4:
+        raise ValueError(f"crop {box}: expected (top, left, height, width)")
+    top, left, height, width = box
+    if min(top, left) < 0 or min(height, width) < 1:
+        raise ValueError(f"crop {box} is empty or starts outside the mosaic")
+    if top + height > sensor_height or left + width > sensor_width:
+        raise ValueError(
+            f"crop {box} reaches beyond the mosaic of {sensor_height} x {sensor_width}"
+        )
+    if isp.demosaic == "superpixel" and any(c % 2 for c in box):
+        raise ValueError(f"crop {box}: superpixel demosaicing takes whole periods, so even numbers")
+    return top, left, height, width
+
+
+def _own_size(box: tuple[int, int, int, int], isp: ISP) -> tuple[int, int]:
+    """Height and width of the upright picture before it is resized."""
+    height, width = box[2:]
+    if isp.demosaic == "superpixel":
+        height, width = height // 2, width // 2
+    return (width, height) if isp.orientation >= 5 else (height, width)
 
 
 def render(
@@ -98,31 +126,14 @@ def render(
         torch.Size([1, 3, 32, 32])
     """
     mosaic = checked_mosaic(mosaic)
-    batch, sensor_height, sensor_width = mosaic.shape
+    batch, device = mosaic.shape[0], mosaic.device
     if not isinstance(isp, ISP):
         raise TypeError(f"isp must be an isp_distill.ISP, not {type(isp).__name__}")
     if resize_in not in ("display", "linear"):
         raise ValueError(f"unknown resize_in {resize_in!r}: expected display or linear")
     check_floating(dtype, "dtype")
-    superpixel = isp.demosaic == "superpixel"
-    box = (0, 0, sensor_height, sensor_width) if crop is None else whole_numbers(crop, "crop")
-    if len(box) != 4:
-        raise ValueError(f"crop {box}: expected (top, left, height, width)")
-    top, left, height, width = box
-    if min(top, left) < 0 or min(height, width) < 1:
-        raise ValueError(f"crop {box} is empty or starts outside the mosaic")
-    if top + height > sensor_height or left + width > sensor_width:
-        raise ValueError(
-            f"crop {box} reaches beyond the mosaic of {sensor_height} x {sensor_width}"
-        )
-    if superpixel and any(c % 2 for c in box):
-        raise ValueError(f"crop {box}: superpixel demosaicing takes whole periods, so even numbers")
-    if superpixel:
-        height, width = height // 2, width // 2
-    if isp.orientation >= 5:
-        height, width = width, height
-    target = output_size(size, height, width)
-    device = mosaic.device
+    box = _checked_crop(crop, mosaic, isp)
+    target = output_size(size, *_own_size(box, isp))
     settings = isp.batched(batch, device)
     check_levels(isp.black, isp.white)
     if memory_format not in (torch.contiguous_format, torch.channels_last):
@@ -140,10 +151,9 @@ def render(
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     only_reference = NOT_TRANSFORMED if transformed() else None
     name = _backend_for(device, mosaic.dtype, dtype, needs_gradient, only_reference)
-    crop = (top, left, box[2], box[3])
     if name != "reference":
         picture: Tensor = operator(
-            *tensors, isp.demosaic, isp.tone, isp.orientation, crop, target, resize_in, dtype,
+            *tensors, isp.demosaic, isp.tone, isp.orientation, box, target, resize_in, dtype,
             memory_format == torch.channels_last, name,
         )  # fmt: skip
         return picture
@@ -157,7 +167,7 @@ def render(
         demosaic_method=isp.demosaic,
         tone=isp.tone,
         orientation=isp.orientation,
-        crop=crop,
+        crop=box,
         size=target,
         resize_in=resize_in,
         mean=means,

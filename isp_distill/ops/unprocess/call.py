@@ -22,7 +22,7 @@ from isp_distill.arguments import (
 from isp_distill.backends import choice
 from isp_distill.isp.camera import ISP
 from isp_distill.ops import reference_unprocess
-from isp_distill.ops.raw_conv.call import checked_mosaic
+from isp_distill.ops.raw_conv.arguments import checked_mosaic
 from isp_distill.ops.unprocess import (
     cpu as unprocess_cpu,
 )
@@ -62,6 +62,17 @@ def _backend_for(image: Tensor, picture: bool) -> str:
     only_reference = NOT_TRANSFORMED if transformed() else None
     name: str = _choose(image.device, image.dtype, image.shape[0], picture, only_reference)
     return name
+
+
+def _check_rgb(rgb: Tensor) -> None:
+    if not isinstance(rgb, Tensor) or not (rgb.dtype.is_floating_point or rgb.dtype == torch.uint8):
+        raise TypeError("rgb must be a float tensor in [0, 1] or a uint8 tensor")
+    check_dense(rgb, "rgb")
+    if rgb.dim() != 4 or rgb.shape[1] != 3 or 0 in rgb.shape[2:]:
+        raise ValueError(f"rgb has shape {list(rgb.shape)}: expected [N, 3, H, W]")
+    height, width = rgb.shape[2:]
+    if height % 2 or width % 2:
+        raise ValueError(f"rgb is {height} x {width}: crop it to even sides")
 
 
 def _checked_seed(seed: int) -> int:
@@ -127,21 +138,14 @@ def unprocess(
         >>> isp_distill.render(mosaic, isp).shape
         torch.Size([2, 3, 64, 64])
     """
-    if not isinstance(rgb, Tensor) or not (rgb.dtype.is_floating_point or rgb.dtype == torch.uint8):
-        raise TypeError("rgb must be a float tensor in [0, 1] or a uint8 tensor")
-    check_dense(rgb, "rgb")
-    if rgb.dim() != 4 or rgb.shape[1] != 3 or 0 in rgb.shape[2:]:
-        raise ValueError(f"rgb has shape {list(rgb.shape)}: expected [N, 3, H, W]")
-    batch, _, height, width = rgb.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"rgb is {height} x {width}: crop it to even sides")
+    _check_rgb(rgb)
+    batch, device = rgb.shape[0], rgb.device
     bits = whole_number(bits, "bits")
     if not 8 <= bits <= 16:
         raise ValueError(f"bits must be between 8 and 16, got {bits}")
     seed = _checked_seed(seed)
     if noise is not None:
         _check_noise(noise)
-    device = rgb.device
     white = torch.full((batch,), float(2**bits - 1), device=device)
     blacks = per_sample(black, batch, (4,), "black", device)
     check_levels(black, float(2**bits - 1))

@@ -145,7 +145,7 @@ def _decode(decode: Callable[[str], Any], path: str) -> tuple[dict[str, Any], np
             reason = f"the decoder failed with {type(error).__name__}: {error}"
             return {"error": "CorruptRawError", "reason": reason}, None
     mosaic = np.ascontiguousarray(raw.mosaic)
-    # Each worker would say a thing once: the parent, which has several, is told what it is.
+    # There are several workers, and each would warn once. The parent gets the key, and warns once.
     notes = [
         (str(w.message), getattr(w.message, "key", None))
         for w in caught
