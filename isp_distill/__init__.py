@@ -39,7 +39,9 @@ from isp_distill.raw.binning import bin_mosaic
 from isp_distill.raw.dng.writer import write_dng
 from isp_distill.raw.image import RawImage, read_raw, upright
 from isp_distill.reports.evaluation import Report, evaluate
-from isp_distill.training.train import TrainResult, train
+from isp_distill.training.result import TrainResult
+from isp_distill.training.settings import TrainSettings
+from isp_distill.training.train import train
 from isp_distill.version import __version__
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "ShortExposure",
     "Teacher",
     "TrainResult",
+    "TrainSettings",
     "UnsupportedRawError",
     "VerifyReport",
     "View",

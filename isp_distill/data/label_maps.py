@@ -108,6 +108,7 @@ class LabelMaps:
             or ``a/b.npy`` where that is missing.
 
     Attributes:
+        root: their folder.
         paths: of the maps, in the order of the pictures.
 
     Raises:
@@ -117,7 +118,7 @@ class LabelMaps:
     """
 
     def __init__(self, folder: str | os.PathLike[str], names: Sequence[Path]) -> None:
-        root = Path(folder)
+        self.root = root = Path(folder)
         if not root.is_dir():
             raise FileNotFoundError(f"{root}: there is no such folder (to look for label maps in)")
         self.paths: list[Path] = []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.half_precision import check_trainable_types
+from isp_distill.models.named import is_function, made_by
 from isp_distill.models.rawify import rawify
 from isp_distill.models.stem import RawModel, RawStem
 from isp_distill.models.teacher import Teacher
@@ -69,15 +70,25 @@ def as_student(student: Student | nn.Module) -> Student:
 
 
 def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
-    """The student to train: "rawify", or a module, as one that takes ``(mosaic, isp)``.
+    """The student to train, as a module that takes ``(mosaic, isp)``.
+
+    Args:
+        student: "rawify" for the teacher's own architecture and weights, MODULE:FUNCTION, or a
+            module.
+        teacher: of it.
 
     Raises:
         ValueError: for any other name, or weights that are not float32 or float64.
         TypeError: for a student that is no module.
     """
     if isinstance(student, str):
+        if is_function(student):
+            return student_module(made_by(student, "student"), teacher)
         if student != "rawify":
-            raise ValueError(f'student {student!r}: the only name is "rawify"; or pass a module')
+            raise ValueError(
+                f'student {student!r}: give "rawify", MODULE:FUNCTION of a function of yours that '
+                "returns one, or a module"
+            )
         student = rawify(
             teacher.model,
             mean=teacher.mean,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 
 from isp_distill.data.batch import RawBatch
 from isp_distill.isp.augmentation import ISPAugmentation
+from isp_distill.models.named import is_function, made_by
 from isp_distill.models.timm_weights import pretrained_model
 from isp_distill.ops.render.call import render
 from isp_distill.raw.cfa import on_device
@@ -114,31 +112,19 @@ class Teacher:
 
 
 def as_teacher(teacher: Teacher | nn.Module | str) -> Teacher:
-    """A Teacher from one, from a module (ImageNet's mean, std and 224 pixels), or a timm name."""
-    if isinstance(teacher, Teacher):
-        return teacher
-    return Teacher.from_timm(teacher) if isinstance(teacher, str) else Teacher(teacher)
+    """A Teacher from one, from a module (ImageNet's mean, std and 224 pixels), or by its name.
 
-
-# A function of the user's, and no model of timm ("hf-hub:timm/...", "timm:...").
-_FUNCTION = re.compile(r"(?!timm:|hf_hub:)([^\W\d][\w.]*):([^\W\d]\w*)")
-
-
-def teacher_by_name(name: str) -> Teacher:
-    """A teacher from a shell: a timm name, or MODULE:FUNCTION, which returns a Teacher or a model.
-
-    The module is looked for in the working directory first.
+    A name is one of timm's, or MODULE:FUNCTION, a function of yours that returns a Teacher or a
+    module.
 
     Raises:
-        ImportError: there is no such module, or it cannot be imported.
+        ImportError: there is no such module, or it cannot be imported; or timm is missing.
         ValueError: it has no such function.
     """
-    found = _FUNCTION.fullmatch(name)
-    if found is None:
-        return as_teacher(name)
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    make = getattr(importlib.import_module(found[1]), found[2], None)
-    if not callable(make):
-        raise ValueError(f"teacher {name}: the module {found[1]} has no function {found[2]}")
-    return as_teacher(make())
+    if isinstance(teacher, Teacher):
+        return teacher
+    if not isinstance(teacher, str):
+        return Teacher(teacher)
+    if is_function(teacher):
+        return as_teacher(made_by(teacher, "teacher"))
+    return Teacher.from_timm(teacher)

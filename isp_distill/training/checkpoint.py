@@ -21,7 +21,7 @@ from isp_distill.files.atomic import only_writer, replaced
 _LOCK_TIMEOUT_S = 10.0
 
 FORMAT = "isp-distill checkpoint"
-VERSION = 2
+VERSION = 3
 _SEAL = b"isp-distill blake2b "
 _SEAL_BYTES = len(_SEAL) + 64
 # Before a ZIP's comment, its length: two bytes, little-endian.
@@ -31,7 +31,9 @@ _CHUNK = 1 << 20
 #: What a checkpoint holds: the types of each part.
 _PARTS: dict[str, tuple[type, ...]] = {
     "step": (int,),
-    "options": (dict,),
+    "settings": (dict,),
+    "processes": (int,),
+    "stored_teacher": (str, type(None)),
     "belongs_to": (dict,),
     "student": (dict,),
     "optimizer": (dict,),

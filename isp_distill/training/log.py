@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isp_distill.jobs.processes import Processes
 from isp_distill.jobs.progress import Bar
+from isp_distill.training.job import Job
 from isp_distill.training.metrics import Metrics
 
 
@@ -52,26 +53,20 @@ class StepLog:
     """What is said of each step, in the metrics and on the bar.
 
     Args:
-        processes: who takes part.
+        job: its settings say how often loss and agreement are read.
         first: steps that are done.
-        length: steps between readings, at most.
         metrics: where rank 0 writes.
         bar: what moves.
-        rates: learning rates at their peak, by name.
     """
 
-    def __init__(
-        self,
-        processes: Processes,
-        first: int,
-        length: int,
-        metrics: Metrics | None,
-        bar: Bar,
-        rates: dict[str, float],
-    ) -> None:
-        self.window = Window(processes.device, length)
-        self._processes, self._metrics, self._bar = processes, metrics, bar
-        self._full, self._peaks = length, rates
+    def __init__(self, job: Job, first: int, metrics: Metrics | None, bar: Bar) -> None:
+        settings = job.settings
+        usual = 10 if job.device.type == "cuda" else 1
+        length = settings.metrics_every or usual
+        self.window = Window(job.device, length)
+        self._processes, self._metrics, self._bar = job.processes, metrics, bar
+        self._full = length
+        self._peaks = {"lr": settings.lr, "stem_lr": settings.stem_lr}
         self._written, self._factors = first, list[float]()
         self._since, self._seen = time.perf_counter(), 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +17,12 @@ from isp_distill.jobs.progress import progress_bar
 from isp_distill.models.losses import DistillLoss
 from isp_distill.models.teacher import Teacher, logits_of
 from isp_distill.ops.dense_logits import check_upright
+from isp_distill.training.job import Job
 from isp_distill.training.log import StepLog
 from isp_distill.training.metrics import Metrics
-from isp_distill.training.setup import schedule
+from isp_distill.training.models import schedule
 from isp_distill.training.stages import Stages
 from isp_distill.training.state import Run
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """Numbers of the loop; see :func:`isp_distill.train` for each."""
-
-    steps: int
-    lr: float
-    stem_lr: float
-    accumulate: int
-    warmup: float
-    clip_norm: float
-    checkpoint_every: int
-    metrics_every: int
-    seed: int
 
 
 class Forward:
@@ -114,72 +99,41 @@ def has_unused_parameters(
 
 
 def run_steps(
-    batches: Iterator[RawBatch],
-    forward: Forward,
-    replica: nn.Module,
-    run: Run,
-    settings: LoopSettings,
-    processes: Processes,
-    *,
-    metrics: Metrics | None,
-    stop: StopSignals,
-    progress: bool,
+    batches: Iterator[RawBatch], forward: Forward, run: Run, job: Job, metrics: Metrics | None
 ) -> None:
-    """Take the optimiser steps ``first .. settings.steps - 1``.
+    """Take the optimiser steps that are left.
 
     Args:
         batches: ``accumulate`` of them for each step, on the device.
-        forward: batch to loss.
-        replica: the student as its gradients are averaged over processes.
+        forward: batch to loss; its student averages gradients over the processes.
         run: the student itself, its optimiser (whose groups hold ``peak_lr``) and the average of
             its weights; the steps that are done, and the checkpoint.
-        settings: the loop's numbers.
-        processes: who takes part.
+        job: settings, processes, and what stops them.
         metrics: where rank 0 writes.
-        stop: what Ctrl-C and SIGTERM do.
-        progress: show a bar.
 
     Raises:
         RuntimeError: if a loss is not finite; nothing is saved after it.
         KeyboardInterrupt: at a signal, also in the middle of a step, which then counts for nothing.
     """
-    optimizer, average, first = run.optimizer, run.average, run.step
-    stages, accumulate = forward.stages, settings.accumulate
-    parameters = [p for g in optimizer.param_groups for p in g["params"]]
+    settings, processes, stop = job.settings, job.processes, job.stop
+    stages, first = forward.stages, run.step
     with contextlib.ExitStack() as stack:
         if processes.count > 1:
             # All of them stop after the same step, or they would wait for one another.
             stack.enter_context(stop.deferred())
-        bar = stack.enter_context(progress_bar("train", settings.steps, done=first, shown=progress))
-        rates = {"lr": settings.lr, "stem_lr": settings.stem_lr}
-        log = StepLog(processes, first, settings.metrics_every, metrics, bar, rates)
+        bar = stack.enter_context(
+            progress_bar("train", settings.steps, done=first, shown=job.speaks)
+        )
+        log = StepLog(job, first, metrics, bar)
         stack.enter_context(_written_on_stop(log, run, stop))
         for step in range(first, settings.steps):
             factor = schedule(step, settings.steps, settings.warmup)
-            for group in optimizer.param_groups:
+            for group in run.optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
             log.begin(factor)
-            for micro in range(accumulate):
-                with stages("wait for input"):
-                    batch = next(batches)
-                place = (step * accumulate + micro) * processes.count + processes.rank
-                # Gradients are averaged over the processes once a step, with the last batch.
-                last = micro + 1 == accumulate
-                with contextlib.nullcontext() if last else _no_sync(replica):
-                    loss, agreed, rows = forward(batch, (settings.seed << 32) + place)
-                    with stages("backward"):
-                        # Untyped in torch, hence the ignore.
-                        (loss / accumulate).backward()  # type: ignore[no-untyped-call]
-                log.add(loss / accumulate, agreed, rows, len(batch.mosaic))
+            _gradients(step, batches, forward, job, log)
             with stages("optimiser"):
-                if settings.clip_norm:
-                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-                with stop.deferred():
-                    optimizer.step()
-                    if average is not None:
-                        average.update(run.pupil)
-                    run.reached(step + 1)
-                optimizer.zero_grad(set_to_none=True)
+                _update(step, run, job)
             bar.update()
             saves = (step + 1) % settings.checkpoint_every == 0 or step + 1 == settings.steps
             reads = saves or log.full
@@ -191,6 +145,38 @@ def run_steps(
             # Where only NCCL serves, asking one another makes the GPU wait, as reading does.
             if reads or processes.talks_on_cpu:
                 stop.check(processes)
+
+
+def _gradients(
+    step: int, batches: Iterator[RawBatch], forward: Forward, job: Job, log: StepLog
+) -> None:
+    """The gradients of a step's batches, added up and averaged over the processes."""
+    stages, accumulate, processes = forward.stages, job.settings.accumulate, job.processes
+    for micro in range(accumulate):
+        with stages("wait for input"):
+            batch = next(batches)
+        place = (step * accumulate + micro) * processes.count + processes.rank
+        # Gradients are averaged over the processes once a step, with the last batch.
+        last = micro + 1 == accumulate
+        with contextlib.nullcontext() if last else _no_sync(forward.student):
+            loss, agreed, rows = forward(batch, (job.settings.seed << 32) + place)
+            with stages("backward"):
+                # Untyped in torch, hence the ignore.
+                (loss / accumulate).backward()  # type: ignore[no-untyped-call]
+        log.add(loss / accumulate, agreed, rows, len(batch.mosaic))
+
+
+def _update(step: int, run: Run, job: Job) -> None:
+    """One step of the optimiser; a signal does not cut it in two."""
+    if job.settings.clip_norm:
+        parameters = [p for g in run.optimizer.param_groups for p in g["params"]]
+        nn.utils.clip_grad_norm_(parameters, job.settings.clip_norm)
+    with job.stop.deferred():
+        run.optimizer.step()
+        if run.average is not None:
+            run.average.update(run.pupil)
+        run.reached(step + 1)
+    run.optimizer.zero_grad(set_to_none=True)
 
 
 @contextlib.contextmanager
@@ -205,7 +191,7 @@ def _written_on_stop(log: StepLog, run: Run, stop: StopSignals) -> Iterator[None
         raise
 
 
-def _no_sync(replica: nn.Module) -> contextlib.AbstractContextManager[None]:
+def _no_sync(replica: object) -> contextlib.AbstractContextManager[None]:
     no_sync: Callable[[], contextlib.AbstractContextManager[None]] | None
     no_sync = getattr(replica, "no_sync", None)
     return contextlib.nullcontext() if no_sync is None else no_sync()

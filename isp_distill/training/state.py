@@ -4,59 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from isp_distill.jobs.interruption import StopSignals
-from isp_distill.jobs.processes import Processes
 from isp_distill.reports.evaluation import Report
-from isp_distill.training.belonging import differences
+from isp_distill.training.belonging import belongings, differences
 from isp_distill.training.checkpoint import NotOursError, load_checkpoint, save_checkpoint
-from isp_distill.training.setup import Average
-
-# Settings that a resumed run must share with the one that it goes on from.
-DECIDES_THE_WEIGHTS = frozenset(
-    {
-        *(
-            "steps",
-            "batch_size",
-            "crop",
-            "binning",
-            "crop_area",
-            "crop_ratio",
-            "vertical_flip",
-            "objective",
-            "temperature",
-            "alpha",
-            "lr",
-        ),
-        *("stem_lr", "weight_decay", "warmup", "clip_norm", "ema", "accumulate", "trainable"),
-        *(
-            "dense_size",
-            "freeze_batch_norm",
-            "dropout",
-            "exposure",
-            "noise",
-            "augmentation",
-            "amp",
-            "seed",
-        ),
-    }
-)
-
+from isp_distill.training.data import TrainData
+from isp_distill.training.job import Job
+from isp_distill.training.models import TrainedModels
 
 _ANEW = ", or start anew with resume=False (--restart), which replaces the checkpoint"
-
-
-def recorded_options(given: dict[str, Any], processes: int) -> dict[str, Any]:
-    """The settings as a checkpoint records them: plain values, or their text."""
-    plain = (int, float, str, type(None))
-    options = {k: v if isinstance(v, plain) else repr(v) for k, v in sorted(given.items())}
-    return {**options, "processes": processes}
 
 
 def changed_options(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -68,36 +29,30 @@ class Run:
     """The state of a run that a checkpoint holds, and the checkpoint.
 
     Args:
-        pupil: the student.
-        optimizer: its optimiser.
-        average: averaged weights, if any.
-        options: settings that a resumed run must share.
-        belongs_to: makes :func:`isp_distill.training.belonging.belongings`; asked in rank 0 alone.
-        processes: rank 0 reads and writes the file; the others get what it read.
-        path: of the file.
+        models: the student, its optimiser and the average of its weights.
+        seen: the data.
+        job: rank 0 reads and writes the file; the others get what it read.
 
     Attributes:
         step: optimiser steps that are done.
         before: agreement before training.
         saved: the step of the checkpoint on the disk; None where there is none of this run.
+        path: of the checkpoint.
     """
 
-    def __init__(
-        self,
-        pupil: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: Average | None,
-        options: dict[str, Any],
-        belongs_to: Callable[[], dict[str, dict[str, Any]]],
-        processes: Processes,
-        path: Path,
-    ) -> None:
-        self.pupil, self.optimizer, self.average = pupil, optimizer, average
-        self.options, self.processes, self.path = options, processes, path
+    def __init__(self, models: TrainedModels, seen: TrainData, job: Job) -> None:
+        self.pupil, self.optimizer, self.average = models.student, models.optimizer, models.average
+        self.processes, self.path = job.processes, job.folder / "checkpoint.pt"
+        self.settings = job.settings
+        self.stored_teacher = seen.stored_teacher
         self.step = 0
         self.saved: int | None = None
         self.before: Report | None = None
-        self._belongs_to = belongs_to() if processes.first else {}
+        self._belongs_to: dict[str, dict[str, Any]] = {}
+        if job.processes.first:
+            self._belongs_to = belongings(
+                models.teacher, models.student, seen.source, seen.validation
+            )
         # Of the last whole step: a step that is cut short has drawn numbers and moved buffers.
         self._random = self._random_state()
         self._buffers: dict[str, Tensor] = {}
@@ -149,7 +104,10 @@ class Run:
         Raises:
             ValueError: that names everything that differs, with both values.
         """
-        changed = changed_options(state["options"], self.options)
+        decisive = self.settings.decisive()
+        made_with = {"processes": self.processes.count, "stored_teacher": self.stored_teacher}
+        saved = {**state["settings"], **{name: state[name] for name in made_with}}
+        changed = changed_options(saved, {**decisive, **made_with})
         if changed:
             changed = [f"settings: {', '.join(changed)}"]
         changed += differences(state["belongs_to"], self._belongs_to)
@@ -180,7 +138,9 @@ class Run:
             kept = {name: self._buffers.get(name, value) for name, value in weights.items()}
             state = {
                 "step": self.step,
-                "options": self.options,
+                "settings": self.settings.plain(),
+                "processes": self.processes.count,
+                "stored_teacher": self.stored_teacher,
                 "belongs_to": self._belongs_to,
                 "student": kept,
                 "optimizer": self.optimizer.state_dict(),
@@ -198,14 +158,14 @@ class Run:
 
 
 @contextlib.contextmanager
-def saved_on_stop(stop: StopSignals, run: Run, steps: int) -> Iterator[None]:
+def saved_on_stop(job: Job, run: Run) -> Iterator[None]:
     """A block that leaves a checkpoint of the last whole step where a signal ends it.
 
     Args:
-        stop: takes what is to be said.
+        job: its ``stop`` takes what is to be said.
         run: the state of the run.
-        steps: that it would have taken.
     """
+    stop, steps = job.stop, job.settings.steps
     try:
         yield
     except KeyboardInterrupt:

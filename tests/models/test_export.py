@@ -254,7 +254,7 @@ def test_the_student_stays_as_it_was(tmp_path):
 
 
 def test_from_a_shell(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(isp_distill.models.teacher, "as_teacher", lambda name: teacher())
+    monkeypatch.setattr("isp_distill.cli.training.as_teacher", lambda name: teacher())
     raw = read_raw(real_files(tmp_path)[0])
     isp_distill.train(
         "rawify", teacher(), [raw_image(i) for i in range(2)], out=tmp_path / "run", steps=1,

@@ -18,7 +18,7 @@ from isp_distill.models.lowering import AnyCamera, OneCamera
 from isp_distill.models.rawify import relative_difference
 from isp_distill.models.readers import readers_of
 from isp_distill.models.stem import RawModel, RawStem
-from isp_distill.training.setup import parameter_groups
+from isp_distill.training.models import parameter_groups
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PATTERN = ["GRBG", "BGGR"]

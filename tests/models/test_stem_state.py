@@ -13,7 +13,7 @@ import isp_distill
 from isp_distill import ISP, RawStem, cut_view, rawify
 from isp_distill.models.student import student_module
 from isp_distill.training.checkpoint import load_checkpoint
-from isp_distill.training.setup import Average
+from isp_distill.training.models import Average
 
 CAMERA = ISP(black=500.0, white=16000.0, pattern="GRBG", white_balance=(2.0, 1.0, 1.5))
 

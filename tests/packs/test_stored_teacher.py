@@ -102,7 +102,7 @@ def test_training_does_not_run_the_teacher(packed, tmp_path):
     assert "student" in result.stages
     assert not {"teacher", "teacher's picture"} & set(result.stages)
     report = json.loads((tmp_path / "stored/report.json").read_text())
-    assert report["options"]["stored_teacher"] == stored(packed).name
+    assert report["stored_teacher"] == stored(packed).name
     # The same steps with the logits that the teacher gives for the same views.
     given = stored(packed)
     original = StoredTeacher.view

@@ -32,7 +32,7 @@ from isp_distill.ops.render import operator as render_operator
 from isp_distill.ops.unprocess import operator as unprocess_operator
 from isp_distill.training.log import Window
 from isp_distill.training.loop import Forward
-from isp_distill.training.setup import Average, parameter_groups
+from isp_distill.training.models import Average, parameter_groups
 
 SYNCHRONISES = ("_local_scalar_dense", "nonzero", "item", "masked_select", "unique", "is_nonzero")
 

@@ -63,7 +63,7 @@ def undisturbed(tmp_path_factory):
         ((isp_distill.models.teacher.Teacher, "picture"), 9, 4),
         # In the optimiser: that step is finished first.
         ((torch.optim.AdamW, "step"), 3, 3),
-        ((isp_distill.training.setup.Average, "update"), 5, 5),
+        ((isp_distill.training.models.Average, "update"), 5, 5),
         # Between step and metrics.
         ((isp_distill.training.metrics.Metrics, "write"), 2, 3),
     ],

@@ -180,10 +180,10 @@ def test_label_maps_follow_stored_views(folder):
             return self.batches[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("isp_distill.training.train.ViewLoader", Recorded)
+        patch.setattr("isp_distill.training.data.ViewLoader", Recorded)
         # It is not run, for its shape neither; and the contact sheet would run it.
         patch.setattr(chosen.model, "forward", None)
-        patch.setattr("isp_distill.training.train.contact_sheet", lambda *_, **__: None)
+        patch.setattr("isp_distill.training.result.contact_sheet", lambda *_, **__: None)
         train(
             isp_distill.rawify(teacher(dense=True).model), chosen, data, out=folder / "out",
             steps=6, batch_size=8, crop=32, alpha=0.5, vertical_flip=True, crop_area=(0.2, 0.9),

@@ -43,7 +43,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
         validation=[raw_image(i) for i in range(5)],
     )  # fmt: skip
     a, b = (torch.load(tmp_path / n / "checkpoint.pt", weights_only=True) for n in ("one", "two"))
-    assert (a["options"]["processes"], b["options"]["processes"]) == (1, 2)
+    assert (a["processes"], b["processes"]) == (1, 2)
     for name in ("student", "average"):
         for key, value in a[name].items():
             torch.testing.assert_close(b[name][key], value, rtol=1e-4, atol=1e-6)
@@ -85,7 +85,7 @@ def test_a_checkpoint_of_another_number_of_processes_is_refused(tmp_path):
     run(tmp_path, steps=2)
     path = tmp_path / "checkpoint.pt"
     state = load_checkpoint(path)
-    save_checkpoint(path, {**state, "options": {**state["options"], "processes": 2}})
+    save_checkpoint(path, {**state, "processes": 2})
     with pytest.raises(ValueError, match="processes was 2, is 1"):
         run(tmp_path, steps=2)
 

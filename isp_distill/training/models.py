@@ -1,14 +1,69 @@
-"""What a training run is made of: the student, its parameter groups, the schedule, the average."""
+"""What a run trains: the student, its teacher, the loss between them, optimiser and average."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from isp_distill.data.views import View
+from isp_distill.models.losses import DistillLoss
 from isp_distill.models.stem import RawStem
+from isp_distill.models.student import student_module
+from isp_distill.models.teacher import Teacher, as_teacher
+from isp_distill.models.trained_view import trained_at
+from isp_distill.training.job import Job
+
+
+@dataclass(frozen=True)
+class TrainedModels:
+    """The models of a run, on its device.
+
+    Attributes:
+        student: takes ``(mosaic, isp)``.
+        teacher: frozen, in eval mode.
+        loss: between their logits.
+        view: what they see of a sample.
+        optimizer: of the student's weights; its groups hold ``peak_lr``.
+        average: of the student's weights, where it is wanted.
+    """
+
+    student: nn.Module
+    teacher: Teacher
+    loss: DistillLoss
+    view: View
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+
+
+def made_models(
+    student: nn.Module | str, teacher: Teacher | nn.Module | str, job: Job
+) -> TrainedModels:
+    """The models of :func:`isp_distill.train`, from what it was given.
+
+    Raises:
+        ValueError: for an unknown student's name, one without trainable parameters, or weights
+            that cannot be trained.
+        TypeError: for a student that is no module.
+    """
+    settings = job.settings
+    loss = settings.loss()
+    chosen = as_teacher(teacher)
+    pupil = student_module(student, chosen).to(job.device)
+    chosen.model.to(job.device).eval()
+    if settings.channels_last:
+        for model in (pupil, chosen.model):
+            model.to(memory_format=torch.channels_last)
+    groups = parameter_groups(
+        pupil, settings.trainable, settings.lr, settings.stem_lr, settings.weight_decay
+    )
+    view = settings.view(chosen.size)
+    trained_at(pupil, view)
+    average = Average(pupil, settings.ema) if settings.ema else None
+    return TrainedModels(pupil, chosen, loss, view, torch.optim.AdamW(groups), average)
 
 
 def parameter_groups(

@@ -1,0 +1,234 @@
+"""The shell's ``train``, ``evaluate`` and ``export``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from isp_distill.cli.arguments import TEACHER, Command, add_labels
+from isp_distill.cli.flags import add_settings, given_settings
+from isp_distill.data.folder import RawFolder
+from isp_distill.data.image_folder import ImageFolder
+from isp_distill.data.source import Source
+from isp_distill.files.disk import check_writable
+from isp_distill.isp.camera import ISP
+from isp_distill.models.export import export
+from isp_distill.models.student import student_module
+from isp_distill.models.teacher import Teacher, as_teacher
+from isp_distill.models.trained_view import fixed_view
+from isp_distill.packs.reader import PackedRaw, is_packed
+from isp_distill.raw.image import read_raw
+from isp_distill.reports.evaluation import evaluate
+from isp_distill.sources import open_source
+from isp_distill.training.checkpoint import load_checkpoint, load_weights
+from isp_distill.training.config import RunConfig
+from isp_distill.training.settings import TrainSettings
+from isp_distill.training.train import train
+
+_OUT = "runs/isp-distill"
+
+
+def add_train(command: Command) -> None:
+    """``isp-distill train``."""
+    one = command("train", _train, "distil an RGB teacher into a RAW student")
+    one.add_argument("data", nargs="?", help="folder of RAW files, of pictures, or a packed one")
+    one.add_argument(
+        "--config", metavar="FILE",
+        help="a run as TOML, such as the config.toml that each run leaves; flags come before it",
+    )  # fmt: skip
+    one.add_argument("--teacher", help=TEACHER)
+    one.add_argument(
+        "--student",
+        help="MODULE:FUNCTION of yours that returns one; default: rawify, which makes it of the "
+        "teacher",
+    )
+    one.add_argument("--out", help=f"folder of the run; default: {_OUT}")
+    one.add_argument("--validation", help="folder to measure agreement on")
+    one.add_argument("--validation-label-maps", metavar="FOLDER", help="its label maps")
+    add_labels(one)
+    one.add_argument(
+        "--live-teacher", action="store_true", help="packed data: do not use its stored logits"
+    )
+    settings = one.add_argument_group("settings", "the fields of isp_distill.TrainSettings")
+    add_settings(settings)
+
+
+def add_evaluate(command: Command) -> None:
+    """``isp-distill evaluate``."""
+    text = "agreement of a RAW student with its teacher"
+    one = command("evaluate", _evaluate, text)
+    one.add_argument("data", help="folder of RAW files, of pictures, or a packed one")
+    one.add_argument("--teacher", required=True, help=TEACHER)
+    add_labels(one)
+    one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
+    one.add_argument("--views", type=int, default=1, help="crops a file, 1 to 5")
+    one.add_argument(
+        "--dense-size", type=int, metavar="SIDE",
+        help="side at which dense logits are compared; default: the teacher's own",
+    )  # fmt: skip
+    one.add_argument("--batch-size", type=int, default=16)
+    one.add_argument("--crop", type=int, help="side of the mosaics; default: twice the teacher's")
+    one.add_argument("--exposure", type=float, help="the student sees this share of the light")
+    one.add_argument("--device", help="default: cuda if there is one")
+    one.add_argument("--workers", type=int, default=2)
+    one.add_argument("--seed", type=int, default=0)
+
+
+def add_export(command: Command) -> None:
+    """``isp-distill export``."""
+    one = command("export", _export, "write a student as ONNX or as a torch.export program")
+    one.add_argument("out", help="ends in .onnx or .pt2")
+    one.add_argument("--teacher", required=True, help=TEACHER)
+    one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
+    one.add_argument(
+        "--camera", metavar="RAW", help="build in this file's camera; without: it is an input"
+    )
+    one.add_argument(
+        "--crop", type=int, help="side of the mosaics that it sees; default: what it was trained "
+        "with"
+    )  # fmt: skip
+    one.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="of the mosaics that come in, if larger than the crop: the middle is binned and used",
+    )  # fmt: skip
+    one.add_argument("--batch", type=int, help="a fixed batch size; default: any")
+
+
+def _train(a: argparse.Namespace) -> None:
+    run = _chosen(a)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, torchrun's first one speaks
+    out = run.out or _OUT
+    if first:
+        check_writable(Path(out))  # before a teacher is fetched
+    assert run.data is not None
+    assert run.teacher is not None
+    settings = TrainSettings.from_plain(run.settings)
+    data = source(run.data, run.label_maps, run.labels, use_stored_teacher=not run.live_teacher)
+    validation = None
+    if run.validation is not None:
+        # Their label maps are given apart; classes are the training data's.
+        labels = run.labels and run.validation_label_maps is None
+        validation = source(run.validation, run.validation_label_maps, labels)
+    result = train(
+        run.student or "rawify",
+        run.teacher,
+        data,
+        out=out,
+        validation=validation,
+        settings=settings,
+    )
+    if not first:
+        return
+    for name, report in (("before", result.before), ("after", result.after)):
+        if report is not None:
+            print(f"{name}: {report}")
+    print(f"report, checkpoint and pictures: {result.out}")
+
+
+def _chosen(a: argparse.Namespace) -> RunConfig:
+    """The run that flags and the file of ``--config`` describe together.
+
+    Raises:
+        ValueError: neither names a teacher, or the data.
+    """
+    config = RunConfig() if a.config is None else RunConfig.read(a.config)
+    names = ("student", "teacher", "data", "label_maps", "validation", "validation_label_maps")
+    given: dict[str, Any] = {
+        name: value for name in (*names, "out") if (value := getattr(a, name)) is not None
+    }
+    for name in ("labels", "live_teacher"):
+        given[name] = getattr(a, name) or getattr(config, name)
+    run = dataclasses.replace(config, **given, settings={**config.settings, **given_settings(a)})
+    for name, how in (("data", "the folder to train on"), ("teacher", f"--teacher, {TEACHER}")):
+        if getattr(run, name) is None:
+            where = "" if a.config is None else f", or {name} = ... in {a.config}"
+            raise ValueError(f"train: {name} is missing: give {how}{where}")
+    return run
+
+
+def source(
+    path: str, label_maps: str | None, labels: bool, *, use_stored_teacher: bool = True
+) -> Source:
+    """The dataset of a folder, with its labels.
+
+    Args:
+        path: of RAW files, of pictures, or packed.
+        label_maps: the folder of its label maps, if any.
+        labels: the first folder below it is a file's class.
+        use_stored_teacher: see :class:`isp_distill.PackedRaw`.
+
+    Raises:
+        ValueError: classes are asked for, and cannot be had.
+        FileNotFoundError: the folder is missing, or not packed where it must be.
+    """
+    if labels and label_maps is not None:
+        raise ValueError("--labels are classes of whole files, --label-maps of pixels: give one")
+    if not use_stored_teacher:
+        found: Source = PackedRaw(path, label_maps=label_maps, use_stored_teacher=False)
+    else:
+        found = open_source(path, label_maps)
+    if not labels:
+        return found
+    if isinstance(found, ImageFolder):
+        raise ValueError(f"{path}: holds pictures, and --labels are for RAW files")
+    if is_packed(Path(path)):
+        if isinstance(found, PackedRaw) and found.label(0) is None:
+            raise ValueError(
+                f"{path}: was packed without labels: pack it again with --labels (nothing is "
+                "decoded anew)"
+            )
+        return found
+    return cast(Source, RawFolder(path, labels="folder"))
+
+
+def _trained(name: str, checkpoint: str | None) -> tuple[Teacher, nn.Module]:
+    """A teacher, and the student that ``isp-distill train`` made of it.
+
+    The untrained student without a checkpoint, which is read before the teacher is fetched.
+    """
+    state = load_checkpoint(Path(checkpoint)) if checkpoint else None
+    teacher = as_teacher(name)
+    student = student_module("rawify", teacher)
+    if checkpoint and state is not None:
+        load_weights(Path(checkpoint), student, state.get("average") or state["student"])
+    return teacher, student
+
+
+def _evaluate(a: argparse.Namespace) -> None:
+    data = source(a.data, a.label_maps, a.labels)
+    teacher, student = _trained(a.teacher, a.checkpoint)
+    report = evaluate(
+        student,
+        teacher,
+        data,
+        views=a.views,
+        crop=a.crop,
+        dense_size=a.dense_size,
+        exposure=a.exposure,
+        batch_size=a.batch_size,
+        device=a.device,
+        workers=a.workers,
+        seed=a.seed,
+    )
+    print(report)
+
+
+def _export(a: argparse.Namespace) -> None:
+    raw = None if a.camera is None else read_raw(a.camera)
+    teacher, student = _trained(a.teacher, a.checkpoint)
+    view = fixed_view(student, a.crop, None, 2 * teacher.size)
+    written = export(
+        student,
+        a.out,
+        isp=None if raw is None else ISP.from_raw(raw),
+        crop=view.crop,
+        size=a.size,
+        binning=None if a.size is None else view.binning,
+        batch=a.batch,
+    )
+    print(written)

@@ -1,0 +1,159 @@
+"""``config.toml``: a run in a file, which ``isp-distill train --config`` reads again.
+
+Above stands what the run is made of, in the shell's words (``teacher``, ``data``, ``out``, ...);
+the table ``settings`` holds the fields of :class:`isp_distill.TrainSettings`. What is left out has
+its default. TOML has no word for nothing: a setting of None is left out too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import tomli_w
+from torch import nn
+
+from isp_distill.arguments import shown
+from isp_distill.data.folder import RawFolder
+from isp_distill.data.image_folder import ImageFolder
+from isp_distill.files.atomic import write_atomically
+from isp_distill.files.toml import tomllib
+from isp_distill.models.teacher import Teacher
+from isp_distill.packs.reader import PackedRaw
+from isp_distill.sources import Data
+from isp_distill.training.job import Job
+from isp_distill.training.settings import TrainSettings
+from isp_distill.version import __version__
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run is made of, as far as a file can say it.
+
+    Attributes:
+        student: "rawify", or MODULE:FUNCTION.
+        teacher: a timm name, or MODULE:FUNCTION; None where it was made in Python.
+        data: the path of a folder or a file; None where it was a dataset in Python.
+        labels: the first folder is a file's class.
+        label_maps: the folder of a class for every pixel.
+        live_teacher: of packed data, do not use the stored logits.
+        validation: like ``data``.
+        validation_label_maps: its label maps.
+        out: the run's folder.
+        settings: fields of :class:`TrainSettings`, in plain values.
+    """
+
+    student: str | None = None
+    teacher: str | None = None
+    data: str | None = None
+    labels: bool = False
+    label_maps: str | None = None
+    live_teacher: bool = False
+    validation: str | None = None
+    validation_label_maps: str | None = None
+    out: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> RunConfig:
+        """A run from its file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no TOML, or says something that a run has not; the message names the
+                file and the key.
+        """
+        try:
+            with open(path, "rb") as file:
+                values = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: is no TOML file ({error})") from error
+        for name, value in values.items():
+            _check(str(path), name, value)
+        config = cls(**values)
+        try:
+            TrainSettings.from_plain(config.settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: settings: {error}") from error
+        return config
+
+    def text(self) -> str:
+        """The file's content."""
+        values = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if value is not None and value is not False
+        }
+        head = [f"# isp-distill {__version__}. Again: isp-distill train --config FILE"]
+        for name in ("student", "teacher", "data"):
+            if getattr(self, name) is None:
+                head.append(f"# Its {name} was made in Python, which a file cannot say.")
+        return "\n".join([*head, "", tomli_w.dumps(_without_none(values))])
+
+
+def write_config(
+    job: Job,
+    student: nn.Module | str,
+    teacher: Teacher | nn.Module | str,
+    data: Data,
+    validation: Data | None,
+) -> None:
+    """Leave ``config.toml`` in the run's folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not job.processes.first:
+        return
+    seen = _described(data)
+    measured = {} if validation is None else _described(validation)
+    config = RunConfig(
+        student=student if isinstance(student, str) else None,
+        teacher=teacher if isinstance(teacher, str) else None,
+        **seen,
+        validation=measured.get("data"),
+        validation_label_maps=measured.get("label_maps"),
+        out=str(job.folder),
+        settings=job.settings.plain(),
+    )
+    write_atomically(job.folder / "config.toml", config.text().encode("utf-8", "surrogateescape"))
+
+
+def _described(data: Data) -> dict[str, Any]:
+    """The fields of a :class:`RunConfig` that say which data these are; none for other datasets."""
+    if isinstance(data, (str, os.PathLike)):
+        return {"data": str(data)}
+    if not isinstance(data, (RawFolder, ImageFolder, PackedRaw)):
+        return {}
+    maps = data.label_maps
+    found: dict[str, Any] = {"label_maps": None if maps is None else str(maps.root)}
+    if isinstance(data, PackedRaw):
+        return {**found, "data": str(data.path), "live_teacher": not data.use_stored_teacher}
+    classes = isinstance(data, RawFolder) and bool(data.classes)
+    return {**found, "data": str(data.root), "labels": classes}
+
+
+def _check(path: str, name: str, value: Any) -> None:
+    """Refuse a key that a run has not, or a value of another type."""
+    known = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        where = "" if near or name not in TrainSettings.__dataclass_fields__ else " in [settings]"
+        hint = f"did you mean {near[0]!r}?" if near else f"it belongs{where}" if where else (
+            f"there are {', '.join(known)}"
+        )  # fmt: skip
+        raise ValueError(f"{path}: has no key {name!r}: {hint}")
+    kind: type = dict if name == "settings" else bool if known[name] is False else str
+    if not isinstance(value, kind):
+        expected = {dict: "a table", bool: "true or false", str: "a string"}[kind]
+        raise ValueError(f"{path}: {name} must be {expected}, got {shown(value)}")
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value

@@ -1,0 +1,377 @@
+"""``TrainSettings``: everything that a training run may be told beside its models and its data.
+
+One frozen value, checked once. ``train()`` takes its fields as keywords, the shell makes its flags
+and their help from it, a run writes it into its report, its checkpoint and its ``config.toml``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+
+from isp_distill.arguments import real_number, shown, whole_number, whole_numbers
+from isp_distill.data.draw import FIXED_PLACES
+from isp_distill.data.exposure import ShortExposure
+from isp_distill.data.loader import PREFETCH_BYTES
+from isp_distill.data.views import View
+from isp_distill.isp.augmentation import ISPAugmentation
+from isp_distill.models.losses import DistillLoss
+from isp_distill.ops.unprocess.noise import NoiseModel
+
+TRAINABLE = ("all", "stem")
+
+
+#: What a run that goes on may change, since its weights do not depend on it.
+FREE = frozenset(
+    {
+        *("validation_views", "channels_last", "compile", "device", "workers", "prefetch_bytes"),
+        *("checkpoint_every", "metrics_every", "resume", "tensorboard", "progress", "profile"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train; every field is a keyword of :func:`isp_distill.train`, and a flag of the shell.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: views a forward pass, in each process.
+        validation_views: crops a file of the validation data, 1 to 5.
+        crop: side of the mosaics in sensor pixels, even; None: twice the teacher's size.
+        binning: sites of one colour averaged per side; None: as many as leave the crop.
+        crop_area: random resized crops, of whole CFA periods: least and largest share of the
+            mosaic's area in a view, e.g. (0.25, 1), resized to the crop; None: views of one size.
+        crop_ratio: of random resized crops, least and largest width over height.
+        vertical_flip: turn half of the views upside down too; left and right always change places
+            in half of them. The pattern follows, and teacher and student see the same view.
+        objective: forward_kl, reverse_kl, jsd, tvd, dkd, mse or cwd; see
+            :func:`isp_distill.distill_loss`.
+        temperature: of the softmax of both models in the objective, above 0.
+        alpha: share of the objective, 0 to 1; the rest is the cross entropy of the labels, which
+            are looked at only below 1.
+        dense_size: of dense logits, the resolution at which they are compared, in the loss and in
+            the reports: one side or (height, width); None: the teacher's own. Both logits are
+            upsampled in the loss's kernel, see :func:`isp_distill.upsampled_distill_loss`.
+        lr: learning rate of the weights, cosine to zero after the warm-up.
+        stem_lr: learning rate of the stem's few camera numbers (gain, mix, gamma).
+        weight_decay: AdamW's, on weights of two or more axes.
+        warmup: share of the steps over which the learning rates rise from zero, 0 to 1.
+        clip_norm: largest norm of the gradient; 0 for none.
+        ema: decay of averaged weights, which then are the result, 0 to below 1; 0 for none.
+        accumulate: forward passes an optimiser step.
+        trainable: all, or stem for the RawStem alone.
+        freeze_batch_norm: keep batch-norm statistics as they are.
+        dropout: leave dropout and stochastic depth on.
+        exposure: what the student sees: None for the clean shot, a factor such as 0.1 or a
+            :class:`ShortExposure` for a short and noisy one.
+        noise: sensor noise in mosaics that are made from pictures: a :class:`NoiseModel`.
+        augmentation: ranges from which the exposure and white balance of the teacher's ISP are
+            drawn for each view: an :class:`ISPAugmentation`; None: each file's own.
+        amp: bfloat16 autocast; None: where the device is a GPU.
+        channels_last: keep the models' images and weights in channels-last memory.
+        compile: run the student through torch.compile.
+        device: where to compute; None: cuda if there is one, else cpu.
+        workers: threads that read.
+        prefetch_bytes: batches made ahead of the training, so many bytes of them.
+        checkpoint_every: steps between checkpoints; there is always one at the end.
+        metrics_every: steps between readings of loss and agreement, since a GPU's queue runs dry
+            while they are read (every step is written all the same); None: 1 on the CPU, else 10.
+        resume: go on from the checkpoint that lies in the run's folder, if there is one.
+        tensorboard: write TensorBoard's files where it is installed.
+        progress: show a progress bar.
+        profile: print at the end how the time of a step divides over its stages, and put it into
+            the report; on a GPU this makes the run slower.
+        seed: of everything random.
+
+    Raises:
+        TypeError: for a value of another type; the message names setting and value.
+        ValueError: for one out of range.
+    """
+
+    steps: int = 500
+    batch_size: int = 16
+    validation_views: int = 1
+    crop: int | None = None
+    binning: int | None = None
+    crop_area: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    vertical_flip: bool = False
+    objective: str = "forward_kl"
+    temperature: float = 2.0
+    alpha: float = 1.0
+    dense_size: int | Sequence[int] | None = None
+    lr: float = 3e-5
+    stem_lr: float = 2e-2
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    clip_norm: float = 1.0
+    ema: float = 0.0
+    accumulate: int = 1
+    trainable: str = "all"
+    freeze_batch_norm: bool = True
+    dropout: bool = False
+    exposure: ShortExposure | float | None = None
+    noise: NoiseModel | None = None
+    augmentation: ISPAugmentation | None = None
+    amp: bool | None = None
+    channels_last: bool = False
+    compile: bool = False
+    device: torch.device | str | None = None
+    workers: int = 2
+    prefetch_bytes: int = PREFETCH_BYTES
+    checkpoint_every: int = 100
+    metrics_every: int | None = None
+    resume: bool = True
+    tensorboard: bool = True
+    progress: bool = True
+    profile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in _WHOLE.items():
+            self._set(name, self._whole(name, least))
+        for name, (least_real, most) in _REAL.items():
+            value = real_number(getattr(self, name), name)
+            if not (least_real <= value <= most and math.isfinite(value)):
+                limits = f"in [{least_real:g}, {most:g}]" if most < math.inf else "0 or more"
+                raise ValueError(f"{name} must be {limits}, got {value:g}")
+            self._set(name, value)
+        for name in ("temperature", "alpha"):  # their ranges are the loss's
+            self._set(name, real_number(getattr(self, name), name))
+        if self.ema == 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        for name in FLAGS:
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (name == "amp" and value is None):
+                raise TypeError(f"{name} must be True or False, got {shown(value)}")
+        if self.validation_views > len(FIXED_PLACES):
+            raise ValueError(
+                f"validation_views must be at most {len(FIXED_PLACES)}, got {self.validation_views}"
+            )
+        if self.trainable not in TRAINABLE:
+            expected = " or ".join(TRAINABLE)
+            raise ValueError(f"unknown trainable {self.trainable!r}: expected {expected}")
+        for name in ("crop_area", "crop_ratio"):
+            self._set(name, _pair(getattr(self, name), name))
+        if self.dense_size is not None:
+            self._set("dense_size", _sides(self.dense_size))
+        if self.device is not None:
+            try:
+                self._set("device", str(torch.device(self.device)))
+            except (RuntimeError, TypeError):
+                raise ValueError(
+                    f"device {shown(self.device)}: torch knows no such device; give cpu, cuda, "
+                    "cuda:1 or another of its names"
+                ) from None
+        self._set("exposure", ShortExposure.of(self.exposure))
+        for name, kind in VALUES.items():
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, kind)):
+                raise TypeError(f"{name} must be {kind.__name__} or None, got {shown(value)}")
+        # What a view and a loss may be made of, they know themselves.
+        self.view(2)
+        self.loss()
+
+    @classmethod
+    def of(cls, settings: TrainSettings | None, **changes: Any) -> TrainSettings:
+        """The settings with some changed; the defaults where there are none.
+
+        Raises:
+            TypeError: for a name that is none, with the nearest one.
+        """
+        check_names(changes)
+        return cls(**changes) if settings is None else dataclasses.replace(settings, **changes)
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> TrainSettings:
+        """The settings from what :meth:`plain` made of some, or a part of it.
+
+        Raises:
+            TypeError: for an unknown name, or a value of another type.
+            ValueError: for a value out of range.
+        """
+        made = dict(values)
+        for name, kind in VALUES.items():
+            if isinstance(made.get(name), Mapping):
+                made[name] = _made(kind, made[name], name)
+        return cls.of(None, **made)
+
+    def plain(self) -> dict[str, Any]:
+        """Every setting, in numbers, strings, lists and dictionaries of them: what JSON can say."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    def decisive(self) -> dict[str, Any]:
+        """Of :meth:`plain`, what the weights depend on: a run that goes on must have the same."""
+        return {name: value for name, value in self.plain().items() if name not in FREE}
+
+    def view(self, teacher_size: int) -> View:
+        """How samples are cut for a teacher of this size.
+
+        Raises:
+            ValueError: for settings of it that are out of range or do not go together.
+        """
+        return View(
+            2 * teacher_size if self.crop is None else self.crop,
+            self.binning,
+            area=self.crop_area,
+            ratio=self.crop_ratio,
+            flip=self.vertical_flip,
+        )
+
+    def loss(self) -> DistillLoss:
+        """The objective, with the count of predictions that agree."""
+        return DistillLoss(
+            self.objective,
+            temperature=self.temperature,
+            alpha=self.alpha,
+            return_agreement=True,
+            size=self.dense_size,
+        )
+
+    @property
+    def short_exposure(self) -> ShortExposure | None:
+        """The short exposure that the student sees, if any."""
+        return ShortExposure.of(self.exposure)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _whole(self, name: str, least: int | None) -> int | None:
+        value = getattr(self, name)
+        if value is None and name in _MAY_BE_NONE:
+            return None
+        number = whole_number(value, name)
+        if least is not None and number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
+        return number
+
+
+# The least that each whole number may be.
+_WHOLE: dict[str, int | None] = {
+    **dict.fromkeys(("steps", "batch_size", "validation_views", "accumulate", "workers"), 1),
+    **dict.fromkeys(("prefetch_bytes", "checkpoint_every", "metrics_every"), 1),
+    **{"crop": 2, "binning": 1, "seed": None},
+}
+_MAY_BE_NONE = ("crop", "binning", "metrics_every")
+# The least and the most that each real number may be.
+_REAL = {
+    **dict.fromkeys(("lr", "stem_lr", "weight_decay", "clip_norm"), (0.0, math.inf)),
+    **dict.fromkeys(("warmup", "ema"), (0.0, 1.0)),
+}
+#: Settings that are on or off.
+FLAGS = (
+    *("vertical_flip", "freeze_batch_norm", "dropout", "amp", "channels_last", "compile"),
+    *("resume", "tensorboard", "progress", "profile"),
+)
+#: Settings that are values of their own, and their types.
+VALUES: dict[str, type] = {
+    "exposure": ShortExposure,
+    "noise": NoiseModel,
+    "augmentation": ISPAugmentation,
+}
+
+
+class TrainKeywords(TypedDict, total=False):
+    """The fields of :class:`TrainSettings` as ``train()`` takes them: for editors and checkers."""
+
+    steps: int
+    batch_size: int
+    validation_views: int
+    crop: int | None
+    binning: int | None
+    crop_area: tuple[float, float] | None
+    crop_ratio: tuple[float, float]
+    vertical_flip: bool
+    objective: str
+    temperature: float
+    alpha: float
+    dense_size: int | Sequence[int] | None
+    lr: float
+    stem_lr: float
+    weight_decay: float
+    warmup: float
+    clip_norm: float
+    ema: float
+    accumulate: int
+    trainable: str
+    freeze_batch_norm: bool
+    dropout: bool
+    exposure: ShortExposure | float | None
+    noise: NoiseModel | None
+    augmentation: ISPAugmentation | None
+    amp: bool | None
+    channels_last: bool
+    compile: bool
+    device: torch.device | str | None
+    workers: int
+    prefetch_bytes: int
+    checkpoint_every: int
+    metrics_every: int | None
+    resume: bool
+    tensorboard: bool
+    progress: bool
+    profile: bool
+    seed: int
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse what is no setting.
+
+    Raises:
+        TypeError: that names it, and the nearest setting.
+    """
+    known = [f.name for f in dataclasses.fields(TrainSettings)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(known)}"
+            raise TypeError(f"train has no setting {name!r}{hint}")
+
+
+def _pair(value: Any, name: str) -> tuple[float, float] | None:
+    if value is None and name != "crop_ratio":
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"{name} must be (least, largest), got {shown(value)}")
+    return real_number(value[0], name), real_number(value[1], name)
+
+
+def _sides(value: Any) -> int | tuple[int, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        sides: tuple[int, ...] = (whole_number(value, "dense_size"),)
+    else:
+        sides = whole_numbers(value, "dense_size")
+    if len(sides) > 2 or not sides or min(sides) < 1:
+        raise ValueError(
+            f"dense_size {shown(value)}: expected one side or (height, width), at least 1"
+        )
+    return sides if isinstance(value, Sequence) else sides[0]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _made(kind: type, values: Mapping[str, Any], name: str) -> Any:
+    """A value of a setting from its plain form.
+
+    Raises:
+        TypeError: for a field that it has not.
+    """
+    known = [f.name for f in dataclasses.fields(kind)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise TypeError(f"{name} has no {unknown[0]!r}: there are {', '.join(known)}")
+    made = dict(values)
+    if isinstance(made.get("noise"), Mapping):
+        made["noise"] = _made(NoiseModel, made["noise"], f"{name}.noise")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in made.items()})
