@@ -63,15 +63,12 @@ def test_a_loop_of_ones_own_lowers_the_loss(run, name):
     assert 0 < found[-1] < found[0]
 
 
-@pytest.mark.parametrize("name", ["kernels_in_a_loop", "lightning_module"])
-def test_a_loop_of_ones_own_takes_a_folder_of_raw_files(run, name, dngs):
-    assert len(losses(run(name, dngs, "--epochs", 1))) == 1
+def test_a_loop_of_ones_own_takes_a_folder_of_raw_files(run, dngs):
+    assert len(losses(run("kernels_in_a_loop", dngs, "--epochs", 1))) == 1
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_a_dense_teacher(run, own, request):
-    data = [request.getfixturevalue("dngs")] if own else []
-    printed = run("dense_teacher", *data, "--size", 64, "--steps", 4, "--out", "out")
+def test_a_dense_teacher(run):
+    printed = run("dense_teacher", "--size", 64, "--steps", 4, "--out", "out")
     before, after = (float(kl) for kl in re.findall(r"KL (\d+\.\d+), mIoU", printed))
     assert after < before
     written = json.loads(Path("out/report.json").read_text())
@@ -96,10 +93,8 @@ def test_sensor_arrays_of_ones_own(run, tmp_path):
     assert json.loads(Path("out/report.json").read_text())["skipped"] == {}
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_an_export_answers_as_torch_does(run, own, request):
-    data = [request.getfixturevalue("dngs") / "1.dng"] if own else []
-    printed = run("export_onnxruntime", *data, "--crop", 128, "--out", "x.onnx")
+def test_an_export_answers_as_torch_does(run, dngs):
+    printed = run("export_onnxruntime", dngs / "1.dng", "--crop", 128, "--out", "x.onnx")
     ours, torchs = re.search(r"onnxruntime: class (\d+), torch: class (\d+)", printed).groups()
     assert ours == torchs
     difference, largest = re.search(r"logit: (\S+), of logits up to (\S+)", printed).groups()
