@@ -65,6 +65,7 @@ if options.weights is None:
 photos = RawFolder(options.folder) if options.folder else stand_ins.raw_photographs()
 middle = functools.partial(collate, view=View(448))  # 448 sensor pixels a side, of any sensor
 loader = DataLoader(photos, batch_size=4, shuffle=True, collate_fn=middle)
-quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-trainer = lightning.Trainer(max_epochs=options.epochs, enable_checkpointing=False, **quiet)
+trainer = lightning.Trainer(
+    max_epochs=options.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False
+)
 trainer.fit(RawDistillation(teacher), loader)

@@ -72,7 +72,7 @@ def test_a_dense_teacher(run):
     before, after = (float(kl) for kl in re.findall(r"KL (\d+\.\d+), mIoU", printed))
     assert after < before
     written = json.loads(Path("out/report.json").read_text())
-    assert written["options"]["dense_size"] == 64
+    assert written["settings"]["dense_size"] == 64
     assert Path("out/contact_sheet.png").stat().st_size > 1000
 
 
