@@ -5,6 +5,8 @@
 # make bench  the microbenchmarks
 # make fuzz   drawn calls and damaged files; FUZZ_SECONDS=1800 for half an hour
 # make bench-gpu   on a machine with a GPU: every backend checked and timed, into bench-gpu/
+# make clean   everything that was built or installed here removed
+# make help   this list
 #
 # Each target makes its own virtual environment first. PYTHON chooses the interpreter (3.10+).
 
@@ -17,7 +19,14 @@ PACKAGING := pyproject.toml setup.py
 CSRC := $(shell find csrc -type f)
 SOURCES := $(CSRC) $(shell find isp_distill kernels -name '*.py')
 
-.PHONY: demo demo-segmentation test docs fuzz bench bench-gpu clean
+.PHONY: demo demo-segmentation test docs fuzz bench bench-gpu clean help
+
+# Without a target: nobody who only types make waits for a demo.
+.DEFAULT_GOAL := help
+
+help:
+	@awk '/^# make / {target = $$3; sub("^# make [^ ]+ +", ""); printf "make %-18s %s\n", target, $$0}' \
+		$(firstword $(MAKEFILE_LIST))
 
 demo: .venv-demo/installed
 	$(DEMO) demo/run.py

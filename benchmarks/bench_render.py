@@ -1,8 +1,8 @@
 """render beside what it replaces: whole pictures from whole mosaics.
 
-    python benchmarks/bench_isp.py                      # the tables
-    python benchmarks/bench_isp.py --megapixels 12 --tasks display
-    pytest benchmarks/bench_isp.py --benchmark-only     # the same calls under pytest-benchmark
+    python benchmarks/bench_render.py                      # the tables
+    python benchmarks/bench_render.py --megapixels 12 --tasks display
+    pytest benchmarks/bench_render.py --benchmark-only     # the same calls under pytest-benchmark
 
 Four tasks: a 224-pixel picture resized in display values, the same resized in linear light, and
 the picture at the sensor's own size (Malvar, sRGB, float32); and linear light once more with the
