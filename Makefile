@@ -1,5 +1,6 @@
 # make demo   a student trained on RAW files made from real photographs, beside three baselines
 # make demo-segmentation   the same with a class for every pixel
+# make demo-sensor   the same on bare bytes: packed 12-bit frames and a sensor.toml
 # make test   formatting, types and tests
 # make docs   the documentation, into site/; a broken link or an undocumented name fails it
 # make bench  the microbenchmarks
@@ -19,7 +20,7 @@ PACKAGING := pyproject.toml setup.py
 CSRC := $(shell find csrc -type f)
 SOURCES := $(CSRC) $(shell find isp_distill kernels -name '*.py')
 
-.PHONY: demo demo-segmentation test docs fuzz bench bench-gpu clean help
+.PHONY: demo demo-segmentation demo-sensor test docs fuzz bench bench-gpu clean help
 
 # Without a target: nobody who only types make waits for a demo.
 .DEFAULT_GOAL := help
@@ -33,6 +34,9 @@ demo: .venv-demo/installed
 
 demo-segmentation: .venv-demo/installed
 	$(DEMO) demo/segmentation.py
+
+demo-sensor: .venv-demo/installed
+	$(DEMO) demo/sensor.py
 
 test: .venv/installed
 	$(TEST) -m ruff check .

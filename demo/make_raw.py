@@ -71,12 +71,12 @@ def make_raw(
             bits, black = SENSORS[which // 4]
             pattern = PATTERNS[which % 4]
             path = folders[photograph.held_out] / f"{photograph.name}-{index}-{pattern}-{bits}.dng"
-            tile = _tile(picture, side, scale, down, right)
+            tile = tile_of(picture, side, scale, down, right)
             _write(path, tile, pattern, bits, black, seed=8 * number + index)
     return folders
 
 
-def _tile(picture: Image.Image, side: int, scale: float, down: float, right: float) -> np.ndarray:
+def tile_of(picture: Image.Image, side: int, scale: float, down: float, right: float) -> np.ndarray:
     """uint8 RGB ``[side, side, 3]`` of the picture with its shorter side at ``scale`` tiles."""
     factor = side * scale / min(picture.size)
     width, height = (max(side, round(length * factor)) for length in picture.size)
@@ -85,16 +85,22 @@ def _tile(picture: Image.Image, side: int, scale: float, down: float, right: flo
     return resized[top : top + side, left : left + side]
 
 
-def _write(path: Path, tile: np.ndarray, pattern: str, bits: int, black: int, seed: int) -> None:
+def light_of(tile: np.ndarray, pattern: str, seed: int) -> tuple[np.ndarray, ISP]:
+    """The light of a tile on a made-up sensor, 0 to 1, float64 ``[H, W]``, and its camera."""
     rgb = torch.from_numpy(tile.copy()).movedim(-1, 0)[None].float() / 255
     # unprocess undoes a smoothstep tone curve that the file's reader does not know of: with that
     # curve put on first, what arrives in the mosaic is the linear light of the picture itself.
     mosaic, isp = unprocess(rgb * rgb * (3 - 2 * rgb), pattern=pattern, bits=16, black=0, seed=seed)
-    # Nor does a DNG reader know of its exposure: it goes into the mosaic.
+    # Nor does a file's reader know of its exposure: it goes into the mosaic.
     exposure = torch.as_tensor(isp.exposure).item()
-    white = 2**bits - 1
     light = mosaic[0].numpy().astype(np.float64) / 65535 * exposure
-    sensor = np.rint(black + light.clip(0, 1) * (white - black)).astype(np.uint16)
+    return light.clip(0, 1), isp
+
+
+def _write(path: Path, tile: np.ndarray, pattern: str, bits: int, black: int, seed: int) -> None:
+    light, isp = light_of(tile, pattern, seed)
+    white = 2**bits - 1
+    sensor = np.rint(black + light * (white - black)).astype(np.uint16)
     balance = torch.as_tensor(isp.white_balance).reshape(3).tolist()
     ccm = torch.as_tensor(isp.ccm).reshape(3, 3).tolist()
     write_dng(
