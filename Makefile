@@ -16,6 +16,8 @@ PYTHON ?= python3
 DEMO := .venv-demo/bin/python
 TEST := .venv/bin/python
 FUZZ_SECONDS ?= 60
+# Processes that run the tests: one for each core.
+WORKERS ?= logical
 PACKAGING := pyproject.toml setup.py
 CSRC := $(shell find csrc -type f)
 SOURCES := $(CSRC) $(shell find isp_distill kernels -name '*.py')
@@ -43,7 +45,7 @@ test: .venv/installed
 	$(TEST) -m ruff format --check .
 	$(TEST) -m mypy --strict isp_distill kernels
 	.venv/bin/lint-imports
-	$(TEST) -m pytest -q
+	$(TEST) -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
 
 docs: .venv/installed
 	$(TEST) -m mkdocs build --strict

@@ -150,6 +150,11 @@ def give_up(reason, device="CPU"):
 class BuildKernels(build_ext):
     """Compiles each source with its own flags, in parallel; a failure is not fatal by default."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        # Both libraries at once: much of what nvcc does for a file keeps one core busy.
+        self.parallel = self.parallel or len(self.extensions or ()) or None
+
     def build_extension(self, ext):
         cuda = ext.name.endswith("._cuda")
         try:

@@ -6,6 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
+# Before torch is imported: its threads sleep while they wait for one another. By default they spin,
+# which takes the core from the tests that run beside these (make test has a worker for each core).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from hypothesis import settings
 from installed_package import prefer_built_package
@@ -31,3 +37,35 @@ settings.load_profile("isp-distill")
 
 # The tests' tensors are small: more threads than this only wait for one another.
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+# Files that take a minute or more, longest first. Workers begin with them, so that none is left to
+# run alone at the end.
+LONGEST = (
+    "gpu/test_cuda_host.py",
+    "gpu/test_gpu_kernels.py",
+    "ops/distill_loss/test_distill_loss_triton_code.py",
+    "training/test_processes.py",
+    "training/test_interruption.py",
+    "gpu/test_gpu_static.py",
+    "test_fuzz.py",
+)
+# Of these, the ones whose tests share nothing dear: each goes to whichever worker is free. Those
+# of every other file stay together, since they share fixtures and what they keep in memory.
+SEPARATE = (
+    "gpu/test_cuda_host.py",
+    "gpu/test_gpu_kernels.py",
+    "training/test_processes.py",
+    "training/test_interruption.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first and a file's tests into a group, for ``--dist loadgroup``."""
+    tests = Path(__file__).parent
+    files = {item: os.path.relpath(item.path, tests).replace(os.sep, "/") for item in items}
+    ranks = {file: rank for rank, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(files[item], len(LONGEST)))
+    for item in items:
+        if files[item] not in SEPARATE:
+            item.add_marker(pytest.mark.xdist_group(files[item]))

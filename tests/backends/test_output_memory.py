@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib.util
 import sys
 import threading
+from types import ModuleType
 
 import pytest
 import torch
@@ -132,20 +133,26 @@ def test_an_output_is_never_overwritten_by_the_next_call():
     assert not torch.equal(first, second)
 
 
-def run(variable: str) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import torch; from isp_distill.backends.output_memory import _blocks, recycled;"
-        "recycled(torch.empty(2**22)); print(len(_blocks))"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={"ISP_DISTILL_KEPT_MEMORY": variable, "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
+def started_with(variable: str) -> ModuleType:
+    """The module, run anew as at the start of a process whose environment has the variable."""
+    spec = importlib.util.spec_from_file_location("started_anew", output_memory.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ISP_DISTILL_KEPT_MEMORY", variable)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+    return module
 
 
-def test_the_environment_turns_it_off():
-    assert run("0").stdout.strip() == "0"
-    assert run("64").stdout.strip() == "1"
-    assert "ISP_DISTILL_KEPT_MEMORY is 'a lot'" in run("a lot").stderr
+@pytest.mark.parametrize(("variable", "kept"), [("0", 0), ("64", 1)])
+def test_the_environment_turns_it_off(variable, kept):
+    module = started_with(variable)
+    module.recycled(torch.empty(2**22))
+    assert len(module._blocks) == kept
+
+
+def test_an_environment_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="ISP_DISTILL_KEPT_MEMORY is 'a lot'"):
+        started_with("a lot")

@@ -131,7 +131,10 @@ def test_batches_ahead_are_bounded_in_bytes():
         batches = loader.training(0, 40)
         for number in range(1, 4):
             assert next(batches).nbytes < batch + 600
-            time.sleep(0.2)
+            deadline = time.monotonic() + 60
+            while data.taken < 4 * (number + ahead) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.2)  # more than that would be taken by now
             assert data.taken == 4 * (number + ahead)
         batches.close()
     with pytest.raises(ValueError, match="prefetch_bytes"):

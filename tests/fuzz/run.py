@@ -30,8 +30,8 @@ AREAS = {
 }
 
 
-def run_area(name: str, seconds: float, seed: int, only: int | None, note: Path) -> int:
-    """Try inputs of one area until the time is over; the exit code."""
+def run_area(name: str, seconds: float, least: int, seed: int, only: int | None, note: Path) -> int:
+    """Try inputs of one area until the time is over, ``least`` at the least; the exit code."""
     from fuzz.area import Tally, attempt_one
 
     area = importlib.import_module(f"fuzz.{name}")
@@ -39,13 +39,14 @@ def run_area(name: str, seconds: float, seed: int, only: int | None, note: Path)
     with tempfile.TemporaryDirectory(prefix="isp-distill-fuzz-") as folder:
         number = seed << 32 if only is None else only
         began = time.monotonic()
+        each = getattr(area, "CALLS", 1)
         while True:
             note.write_text(json.dumps({"number": number}))
             attempt_one(area.attempt, number, Path(folder), tally)
             number += 1
-            if only is not None or time.monotonic() - began > seconds:
+            over = time.monotonic() - began > seconds and each * tally.tried >= least
+            if only is not None or over:
                 break
-    each = getattr(area, "CALLS", 1)
     summary = {"tried": each * tally.tried, "refused": tally.refused, "faults": tally.faults}
     note.write_text(json.dumps(summary))
     return 1 if tally.faults else 0
@@ -55,6 +56,9 @@ def main() -> int:
     """Run the areas one after the other and print a table; 1 where there was a fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=60.0, help="for all areas together")
+    parser.add_argument(
+        "--least", type=int, default=1, help="inputs of each area, however long they take"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--area", choices=AREAS, help="this one alone")
     parser.add_argument("--only", type=int, help="this input alone, by its number")
@@ -62,7 +66,9 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.note is not None:
         sys.path[:0] = [str(TESTS), str(TESTS / "cases")]
-        return run_area(chosen.area, chosen.seconds, chosen.seed, chosen.only, chosen.note)
+        return run_area(
+            chosen.area, chosen.seconds, chosen.least, chosen.seed, chosen.only, chosen.note
+        )
     names = list(AREAS) if chosen.area is None else [chosen.area]
     share = sum(AREAS[name] for name in names)
     failed = 0
@@ -72,7 +78,7 @@ def main() -> int:
             note = Path(folder) / "note.json"
             command = [sys.executable, __file__, "--area", name, "--note", str(note)]
             command += ["--seconds", str(chosen.seconds * AREAS[name] / share)]
-            command += ["--seed", str(chosen.seed)]
+            command += ["--least", str(chosen.least), "--seed", str(chosen.seed)]
             if chosen.only is not None:
                 command += ["--only", str(chosen.only)]
             # One thread: the kernels are small, and another process may be measuring.

@@ -47,7 +47,7 @@ def gone(pid):
         return True
 
 
-def wait_until(condition, seconds=10):
+def wait_until(condition, seconds=100):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -151,13 +151,13 @@ def test_decoder_errors_keep_their_kind(odd_pool):
 
 @pytest.mark.parametrize("name", ["hang", "hang-locked"])
 def test_hanging_decoder_is_stopped(name):
-    with DecodePool(1, timeout_s=0.5, decoder=by_name) as pool:
+    with DecodePool(1, timeout_s=2.5, decoder=by_name) as pool:
         pool.read("good.dng")
         (before,) = pool.pids
         start = time.monotonic()
-        with pytest.raises(CorruptRawError, match=r"longer than 0\.5 s"):
+        with pytest.raises(CorruptRawError, match=r"longer than 2\.5 s"):
             pool.read(f"{name}.dng")
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 60  # it would hang for ten minutes
         assert gone(before)
         pool.read("good.dng")
 
@@ -205,7 +205,7 @@ def test_close_wakes_readers_and_ends_workers():
         pool.close()
         for reading in readings:
             with pytest.raises(RuntimeError, match="closed"):
-                reading.result(timeout=10)
+                reading.result(timeout=100)
     wait_until(lambda: all(gone(pid) for pid in pids))
     with pytest.raises(RuntimeError, match="closed"):
         pool.read("good.dng")
@@ -280,12 +280,12 @@ def test_a_fork_has_workers_of_its_own(odd_pool):
             warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
             child = context.Process(target=_read_in_child, args=(odd_pool, queue))
             child.start()
-        child.join(20)
+        child.join(100)
         if child.exitcode is None:
             child.kill()
         assert child.exitcode == 0
         pattern, theirs = queue.get()
-        assert [reading.result(timeout=10).pattern for reading in readings] == ["GBRG"] * 2
+        assert [reading.result(timeout=100).pattern for reading in readings] == ["GBRG"] * 2
     assert pattern == "GBRG"
     assert not set(theirs) & set(ours)
     wait_until(lambda: all(gone(pid) for pid in theirs))

@@ -5,6 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from isp_distill.backends import triton_support
+
+if triton_support.interpreted():
+    from triton_interpreter import patch_once_a_launch
+
+    patch_once_a_launch()
+
 
 @pytest.fixture
 def device() -> torch.device:

@@ -6,9 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from isp_distill.kernels.raw_conv import backward as raw_conv_backward
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "cases"))
 
@@ -26,13 +28,18 @@ from isp_distill import BackendError, raw_conv, use_backend
 from isp_distill.backends import triton_support
 from isp_distill.ops.raw_conv.operator import ACTIVATIONS
 
+SPLITS = raw_conv_backward.SPLITS
 DTYPES = (torch.uint8, torch.uint16, torch.int16, torch.int32, torch.float16, torch.float32)
 
 
-@given(cases(largest=20))
+# The interpreter takes as long as there are tiles: of 20 x 20 sensor values that is up to 21.
+@given(cases(largest=10 if triton_support.interpreted() else 20), st.sampled_from([3, SPLITS]))
 @settings(max_examples=25)
-def test_equals_the_reference(case):
-    check_against_reference(case, "triton", half_operands=True)
+def test_equals_the_reference(case, splits):
+    """With 3 splits a program of the backward pass takes several tiles, one after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raw_conv_backward, "SPLITS", splits)
+        check_against_reference(case, "triton", half_operands=True)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
