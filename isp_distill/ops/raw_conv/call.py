@@ -59,6 +59,9 @@ MOSAIC_DTYPES = (
     torch.float64,
 )
 
+#: No convolution has a larger one, and the kernels' sums of strides must not overflow.
+LARGEST_STEP = 65535
+
 choice.register(choice.Implementation("raw_conv", "reference", reference.raw_conv))
 
 
@@ -97,7 +100,7 @@ def quadruple_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]
 
     Raises:
         TypeError: for anything but whole numbers.
-        ValueError: for another count of them, or a negative number.
+        ValueError: for another count of them, or a number below 0 or above 65535.
     """
     one = isinstance(padding, int)
     values = whole_numbers((padding,) * 4 if one else padding, "padding")
@@ -108,6 +111,8 @@ def quadruple_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]
             f"padding {padding!r}: expected a number, (vertical, horizontal), or "
             "(left, right, top, bottom), none of them negative"
         )
+    if max(values) > LARGEST_STEP:
+        raise ValueError(f"padding must be at most {LARGEST_STEP}, got {shown(padding)}")
     return values[0], values[1], values[2], values[3]
 
 
@@ -147,9 +152,9 @@ def raw_conv(
         white: white level, sensor units: a number or ``[N]``.
         pattern: "RGGB", "GRBG", "GBRG" or "BGGR", or one per sample (names or codes).
         gain: multiplies each plane, e.g. white balance: a number, ``[4]`` or ``[N, 4]``.
-        stride: of the convolution, on the packed grid.
+        stride: of the convolution, on the packed grid, 1 to 65535.
         padding: on the packed grid: a number, (vertical, horizontal), or
-            (left, right, top, bottom).
+            (left, right, top, bottom), each at most 65535.
         padding_value: what the padding holds, after the curve: a number or ``[4]``; zero if None.
             A model whose input was ``(x - mean) / std`` was padded with the mean's colour.
         clip: clamp to [0, 1] after normalising, and again after ``mix``.
@@ -195,8 +200,8 @@ def raw_conv(
         if isinstance(value, Tensor) and value.dim() > 0 and value.device != device:
             raise ValueError(f"{name} is on {value.device}, the mosaic on {device}")
     stride = whole_number(stride, "stride")
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1, got {stride}")
+    if not 1 <= stride <= LARGEST_STEP:
+        raise ValueError(f"stride must be between 1 and {LARGEST_STEP}, got {stride}")
     if clip not in (True, False):
         raise TypeError(f"clip must be True or False, got {shown(clip)}")
     clip = bool(clip)
