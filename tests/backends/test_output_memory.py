@@ -149,3 +149,13 @@ def test_the_environment_turns_it_off():
     assert run("0").stdout.strip() == "0"
     assert run("64").stdout.strip() == "1"
     assert "ISP_DISTILL_KEPT_MEMORY is 'a lot'" in run("a lot").stderr
+
+
+def test_memory_that_numpy_held_is_not_used_again():
+    """A storage that was lent to numpy can never be resized again, and an output must be."""
+    first = block_of(8)
+    first.numpy()
+    del first
+    second = block_of(8)
+    second.resize_(4 * 2**20)
+    assert second.numel() == 4 * 2**20
