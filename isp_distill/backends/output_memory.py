@@ -7,7 +7,8 @@ module remembers the storages of the outputs that the compiled kernels wrote, an
 again when nothing but this module refers to it any more.
 
 The storages are PyTorch's own, so an output is an ordinary tensor: no view, and it may be resized.
-A storage that was resized, moved to shared memory or otherwise given other bytes is forgotten.
+A storage that was resized, moved to shared memory, lent to numpy or otherwise given other bytes is
+forgotten.
 
 At most :data:`KEPT_BYTES` are remembered, in use or not, the oldest going first. The environment
 variable ``ISP_DISTILL_KEPT_MEMORY`` sets it in MiB, and 0 turns all of this off.
@@ -75,7 +76,12 @@ def _in_use(block: _Block) -> bool:
 
 def _is_as_it_was(block: _Block) -> bool:
     storage = block.storage[0]
-    return storage.nbytes() == block.size and storage.data_ptr() == block.address
+    # Tensor.numpy() takes away that a storage may be resized, and nothing gives it back.
+    return (
+        storage.nbytes() == block.size
+        and storage.data_ptr() == block.address
+        and storage.resizable()
+    )
 
 
 def _take(size: int) -> _Block | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from isp_distill.errors import RawError
+from isp_distill.files.ordinary import check_ordinary
 
 # TIFF 6.0: tag 258 BitsPerSample, tag 284 PlanarConfiguration (2: one plane after the other).
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _SEPARATE = 258, 284, 2
@@ -39,6 +40,7 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
             "reading pictures needs Pillow: pip install isp-distill[images]"
         ) from error
     name = os.fspath(path)
+    check_ordinary(name, RawError)
     try:
         with Image.open(name) as image:
             reason = _no_picture(image)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isp_distill.arguments import whole_number
 from isp_distill.data.draw import Draw
 from isp_distill.data.source import RowReader
 from isp_distill.errors import RawError
@@ -35,6 +36,7 @@ class View:
             of them anyway.
 
     Raises:
+        TypeError: for a crop or binning that is no whole number.
         ValueError: for an odd crop or a setting out of range.
 
     Examples:
@@ -51,6 +53,10 @@ class View:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        # Frozen, hence by this way: one of numpy's integers becomes Python's.
+        object.__setattr__(self, "crop", whole_number(self.crop, "crop"))
+        if self.binning is not None:
+            object.__setattr__(self, "binning", whole_number(self.binning, "binning"))
         if self.crop < 2 or self.crop % 2:
             raise ValueError(f"crop must be even and at least 2, got {self.crop}")
         if self.binning is not None and self.binning < 1:

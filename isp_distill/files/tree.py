@@ -33,8 +33,19 @@ def files_below(root: Path, suffixes: Sequence[str]) -> tuple[list[Path], dict[s
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    # Where the system does not say what it is, this asks, and may fail.
-                    if entry.is_dir():
+                    try:
+                        # Where the system does not say what it is, this asks, and may fail: for
+                        # this one, and not for those after it.
+                        is_folder = entry.is_dir()
+                    except OSError as error:
+                        if not entry.is_symlink():
+                            unlisted[entry.path] = (
+                                "the system cannot say whether it is a folder "
+                                f"({error.strerror or error}): what is in it was not seen"
+                            )
+                            continue
+                        is_folder = False  # a link that leads nowhere, such as one to itself
+                    if is_folder:
                         if not entry.is_symlink():
                             waiting.append(entry.path)
                     elif entry.name.lower().endswith(wanted) and not entry.name.startswith("."):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isp_distill.arguments import whole_numbers
 from isp_distill.data.views import View
 from isp_distill.files.atomic import replaced
 from isp_distill.isp.camera import ISP
@@ -109,7 +110,7 @@ def export(
     view = fixed_view(student, crop, binning, 448)
     crop, binning = view.crop, None if size is None and binning is None else view.binning
     view = View(crop, binning)
-    pair = (crop, crop) if size is None else tuple(int(s) for s in size)
+    pair = (crop, crop) if size is None else whole_numbers(size, "size (height, width)")
     if len(pair) != 2 or min(pair) < 2 or pair[0] % 2 or pair[1] % 2:
         raise ValueError(f"size {pair}: expected (height, width), even numbers")
     sides = (pair[0], pair[1])

@@ -315,5 +315,5 @@ def _next_number(folder: Path) -> int:
 
 
 def _is_below(name: str, folders: Iterable[str]) -> bool:
-    """Whether a file lies below one of the folders; "." holds all of them."""
-    return any(folder == "." or name.startswith(f"{folder}/") for folder in folders)
+    """Whether a file lies below one of the folders, or is one; "." holds all of them."""
+    return any(folder in (".", name) or name.startswith(f"{folder}/") for folder in folders)

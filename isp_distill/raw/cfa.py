@@ -140,7 +140,10 @@ def on_device(
     if device.type != "cpu" and isinstance(value, (list, tuple)):
         return torch.stack([on_device(v, device, dtype, name) for v in value])
     try:
-        tensor = torch.as_tensor(value)
+        # torch would round Python's numbers to its default dtype, and put them on its default
+        # device; an array has a dtype of its own.
+        own = hasattr(value, "__array__")
+        tensor = torch.as_tensor(value, dtype=None if own else dtype, device="cpu")
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"{name} is {shown(value)}: expected numbers") from None
     check_dense(tensor, name)
@@ -193,7 +196,7 @@ def check_levels(
         and -_APART_IN_FLOAT32 < black <= white - 1 < _APART_IN_FLOAT32
     ):
         return
-    low, high = torch.as_tensor(black), torch.as_tensor(white)[..., None]
+    low, high = _level(black), _level(white)[..., None]
     if not (readable(low) and readable(high)) or _are_apart(low, high):
         return
     # Written so that NaN fails it too; a level that is below another can be infinite on one side.
@@ -201,3 +204,11 @@ def check_levels(
         raise ValueError(
             f"black {low.tolist()} must be below white {high[..., 0].tolist()}, and both finite"
         )
+
+
+def _level(value: float | Sequence[float] | Tensor) -> Tensor:
+    """A level as given; numbers whatever torch's default dtype and device are."""
+    if isinstance(value, Tensor):
+        return value
+    own = hasattr(value, "__array__")
+    return torch.as_tensor(value, dtype=None if own else torch.float32, device="cpu")

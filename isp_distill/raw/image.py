@@ -18,6 +18,7 @@ import numpy as np
 import rawpy
 
 from isp_distill.errors import CorruptRawError
+from isp_distill.files.ordinary import check_ordinary
 from isp_distill.raw import fields as raw_fields
 from isp_distill.raw import framing, interpretation, metadata, rendition, tiff
 from isp_distill.raw import refusals as raw_refusals
@@ -226,7 +227,7 @@ def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawIm
         UnsupportedRawError: the file is sound but holds no Bayer mosaic (X-Trans, Foveon,
             monochrome, demosaiced DNG, not RAW at all), or LibRaw cannot decode its compression.
         CorruptRawError: the file is damaged: truncated, zeroed, nonsense sizes, or a DNG with a
-            tag that is there, is needed, and cannot be read.
+            tag that is there, is needed, and cannot be read; or it is a pipe or a device.
         OSError: the file cannot be opened (``FileNotFoundError``, ``PermissionError``, ...).
 
     Examples:
@@ -235,6 +236,7 @@ def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawIm
         ((96, 128), 'GRBG', 16383.0)
     """
     name = os.fsdecode(path)
+    check_ordinary(name, CorruptRawError)
     with open(name, "rb") as file:
         head = file.read(16)
         directories = tiff.read_directories(file)

@@ -21,6 +21,7 @@ from typing import Any
 
 from isp_distill.errors import DamagedPackError
 from isp_distill.files.atomic import write_atomically
+from isp_distill.files.ordinary import check_ordinary
 from isp_distill.storage.manifest_schema import (
     FieldError,
     check_head,
@@ -132,6 +133,9 @@ class Inspected:
 def _parsed(folder: Path, kind: str) -> dict[str, Any] | None:
     path = folder / MANIFEST
     try:
+        check_ordinary(
+            path, lambda _, why: DamagedPackError(folder, None, "the file", why, _START_ANEW)
+        )
         size = path.stat().st_size
         if size > MAX_BYTES:
             reason = f"has {size} bytes, more than the {MAX_BYTES} of any that pack writes"

@@ -156,3 +156,13 @@ def test_the_environment_turns_it_off(variable, kept):
 def test_an_environment_that_is_no_number_is_refused():
     with pytest.raises(ValueError, match="ISP_DISTILL_KEPT_MEMORY is 'a lot'"):
         started_with("a lot")
+
+
+def test_memory_that_numpy_held_is_not_used_again():
+    """A storage that was lent to numpy can never be resized again, and an output must be."""
+    first = block_of(8)
+    first.numpy()
+    del first
+    second = block_of(8)
+    second.resize_(4 * 2**20)
+    assert second.numel() == 4 * 2**20

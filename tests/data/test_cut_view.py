@@ -115,3 +115,9 @@ def test_what_cannot_be_cut_is_refused():
         cut_view(["photo.dng"], View(16))
     with pytest.raises(isp_distill.RawError, match="too small for a crop of 64"):
         cut_view(raw_image(0), View(64))
+
+
+@pytest.mark.parametrize("settings", [("448",), (448.0,), (448, 2.0), (True,)])
+def test_a_view_is_made_of_whole_numbers(settings):
+    with pytest.raises(TypeError, match=r"(crop|binning) must be a whole number"):
+        View(*settings)

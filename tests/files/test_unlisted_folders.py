@@ -110,7 +110,10 @@ def test_an_entry_of_unknown_kind(root, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", Listing)
     with closing(RawFolder(root)) as folder:
-        assert str(root / "b") in folder.skipped
+        # That one alone: what lies beside it is seen.
+        assert list(folder.skipped) == [str(root / "b/deep")]
+        assert "Input/output error" in folder.report()
+        assert [path.name for path in folder.paths] == ["0.dng", "1.dng", "2.dng"]
 
 
 def test_nothing_is_pruned_that_is_not_seen(root, unlist, monkeypatch, tmp_path):

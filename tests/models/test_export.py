@@ -310,3 +310,10 @@ def test_settings_out_of_range(tmp_path, settings, message):
 def test_a_function_is_no_student():
     with pytest.raises(TypeError, match=r"nn\.Module"):
         export(lambda mosaic, isp: mosaic, Path("student.onnx"))
+
+
+def test_a_size_is_two_whole_numbers(tmp_path):
+    student = rawify(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()))
+    for size in (128, "12", (16.5, 16)):
+        with pytest.raises(TypeError, match=r"size \(height, width\) must be (a )?whole number"):
+            export(student, tmp_path / "student.pt2", crop=16, size=size)

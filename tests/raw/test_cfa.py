@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isp_distill import ISP, raw_conv, render
 from isp_distill.ops import reference
 from isp_distill.ops.raw_conv.arguments import checked_mosaic
 from isp_distill.raw.cfa import PATTERNS, PLANES, pattern_code, pattern_codes, per_sample
@@ -101,3 +102,36 @@ def test_per_sample():
         per_sample([1, 2, 3], 2, (4,), "black", CPU)
     with pytest.raises(ValueError, match=r"white has shape \[2\]: expected a number, \[3\]"):
         per_sample([1, 2], 3, (), "white", CPU)
+
+
+@pytest.fixture
+def torch_defaults():
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_levels_do_not_depend_on_the_default_dtype(torch_defaults):
+    """bfloat16 holds neither 513 nor 16383."""
+    mosaic = torch.arange(500, 500 + 64, dtype=torch.int32).reshape(1, 8, 8)
+    weight = torch.ones(1, 4, 1, 1)
+    levels = {"black": [511.0, 513.0, 509.0, 515.0], "white": [16383.0]}
+    isp = ISP(**levels, white_balance=[2.05, 1.0, 1.71])
+
+    def results():
+        return raw_conv(mosaic, weight, clip=False, **levels), render(mosaic, isp)
+
+    expected = results()
+    torch.set_default_dtype(torch.bfloat16)
+    for value, wanted in zip(results(), expected, strict=True):
+        assert torch.equal(value, wanted)
+
+
+def test_numbers_do_not_depend_on_the_default_device():
+    mosaic = torch.full((1, 8, 8), 500, dtype=torch.int32)
+    expected = render(mosaic, ISP(black=64.0, white=1023.0))
+    with torch.device("meta"):
+        value = render(mosaic, ISP(black=64.0, white=1023.0))
+        with pytest.raises(ValueError, match="must be below white"):
+            render(mosaic, ISP(black=2000.0, white=1023.0))
+    assert torch.equal(value, expected)

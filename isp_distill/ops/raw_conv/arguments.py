@@ -29,6 +29,9 @@ MOSAIC_DTYPES = (
     torch.float64,
 )
 
+#: No convolution has a larger one, and the kernels' sums of strides must not overflow.
+LARGEST_STEP = 65535
+
 
 def checked_mosaic(mosaic: Tensor) -> Tensor:
     """A batch of mosaics as ``[N, H, W]``.
@@ -65,7 +68,7 @@ def quadruple_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]
 
     Raises:
         TypeError: for anything but whole numbers.
-        ValueError: for another count of them, or a negative number.
+        ValueError: for another count of them, or a number below 0 or above 65535.
     """
     one = isinstance(padding, int)
     values = whole_numbers((padding,) * 4 if one else padding, "padding")
@@ -76,6 +79,8 @@ def quadruple_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]
             f"padding {padding!r}: expected a number, (vertical, horizontal), or "
             "(left, right, top, bottom), none of them negative"
         )
+    if max(values) > LARGEST_STEP:
+        raise ValueError(f"padding must be at most {LARGEST_STEP}, got {shown(padding)}")
     return values[0], values[1], values[2], values[3]
 
 
@@ -193,8 +198,8 @@ def check_settings(settings: Settings, mosaic: Tensor, weight: Tensor) -> None:
         TypeError: if ``out_dtype`` is no floating-point type.
         ValueError: naming the argument.
     """
-    if settings.stride < 1:
-        raise ValueError(f"stride must be at least 1, got {settings.stride}")
+    if not 1 <= settings.stride <= LARGEST_STEP:
+        raise ValueError(f"stride must be between 1 and {LARGEST_STEP}, got {settings.stride}")
     if settings.curve not in CURVES:
         raise ValueError(f"unknown curve {settings.curve!r}: expected one of {', '.join(CURVES)}")
     if settings.activation not in ACTIVATIONS:

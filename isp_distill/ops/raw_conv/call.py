@@ -47,6 +47,7 @@ from isp_distill.raw.cfa import check_levels, pattern_codes, per_sample
 
 __all__ = ["raw_conv", "raw_conv_cpu", "raw_conv_cuda", "raw_conv_triton"]
 
+
 choice.register(choice.Implementation("raw_conv", "reference", reference.raw_conv))
 
 
@@ -86,9 +87,9 @@ def raw_conv(
         white: white level, sensor units: a number or ``[N]``.
         pattern: "RGGB", "GRBG", "GBRG" or "BGGR", or one per sample (names or codes).
         gain: multiplies each plane, e.g. white balance: a number, ``[4]`` or ``[N, 4]``.
-        stride: of the convolution, on the packed grid.
+        stride: of the convolution, on the packed grid, 1 to 65535.
         padding: on the packed grid: a number, (vertical, horizontal), or
-            (left, right, top, bottom).
+            (left, right, top, bottom), each at most 65535.
         padding_value: what the padding holds, after the curve: a number or ``[4]``; zero if None.
             A model whose input was ``(x - mean) / std`` was padded with the mean's colour.
         clip: clamp to [0, 1] after normalising, and again after ``mix``.

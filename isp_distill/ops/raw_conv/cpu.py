@@ -42,6 +42,9 @@ def refuses(
 
 def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
     mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
+    # Beyond the padded picture a longer stride gives the same, but the kernel's strip of rows would
+    # be as long.
+    longest = max(mosaic.shape[1:]) // 2 + max(settings.padding) * 2
     return (
         mosaic,
         plain(tensors.weight),
@@ -53,7 +56,7 @@ def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
         plain(tensors.padding_value),
         plain(tensors.mix),
         plain(tensors.gamma),
-        settings.stride,
+        min(settings.stride, longest),
         *settings.padding,
         settings.clip,
         CURVES.index(settings.curve),

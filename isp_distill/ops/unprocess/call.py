@@ -87,15 +87,19 @@ def _check_noise(noise: NoiseModel) -> None:
         raise TypeError(f"noise must be an isp_distill.NoiseModel, not {shown(noise)}")
 
 
-def _check_factor(factor: float | Sequence[float] | Tensor) -> None:
-    """Tensors on an accelerator are not looked at, since that would make the device wait."""
-    if isinstance(factor, Tensor):
-        if not readable(factor):
-            return
-        positive = bool(((factor > 0) & torch.isfinite(factor)).all())
+def _check_factor(factor: float | Sequence[float] | Tensor, factors: Tensor) -> None:
+    """Tensors on an accelerator are not looked at, since that would make the device wait.
+
+    Args:
+        factor: as it was given.
+        factors: the same as a tensor.
+    """
+    if isinstance(factor, (int, float)):
+        positive = 0 < factor < math.inf
+    elif readable(factors):
+        positive = bool(((factors > 0) & torch.isfinite(factors)).all())
     else:
-        factors = factor if isinstance(factor, Sequence) else (factor,)
-        positive = all(0 < f < math.inf for f in factors)
+        return
     if not positive:
         raise ValueError(f"factor must be positive and finite, got {shown(factor)}")
 
@@ -224,7 +228,7 @@ def expose(
     _check_noise(noise)
     batch, device = mosaic.shape[0], mosaic.device
     factors = per_sample(factor, batch, (), "factor", device)
-    _check_factor(factor)
+    _check_factor(factor, factors)
     blacks = per_sample(black, batch, (4,), "black", device)
     whites = per_sample(white, batch, (), "white", device)
     check_levels(black, white)

@@ -293,6 +293,14 @@ def test_expose_noise_and_brightening():
     assert torch.equal(short, expose(mosaic, [0.1, 0.4], noise, black=black, white=white, seed=6))
 
 
+def test_factors_may_be_an_array():
+    mosaic = torch.full((2, 8, 8), 500, dtype=torch.int32)
+    given = expose(mosaic, np.array([0.5, 0.25]), NoiseModel(0.0, 0.0), black=0.0, white=1000.0)
+    assert given[:, 0, 0].tolist() == [250, 125]
+    with pytest.raises(ValueError, match="factor must be positive and finite"):
+        expose(mosaic, np.array([0.5, -1.0]), NoiseModel(0.0, 0.0), black=0.0, white=1000.0)
+
+
 def test_noise_model_draws():
     assert NoiseModel(0.01, 1e-4).draw(2, 0)["read"].tolist() == pytest.approx([1e-4] * 2)
     line = NoiseModel(shot=0.003).draw(1, 0)["read"]
