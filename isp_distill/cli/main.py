@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -56,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name. None for those of this process, which then is ended
             here where it is stopped: it waits for no thread, and for nobody to read its output.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name may hold what is no text in any encoding.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         chosen = parser().parse_args(arguments)
         chosen.run(chosen)

@@ -6,7 +6,10 @@ It hands the camera to the model's :class:`~isp_distill.models.stem.RawStem` bes
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -42,12 +45,30 @@ def _share_again(module: nn.Module, _: Any) -> None:
     share_camera(cast(RawModel, module).stems)
 
 
+class _Turns:
+    """One thread at a time; a copy of a module, and a pickled one, have turns of their own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __deepcopy__(self, memo: Any) -> _Turns:
+        return _Turns()
+
+    def __reduce__(self) -> tuple[type[_Turns], tuple[()]]:
+        return _Turns, ()
+
+    def take(self) -> AbstractContextManager[Any]:
+        """Wait for the others; nothing where a compiler looks on, which knows no threads."""
+        return contextlib.nullcontext() if torch.compiler.is_compiling() else self._lock
+
+
 class RawModel(StudentModule):
     """A model that starts with a :class:`RawStem`, called with the mosaic and its camera.
 
     Many models look at their input's shape before their first layer does (patch embeddings check
     it, segmentation heads return to it). So the model is called on a stand-in of the picture's
-    shape, which holds no memory, and its RawStem reads the mosaic instead.
+    shape, which holds no memory, and its RawStem reads the mosaic instead. Threads that call one
+    model at once take turns.
 
     Args:
         model: any module with a RawStem in it, applied to the model's input itself; or with several
@@ -74,6 +95,7 @@ class RawModel(StudentModule):
         if grid not in GRIDS:
             raise ValueError(f"unknown grid {grid!r}: expected {' or '.join(GRIDS)}")
         self.model, self.grid = model, grid
+        self._turns = _Turns()
         self.takeover: Takeover | None = None
         if len({id(stem.gain) for stem in self.stems}) != 1:
             raise ValueError(
@@ -120,10 +142,16 @@ class RawModel(StudentModule):
         """What the model makes of ``[N, H, W]`` mosaics, with each sample's camera in ``isp``.
 
         Raises:
+            TypeError: for anything but a tensor and an :class:`isp_distill.ISP`.
             ValueError: for mosaics of another size than :attr:`view`'s, or if there is neither a
                 camera in ``isp`` nor one that was kept.
         """
+        _check_input(mosaic, isp)
         self.check_size(mosaic)
+        with self._turns.take():
+            return self._called(mosaic, isp)
+
+    def _called(self, mosaic: Tensor, isp: ISP | None) -> Any:
         stems = self.stems
         height, width = mosaic.shape[-2:]
         if self.grid == "packed":
@@ -140,3 +168,21 @@ class RawModel(StudentModule):
         finally:
             for stem in stems:
                 stem.read_input()
+
+
+def _check_input(mosaic: object, isp: object) -> None:
+    """Refuse what is no mosaic and no camera, and say how they are had.
+
+    Raises:
+        TypeError: if one of them is not.
+    """
+    if not isinstance(mosaic, Tensor):
+        raise TypeError(
+            f"a student takes mosaics [N, H, W] as a tensor, not {type(mosaic).__name__}: of a "
+            "RawImage, student(*isp_distill.cut_view(raw, student))"
+        )
+    if not (isp is None or isinstance(isp, ISP)):
+        raise TypeError(
+            f"a student takes its camera as an isp_distill.ISP, not {type(isp).__name__}: of a "
+            "RawImage, isp_distill.ISP.from_raw(raw)"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isp_distill.arguments import shown, whole_number
 from isp_distill.data.batch import RawBatch
 from isp_distill.isp.augmentation import ISPAugmentation
 from isp_distill.models.named import is_function, made_by
@@ -48,6 +50,11 @@ class Teacher:
         tone: of the pictures it sees; None leaves the ISP's.
         resize_in: see :func:`isp_distill.render`.
 
+    Raises:
+        TypeError: for a model that is no module, or a size or numbers that are none.
+        ValueError: for a size below 1, or mean and std that are not three finite numbers, those of
+            ``std`` above 0.
+
     Examples:
         >>> teacher = isp_distill.Teacher(model, size=32)
         >>> teacher.logits(torch.rand(2, 3, 32, 32)).shape
@@ -62,6 +69,23 @@ class Teacher:
     demosaic: str | None = None
     tone: str | None = None
     resize_in: str = "display"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TypeError(f"a teacher's model is an nn.Module, not {type(self.model).__name__}")
+        object.__setattr__(self, "size", whole_number(self.size, "size"))
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+        for name, least in (("mean", -math.inf), ("std", 0.0)):
+            given = getattr(self, name)
+            values = on_device(given, torch.device("cpu"), torch.float64, name).reshape(-1)
+            if len(values) not in (1, 3) or not bool(
+                (torch.isfinite(values) & (values > least)).all()
+            ):
+                positive = ", above 0" if name == "std" else ""
+                raise ValueError(
+                    f"{name} must be three numbers (of R, G and B){positive}, got {shown(given)}"
+                )
 
     @classmethod
     def from_timm(cls, name: str, **settings: Any) -> Teacher:

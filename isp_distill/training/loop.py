@@ -141,10 +141,25 @@ def run_steps(
                 if reads:
                     log.write(step + 1)
                 if saves:
+                    _check_finite(run, step + 1)
                     run.save()
             # Where only NCCL serves, asking one another makes the GPU wait, as reading does.
             if reads or processes.talks_on_cpu:
                 stop.check(processes)
+
+
+def _check_finite(run: Run, done: int) -> None:
+    """Refuse to save weights that are no numbers: the loss tells of them a step later.
+
+    Raises:
+        RuntimeError: some are not finite.
+    """
+    finite = [p.detach().isfinite().all() for p in run.pupil.parameters()]
+    if finite and not bool(torch.stack(finite).all()):
+        raise RuntimeError(
+            f"the student's weights are not finite after step {done}: lower lr or stem_lr; the "
+            "last checkpoint is sound"
+        )
 
 
 def _gradients(

@@ -64,6 +64,10 @@ def _backend_for(image: Tensor, picture: bool) -> str:
     return name
 
 
+# A float picture that was interpolated may exceed 1 a little.
+_MOST_LIGHT = 2.0
+
+
 def _check_rgb(rgb: Tensor) -> None:
     if not isinstance(rgb, Tensor) or not (rgb.dtype.is_floating_point or rgb.dtype == torch.uint8):
         raise TypeError("rgb must be a float tensor in [0, 1] or a uint8 tensor")
@@ -73,6 +77,11 @@ def _check_rgb(rgb: Tensor) -> None:
     height, width = rgb.shape[2:]
     if height % 2 or width % 2:
         raise ValueError(f"rgb is {height} x {width}: crop it to even sides")
+    # A few values show a picture in 0 to 255, which would be white all over.
+    if rgb.dtype.is_floating_point and readable(rgb) and rgb.numel():
+        largest = float(rgb.detach()[:, :, :: max(1, height // 16), :: max(1, width // 16)].amax())
+        if _MOST_LIGHT < largest < math.inf:
+            raise ValueError(f"rgb holds {largest:g}: floats are in [0, 1], so divide by 255")
 
 
 def _checked_seed(seed: int) -> int:
