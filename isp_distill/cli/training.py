@@ -65,7 +65,9 @@ def add_evaluate(command: Command) -> None:
     one.add_argument("data", help="folder of RAW files, of pictures, or a packed one")
     one.add_argument("--teacher", required=True, help=TEACHER)
     add_labels(one)
-    one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
+    one.add_argument(
+        "--checkpoint", help="of isp-distill train, or its folder; without: the untrained student"
+    )
     one.add_argument("--views", type=int, default=1, help="crops a file, 1 to 5")
     one.add_argument(
         "--dense-size", type=int, metavar="SIDE",
@@ -84,7 +86,9 @@ def add_export(command: Command) -> None:
     one = command("export", _export, "write a student as ONNX or as a torch.export program")
     one.add_argument("out", help="ends in .onnx or .pt2")
     one.add_argument("--teacher", required=True, help=TEACHER)
-    one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
+    one.add_argument(
+        "--checkpoint", help="of isp-distill train, or its folder; without: the untrained student"
+    )
     one.add_argument(
         "--camera", metavar="RAW", help="build in this file's camera; without: it is an input"
     )
@@ -191,6 +195,8 @@ def _trained(name: str, checkpoint: str | None) -> tuple[Teacher, nn.Module]:
 
     The untrained student without a checkpoint, which is read before the teacher is fetched.
     """
+    if checkpoint and (Path(checkpoint) / "checkpoint.pt").is_file():  # a run's folder
+        checkpoint = str(Path(checkpoint) / "checkpoint.pt")
     state = load_checkpoint(Path(checkpoint)) if checkpoint else None
     teacher = as_teacher(name)
     student = student_module("rawify", teacher)
