@@ -24,5 +24,5 @@ def test_no_fault_in_a_short_run():
     )
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
     counts = {name: int(tried) for name, tried in re.findall(r"^(\w+) +(\d+)", ran.stdout, re.M)}
-    assert counts.keys() == {"kernel_calls", "raw_files", "packs", "checkpoints"}
+    assert counts.keys() == {"kernel_calls", "raw_files", "packs", "checkpoints", "sensor_dumps"}
     assert min(counts.values()) >= 10
