@@ -9,11 +9,8 @@ from typing import Literal, cast
 
 from isp_distill.data.folder import RAW_EXTENSIONS, RawFolder
 from isp_distill.data.image_folder import IMAGE_EXTENSIONS, ImageFolder
-from isp_distill.data.sensor_folder import (
-    SensorFolder,
-    is_sensor_folder,
-    missing_description,
-)
+from isp_distill.data.sensor_files import is_sensor_folder
+from isp_distill.data.sensor_folder import SensorFolder, missing_description
 from isp_distill.data.source import Source, check_first_label
 from isp_distill.files.listed import common_folder, is_list_of_files
 from isp_distill.files.tree import files_below

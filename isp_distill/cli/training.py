@@ -14,6 +14,7 @@ from isp_distill.cli.arguments import TEACHER, Command, add_labels
 from isp_distill.cli.flags import add_settings, given_settings
 from isp_distill.data.folder import RawFolder
 from isp_distill.data.image_folder import ImageFolder
+from isp_distill.data.sensor_folder import SensorFolder
 from isp_distill.data.source import Source
 from isp_distill.files.disk import check_writable
 from isp_distill.isp.camera import ISP
@@ -36,7 +37,9 @@ _OUT = "runs/isp-distill"
 def add_train(command: Command) -> None:
     """``isp-distill train``."""
     one = command("train", _train, "distil an RGB teacher into a RAW student")
-    one.add_argument("data", nargs="?", help="folder of RAW files, of pictures, or a packed one")
+    one.add_argument(
+        "data", nargs="?", help="folder of RAW files, sensor dumps or pictures, or a packed one"
+    )
     one.add_argument(
         "--config", metavar="FILE",
         help="a run as TOML, such as the config.toml that each run leaves; flags come before it",
@@ -62,7 +65,7 @@ def add_evaluate(command: Command) -> None:
     """``isp-distill evaluate``."""
     text = "agreement of a RAW student with its teacher"
     one = command("evaluate", _evaluate, text)
-    one.add_argument("data", help="folder of RAW files, of pictures, or a packed one")
+    one.add_argument("data", help="folder of RAW files, sensor dumps or pictures, or a packed one")
     one.add_argument("--teacher", required=True, help=TEACHER)
     add_labels(one)
     one.add_argument("--checkpoint", help="of isp-distill train; without: the untrained student")
@@ -183,7 +186,8 @@ def source(
                 "decoded anew)"
             )
         return found
-    return cast(Source, RawFolder(path, labels="folder"))
+    kind = SensorFolder if isinstance(found, SensorFolder) else RawFolder
+    return cast(Source, kind(path, labels="folder"))
 
 
 def _trained(name: str, checkpoint: str | None) -> tuple[Teacher, nn.Module]:
