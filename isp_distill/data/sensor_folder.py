@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from isp_distill.data.folder import Labels, classes_of, labels_of
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.labels import Labels, labelled, stated
 from isp_distill.data.sensor_description import SENSOR_TOML
 from isp_distill.data.sensor_files import (
     SensorFiles,
@@ -20,6 +20,7 @@ from isp_distill.data.sensor_files import (
     sensor_files_below,
 )
 from isp_distill.errors import RawError
+from isp_distill.files.chosen import Select, chosen_files
 from isp_distill.files.listed import named_files
 from isp_distill.raw.framing import Rectangle
 from isp_distill.raw.image import RawImage
@@ -48,12 +49,14 @@ class SensorFolder(Dataset[RawImage]):
         on_error: see there.
         upright: apply the orientation that the format states.
         files: take these files, in this order, instead of searching ``root``.
+        select: see there.
+        limit: take at most so many files, with all frames of each; see there.
 
     Attributes:
         root: the folder.
         paths: each frame's file.
         frames: each frame's number in its file.
-        classes: the class names, sorted; empty unless ``labels="folder"``.
+        classes: the class names, sorted; empty where ``labels`` gives numbers or nothing.
         label_maps: the :class:`~isp_distill.data.label_maps.LabelMaps`, or None.
         on_error: "skip" or "raise".
         skipped: reason by path, of files that could not be used and folders that could not be
@@ -87,6 +90,8 @@ class SensorFolder(Dataset[RawImage]):
         on_error: Literal["skip", "raise"] = "skip",
         upright: bool = True,
         files: Sequence[str | os.PathLike[str]] | None = None,
+        select: Select = None,
+        limit: int | None = None,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
@@ -105,16 +110,17 @@ class SensorFolder(Dataset[RawImage]):
         self.frames: list[int] = []
         #: Each frame's name below the folder, see :mod:`isp_distill.data.sensor_files`.
         self.names: list[str] = []
+        found = chosen_files(self.root, found, select, limit)
+        #: Whether it is all that lies below ``root``, by its ``sensor.toml``.
+        self.is_whole = files is None and select is None and limit is None and format is None
         for path in found:
             self._take(path)
         if not self.paths:
             first = "\n".join(f"  {p}: {why}" for p, why in list(self.skipped.items())[:3])
             raise ValueError(f"{self.root}: none of its {len(found)} files could be used:\n{first}")
-        files_used = list(dict.fromkeys(self.paths))
-        self.classes = classes_of(self.root, files_used) if labels == "folder" else []
-        of_files = labels_of(self.root, files_used, labels, self.classes)
-        known = None if of_files is None else dict(zip(files_used, of_files, strict=True))
-        self._labels = None if known is None else [known[path] for path in self.paths]
+        #: What ``labels`` was, where a file of settings can say it.
+        self.labels_from = stated(labels)
+        self._labels, self.classes = labelled(self.root, self.paths, labels)
         self.label_maps = None
         if label_maps is not None:
             names = [Path(name) for name in self.names]

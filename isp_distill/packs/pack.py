@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from isp_distill.data.folder import Labels, classes_of, labels_of
+from isp_distill.data.labels import Labels, labelled
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
 from isp_distill.files.atomic import only_writer
@@ -249,9 +249,9 @@ def _cores() -> int:
 
 def _label(writer: PackWriter, originals: Originals, labels: Labels) -> None:
     # Packed files that are gone from the source still have their classes.
-    root, known = originals.root, [originals.file(name) for name in writer.names]
-    classes = classes_of(root, known) if labels == "folder" else []
-    writer.label(classes, labels_of(root, known, labels, classes))
+    known = [originals.file(name) for name in writer.names]
+    values, classes = labelled(originals.root, known, labels)
+    writer.label(classes, values)
 
 
 def _write(writer: PackWriter, decoded: Decoded, bar: tqdm[Any]) -> None:
