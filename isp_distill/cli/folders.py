@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from isp_distill.cli.arguments import TEACHER, Command
+from isp_distill.cli.arguments import TEACHER, Command, add_classes, chosen_labels
 from isp_distill.packs.pack import pack
 from isp_distill.packs.verify import verify
 
@@ -18,7 +18,7 @@ def add_pack(command: Command) -> None:
     )
     one.add_argument("folder")
     one.add_argument("out")
-    one.add_argument("--labels", action="store_true", help="the first folder is a file's class")
+    add_classes(one)
     one.add_argument("--binning", type=int, default=1, help="average so many sites of one colour")
     one.add_argument("--compression", choices=("none", "zstd"), default="none")
     one.add_argument(
@@ -50,7 +50,7 @@ def _pack(a: argparse.Namespace) -> None:
     report = pack(
         a.folder,
         a.out,
-        labels="folder" if a.labels else None,
+        labels=chosen_labels(a.labels),
         binning=a.binning,
         compression=a.compression,
         workers=a.workers,
