@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
+from isp_distill.data.label_file import is_label_file
+
 TEACHER = "a pretrained timm model, or MODULE:FUNCTION of yours that returns a Teacher"
 
 
@@ -31,7 +33,27 @@ def add_labels(one: argparse.ArgumentParser) -> None:
         "--label-maps", metavar="FOLDER",
         help="a class for every pixel: FOLDER/a/b.png (or .npy) for a/b.dng of the data",
     )  # fmt: skip
+    add_classes(one, "; a packed folder has its own labels")
+
+
+def add_classes(one: argparse.ArgumentParser, more: str = "") -> None:
+    """The flag of classes of whole files: alone, or with a file of them."""
     one.add_argument(
-        "--labels", action="store_true",
-        help="the first folder is a file's class; a packed folder has its own labels",
+        "--labels", nargs="?", const=True, default=False, type=_label_file, metavar="FILE",
+        help="alone: the first folder is a file's class; or a CSV with the header path,label, or "
+        f"JSON lines with these keys{more}",
     )  # fmt: skip
+
+
+def _label_file(text: str) -> str:
+    if not is_label_file(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} does not end in .csv or .jsonl, as a file of labels does (where --labels "
+            "stands alone, give the data first)"
+        )
+    return text
+
+
+def chosen_labels(given: bool | str) -> str | None:
+    """What ``--labels`` says, as folders take it."""
+    return given if isinstance(given, str) else "folder" if given else None

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 
-from isp_distill.cli.arguments import TEACHER, Command
+from isp_distill.cli.arguments import TEACHER, Command, add_classes, chosen_labels
 from isp_distill.packs.pack import pack
 from isp_distill.packs.verify import verify
 
 
 def add_pack(command: Command) -> None:
     """``isp-distill pack``."""
-    one = command("pack", _pack, "decode a folder of RAW files once, for training without waiting")
+    one = command(
+        "pack",
+        _pack,
+        "decode a folder of RAW files or sensor dumps once, for training without waiting",
+    )
     one.add_argument("folder")
     one.add_argument("out")
-    one.add_argument("--labels", action="store_true", help="the first folder is a file's class")
+    add_classes(one)
     one.add_argument("--binning", type=int, default=1, help="average so many sites of one colour")
     one.add_argument("--compression", choices=("none", "zstd"), default="none")
-    one.add_argument("--workers", type=int, help="decoding processes; default: one a core")
+    one.add_argument(
+        "--workers", type=int, help="decoding processes, or threads; default: one a core"
+    )
     one.add_argument("--prune", action="store_true", help="drop what is no longer in FOLDER")
     one.add_argument("--teacher", help=f"store its logits as well: {TEACHER}")
     one.add_argument("--views", type=int, default=8, help="stored views a file")
@@ -44,7 +50,7 @@ def _pack(a: argparse.Namespace) -> None:
     report = pack(
         a.folder,
         a.out,
-        labels="folder" if a.labels else None,
+        labels=chosen_labels(a.labels),
         binning=a.binning,
         compression=a.compression,
         workers=a.workers,

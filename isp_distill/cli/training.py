@@ -6,14 +6,12 @@ import argparse
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
-from isp_distill.cli.arguments import TEACHER, Command, add_labels
+from isp_distill.cli.arguments import TEACHER, Command, add_labels, chosen_labels
 from isp_distill.cli.flags import add_settings, given_settings
-from isp_distill.data.folder import RawFolder
-from isp_distill.data.image_folder import ImageFolder
 from isp_distill.data.source import Source
 from isp_distill.files.disk import check_writable
 from isp_distill.isp.camera import ISP
@@ -21,7 +19,6 @@ from isp_distill.models.export import export
 from isp_distill.models.student import student_module
 from isp_distill.models.teacher import Teacher, as_teacher
 from isp_distill.models.trained_view import fixed_view
-from isp_distill.packs.reader import PackedRaw, is_packed
 from isp_distill.raw.image import read_raw
 from isp_distill.reports.evaluation import evaluate
 from isp_distill.sources import open_source
@@ -31,12 +28,15 @@ from isp_distill.training.settings import TrainSettings
 from isp_distill.training.train import train
 
 _OUT = "runs/isp-distill"
+_DATA = "folder of RAW files, sensor dumps or pictures, or a packed one"
 
 
 def add_train(command: Command) -> None:
     """``isp-distill train``."""
     one = command("train", _train, "distil an RGB teacher into a RAW student")
-    one.add_argument("data", nargs="?", help="folder of RAW files, of pictures, or a packed one")
+    one.add_argument(
+        "data", nargs="*", help=f"{_DATA}; several, one after another, are one dataset"
+    )
     one.add_argument(
         "--config", metavar="FILE",
         help="a run as TOML, such as the config.toml that each run leaves; flags come before it",
@@ -49,6 +49,7 @@ def add_train(command: Command) -> None:
     )
     one.add_argument("--out", help=f"folder of the run; default: {_OUT}")
     one.add_argument("--validation", help="folder to measure agreement on")
+    one.add_argument("--validation-labels", metavar="FILE", help="its file of labels")
     one.add_argument("--validation-label-maps", metavar="FOLDER", help="its label maps")
     add_labels(one)
     one.add_argument(
@@ -62,7 +63,7 @@ def add_evaluate(command: Command) -> None:
     """``isp-distill evaluate``."""
     text = "agreement of a RAW student with its teacher"
     one = command("evaluate", _evaluate, text)
-    one.add_argument("data", help="folder of RAW files, of pictures, or a packed one")
+    one.add_argument("data", nargs="+", help=f"{_DATA}; several are one dataset")
     one.add_argument("--teacher", required=True, help=TEACHER)
     add_labels(one)
     one.add_argument(
@@ -115,8 +116,8 @@ def _train(a: argparse.Namespace) -> None:
     data = source(run.data, run.label_maps, run.labels, use_stored_teacher=not run.live_teacher)
     validation = None
     if run.validation is not None:
-        # Their label maps are given apart; classes are the training data's.
-        labels = run.labels and run.validation_label_maps is None
+        # Their label maps and files of labels are given apart; folders are classes in both.
+        labels = run.validation_labels or (run.labels is True and run.validation_label_maps is None)
         validation = source(run.validation, run.validation_label_maps, labels)
     result = train(
         run.student or "rawify",
@@ -141,10 +142,13 @@ def _chosen(a: argparse.Namespace) -> RunConfig:
         ValueError: neither names a teacher, or the data.
     """
     config = RunConfig() if a.config is None else RunConfig.read(a.config)
-    names = ("student", "teacher", "data", "label_maps", "validation", "validation_label_maps")
+    names = ("student", "teacher", "label_maps", "out")
+    measured = ("validation", "validation_labels", "validation_label_maps")
     given: dict[str, Any] = {
-        name: value for name in (*names, "out") if (value := getattr(a, name)) is not None
+        name: value for name in (*names, *measured) if (value := getattr(a, name)) is not None
     }
+    if a.data:
+        given["data"] = a.data if len(a.data) > 1 else a.data[0]
     for name in ("labels", "live_teacher"):
         given[name] = getattr(a, name) or getattr(config, name)
     run = dataclasses.replace(config, **given, settings={**config.settings, **given_settings(a)})
@@ -156,38 +160,29 @@ def _chosen(a: argparse.Namespace) -> RunConfig:
 
 
 def source(
-    path: str, label_maps: str | None, labels: bool, *, use_stored_teacher: bool = True
+    data: str | list[str],
+    label_maps: str | None,
+    labels: bool | str,
+    *,
+    use_stored_teacher: bool = True,
 ) -> Source:
-    """The dataset of a folder, with its labels.
+    """The dataset of a folder, or of several, with labels; see ``open_source``.
 
     Args:
-        path: of RAW files, of pictures, or packed.
-        label_maps: the folder of its label maps, if any.
-        labels: the first folder below it is a file's class.
+        data: paths of RAW files, of pictures, or packed.
+        label_maps: the folder of label maps, if any.
+        labels: the first folder below it is a file's class; or a file of labels.
         use_stored_teacher: see :class:`isp_distill.PackedRaw`.
 
     Raises:
         ValueError: classes are asked for, and cannot be had.
-        FileNotFoundError: the folder is missing, or not packed where it must be.
+        FileNotFoundError: a folder is missing, or not packed where it must be.
     """
     if labels and label_maps is not None:
         raise ValueError("--labels are classes of whole files, --label-maps of pixels: give one")
-    if not use_stored_teacher:
-        found: Source = PackedRaw(path, label_maps=label_maps, use_stored_teacher=False)
-    else:
-        found = open_source(path, label_maps)
-    if not labels:
-        return found
-    if isinstance(found, ImageFolder):
-        raise ValueError(f"{path}: holds pictures, and --labels are for RAW files")
-    if is_packed(Path(path)):
-        if isinstance(found, PackedRaw) and found.label(0) is None:
-            raise ValueError(
-                f"{path}: was packed without labels: pack it again with --labels (nothing is "
-                "decoded anew)"
-            )
-        return found
-    return cast(Source, RawFolder(path, labels="folder"))
+    return open_source(
+        data, label_maps, labels=chosen_labels(labels), use_stored_teacher=use_stored_teacher
+    )
 
 
 def _trained(name: str, checkpoint: str | None) -> tuple[Teacher, nn.Module]:
@@ -206,7 +201,8 @@ def _trained(name: str, checkpoint: str | None) -> tuple[Teacher, nn.Module]:
 
 
 def _evaluate(a: argparse.Namespace) -> None:
-    data = source(a.data, a.label_maps, a.labels)
+    given = a.data if len(a.data) > 1 else a.data[0]
+    data = source(given, a.label_maps, a.labels)
     teacher, student = _trained(a.teacher, a.checkpoint)
     report = evaluate(
         student,

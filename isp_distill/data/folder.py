@@ -6,17 +6,18 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from isp_distill.data.class_labels import as_class
 from isp_distill.data.decoded_cache import DecodedCache
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.labels import Labels, labelled, stated
 from isp_distill.errors import CorruptRawError, RawError
+from isp_distill.files.chosen import Select, chosen_files
 from isp_distill.files.listed import named_files
 from isp_distill.files.tree import files_below, nothing_found
 from isp_distill.raw.camera_warnings import warn_of_unseen
@@ -35,8 +36,6 @@ RAW_EXTENSIONS = (
 )
 # fmt: on
 
-Labels = Literal["folder"] | Mapping[str, int] | Callable[[Path], int] | None
-
 
 class RawFolder(Dataset[RawImage]):
     """Every RAW file below a folder; ``folder[i]`` decodes the i-th into a RawImage.
@@ -52,7 +51,9 @@ class RawFolder(Dataset[RawImage]):
     Args:
         root: searched recursively, in sorted order; names that begin with a dot are left out.
         labels: None; "folder": the name of the file's first folder below ``root`` is its class,
-            numbered in sorted order (see ``classes``); a mapping from the path below ``root``, with
+            numbered in sorted order (see ``classes``); the path of a CSV with the header
+            ``path,label``, or of JSON lines with these keys (see
+            :mod:`isp_distill.data.label_file`); a mapping from the path below ``root``, with
             forward slashes, or from the bare file name, to an int; or a function of the path.
         label_maps: instead of ``labels``: a folder with a class for every pixel of every file, by
             the same name below it: ``a/b.png`` (one channel, 8 or 16 bits, or a palette; needs
@@ -72,6 +73,9 @@ class RawFolder(Dataset[RawImage]):
             may share it; a RAW file that changed is decoded anew.
         extensions: suffixes to look for, in any case.
         files: take these files, in this order, instead of searching ``root``, which they lie in.
+        select: take only the files whose path below ``root`` fits this glob (``"night/*.dng"``) or
+            lies in this sub-folder (``"night"``), or for whose path this function says True.
+        limit: take at most so many files, spread evenly over the others; for a first try.
         frame: over what label maps lie: the camera's own picture ("default_crop") or all that
             :func:`isp_distill.render` shows ("visible"); None decides by each map's shape.
         gain_map: True corrects the mosaics by their files' gain maps (lens shading), so that the
@@ -82,7 +86,7 @@ class RawFolder(Dataset[RawImage]):
     Attributes:
         root: the folder.
         paths: the files, sorted unless they were named.
-        classes: the class names, sorted; empty unless ``labels="folder"``.
+        classes: the class names, sorted; empty where ``labels`` gives numbers or nothing.
         label_maps: the :class:`~isp_distill.data.label_maps.LabelMaps`, or None.
         on_error: "skip" or "raise".
         skipped: reason by path, of the files that could not be used, and of the folders that could
@@ -92,10 +96,10 @@ class RawFolder(Dataset[RawImage]):
 
     Raises:
         FileNotFoundError: the folder or a named file is missing, or the folder holds no file with
-            these extensions; or a label map is missing.
+            these extensions; or a label map, or the file of labels, is missing.
         OSError: no file was found, and a folder could not be listed.
-        ValueError: an argument is out of range, a named file lies elsewhere, or a file has no
-            label.
+        ValueError: an argument is out of range, a named file lies elsewhere, none is selected, or
+            a file has no label.
         ImportError: label maps are PNG files, and Pillow is missing.
 
     Examples:
@@ -119,6 +123,8 @@ class RawFolder(Dataset[RawImage]):
         cache: str | os.PathLike[str] | None = None,
         extensions: Sequence[str] = RAW_EXTENSIONS,
         files: Sequence[str | os.PathLike[str]] | None = None,
+        select: Select = None,
+        limit: int | None = None,
         frame: Frame = None,
         gain_map: bool | None = None,
     ) -> None:
@@ -141,10 +147,12 @@ class RawFolder(Dataset[RawImage]):
         else:
             self.root, self.paths = named_files(self.root, files, extensions)
             self.skipped = {}
-        self.classes: list[str] = []
-        if labels == "folder":
-            self.classes = classes_of(self.root, self.paths)
-        self._labels = labels_of(self.root, self.paths, labels, self.classes)
+        self.paths = chosen_files(self.root, self.paths, select, limit)
+        #: Whether it is all that lies below ``root``.
+        self.is_whole = files is None and select is None and limit is None
+        #: What ``labels`` was, where a file of settings can say it.
+        self.labels_from = stated(labels)
+        self._labels, self.classes = labelled(self.root, self.paths, labels)
         names = [path.relative_to(self.root) for path in self.paths]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._pool = DecodePool(workers, timeout_s)
@@ -284,40 +292,3 @@ def _find(root: Path, extensions: Sequence[str]) -> tuple[list[Path], dict[str, 
     if not found:
         raise nothing_found(root, f"no RAW files in it (looked for {', '.join(wanted)})", unlisted)
     return found, unlisted
-
-
-def classes_of(root: Path, paths: list[Path]) -> list[str]:
-    """The names of the first folders below ``root``, sorted."""
-    outside = [path for path in paths if path.parent == root]
-    if outside:
-        raise ValueError(
-            f'{outside[0]}: labels="folder" needs every file in a folder named after its class; '
-            f"{len(outside)} lie in {root} itself"
-        )
-    return sorted({path.relative_to(root).parts[0] for path in paths})
-
-
-def labels_of(
-    root: Path, paths: list[Path], labels: Labels, classes: list[str]
-) -> list[int] | None:
-    """The label of every path, or None; computed now, so that a missing one is known now."""
-    if labels is None:
-        return None
-    if labels == "folder":
-        number = {name: i for i, name in enumerate(classes)}
-        return [number[path.relative_to(root).parts[0]] for path in paths]
-    if isinstance(labels, Mapping):
-        keys = [(path.relative_to(root).as_posix(), path.name) for path in paths]
-        missing = [k[0] for k in keys if k[0] not in labels and k[1] not in labels]
-        if missing:
-            raise ValueError(
-                f"{root / missing[0]}: no label for it; {len(missing)} of {len(paths)} files have "
-                "none (keys are paths below the folder, or file names)"
-            )
-        return [
-            as_class(labels[k[0]] if k[0] in labels else labels[k[1]], str(root / k[0]))
-            for k in keys
-        ]
-    if callable(labels):
-        return [as_class(labels(path), str(path)) for path in paths]
-    raise ValueError(f'labels must be None, "folder", a mapping or a function, not {labels!r}')

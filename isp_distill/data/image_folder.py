@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.labels import Labels, labelled, stated
 from isp_distill.data.pictures import read_picture
 from isp_distill.errors import RawError
+from isp_distill.files.chosen import Select, chosen_files
 from isp_distill.files.listed import named_files
 from isp_distill.files.tree import files_below, nothing_found
 
@@ -23,14 +25,26 @@ class ImageFolder:
 
     Args:
         root: searched recursively for JPEG, PNG, WebP, BMP and TIFF.
-        label_maps: a folder with a class for every pixel of every picture; see :class:`RawFolder`.
+        labels: see :class:`RawFolder`.
+        label_maps: a folder with a class for every pixel of every picture; see there.
         files: take these pictures, in this order, instead of searching ``root``.
+        select: see there.
+        limit: take at most so many pictures; see there.
+
+    Attributes:
+        root: the folder.
+        paths: the pictures, sorted unless they were named.
+        classes: the class names, sorted; empty where ``labels`` gives numbers or nothing.
+        label_maps: the :class:`~isp_distill.data.label_maps.LabelMaps`, or None.
+        skipped: reason by path, of pictures that could not be read and folders that could not be
+            listed.
 
     Raises:
         FileNotFoundError: if the folder or a named file is missing, the folder holds no picture,
-            or a label map is missing.
+            or a label map or the file of labels is missing.
         OSError: no picture was found, and a folder could not be listed.
-        ValueError: a named file lies elsewhere, is named twice, or is no picture by its name.
+        ValueError: a named file lies elsewhere, is named twice, or is no picture by its name; none
+            is selected; or a picture has no label.
 
     Examples:
         >>> pictures = isp_distill.ImageFolder("pictures")
@@ -42,9 +56,14 @@ class ImageFolder:
         self,
         root: str | os.PathLike[str],
         *,
+        labels: Labels = None,
         label_maps: str | os.PathLike[str] | None = None,
         files: Sequence[str | os.PathLike[str]] | None = None,
+        select: Select = None,
+        limit: int | None = None,
     ) -> None:
+        if labels is not None and label_maps is not None:
+            raise ValueError("labels are classes of whole files, label_maps of pixels: give one")
         self.root = Path(root)
         self.skipped: dict[str, str] = {}
         if files is None:
@@ -54,6 +73,12 @@ class ImageFolder:
         if not self.paths:
             sought = ", ".join(IMAGE_EXTENSIONS)
             raise nothing_found(self.root, f"no pictures in it (looked for {sought})", self.skipped)
+        self.paths = chosen_files(self.root, self.paths, select, limit)
+        #: Whether it is all that lies below ``root``.
+        self.is_whole = files is None and select is None and limit is None
+        #: What ``labels`` was, where a file of settings can say it.
+        self.labels_from = stated(labels)
+        self._labels, self.classes = labelled(self.root, self.paths, labels)
         names = [path.relative_to(self.root) for path in self.paths]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
 
@@ -69,6 +94,12 @@ class ImageFolder:
         except RawError as error:
             self.skipped[str(path)] = error.reason
             raise
+
+    def label(self, index: int) -> int | np.ndarray[Any, Any] | None:
+        """The i-th picture's class, its whole label map (int64, -100 for no class), or None."""
+        if self.label_maps is not None:
+            return self.label_maps[index]
+        return None if self._labels is None else self._labels[index]
 
     def report(self) -> str:
         """The pictures that were skipped, with reasons; empty if none."""

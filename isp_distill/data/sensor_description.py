@@ -17,7 +17,6 @@ alone: exposure, gains, levels, orientation.
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from isp_distill.errors import RawError, UnsupportedRawError
+from isp_distill.files.chosen import matches
 from isp_distill.files.toml import tomllib
 from isp_distill.files.tree import is_file
 from isp_distill.raw.sensor_format import SensorFormat
@@ -87,7 +87,7 @@ class SensorDescription:
             if form is None:
                 values = dict(self._values)
                 for pattern, section in self._sections:
-                    if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}/"):
+                    if matches(name, pattern):
                         values.update(section)
                 form = SensorFormat.from_plain(values)
             own = _beside(path)

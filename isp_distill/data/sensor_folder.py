@@ -10,25 +10,23 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from isp_distill.data.folder import Labels, classes_of, labels_of
 from isp_distill.data.label_maps import LabelMaps
-from isp_distill.data.sensor_description import SENSOR_TOML, SensorDescription
+from isp_distill.data.labels import Labels, labelled, stated
+from isp_distill.data.sensor_description import SENSOR_TOML
+from isp_distill.data.sensor_files import (
+    SensorFiles,
+    frame_names,
+    is_sensor_folder,
+    sensor_files_below,
+)
 from isp_distill.errors import RawError
+from isp_distill.files.chosen import Select, chosen_files
 from isp_distill.files.listed import named_files
-from isp_distill.files.tree import files_below, is_file, nothing_found
 from isp_distill.raw.framing import Rectangle
-from isp_distill.raw.image import RawImage, read_raw
+from isp_distill.raw.image import RawImage
 from isp_distill.raw.image import upright as turn_upright
-from isp_distill.raw.sensor_file import BYTES, SENSOR_EXTENSIONS, count_frames, read_rows
+from isp_distill.raw.sensor_file import SENSOR_EXTENSIONS
 from isp_distill.raw.sensor_format import SensorFormat
-
-# How a camera's own .raw begins (Panasonic, Leica and others): a TIFF, which LibRaw reads.
-_CAMERA_FILES = (b"II*\0", b"MM\0*", b"IIU\0", b"IIRO", b"IIRS", b"FUJIFILM", b"FOVb")
-
-
-def is_sensor_folder(root: str | os.PathLike[str]) -> bool:
-    """Whether a folder says that it holds sensor dumps: it has a ``sensor.toml``."""
-    return is_file(Path(root) / SENSOR_TOML)
 
 
 class SensorFolder(Dataset[RawImage]):
@@ -46,17 +44,19 @@ class SensorFolder(Dataset[RawImage]):
         format: of all files; None reads ``sensor.toml`` in ``root``, see
             :mod:`isp_distill.data.sensor_description`.
         labels: see :class:`isp_distill.RawFolder`; every frame of a file has the file's class.
-        label_maps: instead of ``labels``: a folder with a class for every pixel, see there. Only
-            for files of one frame.
+        label_maps: instead of ``labels``: a folder with a class for every pixel, see there. That
+            of frame 3 of ``a/b.raw``, where the file holds several, is ``a/b.raw/0003.png``.
         on_error: see there.
         upright: apply the orientation that the format states.
         files: take these files, in this order, instead of searching ``root``.
+        select: see there.
+        limit: take at most so many files, with all frames of each; see there.
 
     Attributes:
         root: the folder.
         paths: each frame's file.
         frames: each frame's number in its file.
-        classes: the class names, sorted; empty unless ``labels="folder"``.
+        classes: the class names, sorted; empty where ``labels`` gives numbers or nothing.
         label_maps: the :class:`~isp_distill.data.label_maps.LabelMaps`, or None.
         on_error: "skip" or "raise".
         skipped: reason by path, of files that could not be used and folders that could not be
@@ -90,6 +90,8 @@ class SensorFolder(Dataset[RawImage]):
         on_error: Literal["skip", "raise"] = "skip",
         upright: bool = True,
         files: Sequence[str | os.PathLike[str]] | None = None,
+        select: Select = None,
+        limit: int | None = None,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
@@ -98,48 +100,36 @@ class SensorFolder(Dataset[RawImage]):
         self.root, self.on_error, self.upright = Path(root), on_error, upright
         self.skipped: dict[str, str] = {}
         if files is None:
-            if not self.root.is_dir():
-                raise FileNotFoundError(f"{self.root}: there is no such folder")
-            found, self.skipped = files_below(self.root, SENSOR_EXTENSIONS)
+            found, self.skipped = sensor_files_below(self.root)
         else:
             self.root, found = named_files(self.root, files, SENSOR_EXTENSIONS)
-        if not found:
-            sought = f"no sensor dump in it (looked for {', '.join(SENSOR_EXTENSIONS)})"
-            raise nothing_found(self.root, sought, self.skipped)
         if format is None and not is_sensor_folder(self.root):
             raise FileNotFoundError(missing_description(self.root, found[0]))
-        self._description = SensorDescription(self.root, format)
-        self._formats: dict[Path, SensorFormat | None] = {}
+        self._files = SensorFiles(self.root, format)
         self.paths: list[Path] = []
         self.frames: list[int] = []
+        #: Each frame's name below the folder, see :mod:`isp_distill.data.sensor_files`.
+        self.names: list[str] = []
+        found = chosen_files(self.root, found, select, limit)
+        #: Whether it is all that lies below ``root``, by its ``sensor.toml``.
+        self.is_whole = files is None and select is None and limit is None and format is None
         for path in found:
             self._take(path)
         if not self.paths:
             first = "\n".join(f"  {p}: {why}" for p, why in list(self.skipped.items())[:3])
             raise ValueError(f"{self.root}: none of its {len(found)} files could be used:\n{first}")
-        files_used = list(dict.fromkeys(self.paths))
-        self.classes = classes_of(self.root, files_used) if labels == "folder" else []
-        of_files = labels_of(self.root, files_used, labels, self.classes)
-        known = None if of_files is None else dict(zip(files_used, of_files, strict=True))
-        self._labels = None if known is None else [known[path] for path in self.paths]
+        #: What ``labels`` was, where a file of settings can say it.
+        self.labels_from = stated(labels)
+        self._labels, self.classes = labelled(self.root, self.paths, labels)
         self.label_maps = None
         if label_maps is not None:
-            if len(files_used) != len(self.paths):
-                raise ValueError(
-                    f"{self.root}: label maps are of files with one frame, and some have several"
-                )
-            names = [path.relative_to(self.root) for path in self.paths]
+            names = [Path(name) for name in self.names]
             self.label_maps = LabelMaps(label_maps, names)
 
     def _take(self, path: Path) -> None:
         """Count a file's frames, or note why it has none."""
         try:
-            if path.suffix.lower() in BYTES and _is_camera_file(path):
-                self._formats[path], frames = None, 1
-            else:
-                name = path.relative_to(self.root).as_posix()
-                form = self._formats[path] = self._description.of(path, name)
-                frames = count_frames(path, form)
+            frames = self._files.frames(path)
         except RawError as error:
             if self.on_error == "raise":
                 raise
@@ -147,6 +137,7 @@ class SensorFolder(Dataset[RawImage]):
             return
         self.paths += [path] * frames
         self.frames += range(frames)
+        self.names += frame_names(path.relative_to(self.root).as_posix(), frames)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -162,18 +153,12 @@ class SensorFolder(Dataset[RawImage]):
         if str(path) in self.skipped:
             raise RawError(path, self.skipped[str(path)])
         try:
-            raw = self._read(index)
+            raw = self._files.read(path, self.frames[index])
             return turn_upright(raw) if self.upright else raw
         except RawError as error:
             if self.on_error == "skip":
                 self.skipped[str(path)] = error.reason
             raise
-
-    def _read(self, index: int) -> RawImage:
-        path, form = self.paths[index], self._formats[self.paths[index]]
-        if form is None:
-            return read_raw(path)
-        return form.image(read_rows(path, self.frames[index], 0, form.height, form), str(path))
 
     def label(self, index: int) -> int | np.ndarray[Any, Any] | None:
         """The i-th frame's class, its whole label map (int64, -100 for no class), or None."""
@@ -214,11 +199,3 @@ def missing_description(root: Path, first: Path) -> str:
         f"{root}: nothing says what {first.name} and the others are: write {root / SENSOR_TOML}, "
         f"for example\n\n    {text}\n\nor give SensorFolder(root, SensorFormat(...))"
     )
-
-
-def _is_camera_file(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            return file.read(16).startswith(_CAMERA_FILES)
-    except OSError:
-        return False

@@ -1,4 +1,4 @@
-"""``pack``: decode a folder of RAW files once, into shards that training maps into memory.
+"""``pack``: decode a folder of RAW files or sensor dumps once, into shards that training maps.
 
 A packed folder holds ``isp-distill.json`` (every file: where it is stored, its metadata, label and
 checksum; and every file left out, with the reason) and ``shard-*.safetensors`` (the mosaics).
@@ -24,12 +24,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from isp_distill.data.folder import RAW_EXTENSIONS, Labels, _find, classes_of, labels_of
+from isp_distill.data.labels import Labels, labelled
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
 from isp_distill.files.atomic import only_writer
 from isp_distill.isp.augmentation import ISPAugmentation
 from isp_distill.models.teacher import Teacher, as_teacher
+from isp_distill.packs.originals import Originals, found_originals
 from isp_distill.packs.reader import PackedRaw
 from isp_distill.packs.stored_teacher import ViewSettings
 from isp_distill.packs.teacher_writer import store_teacher
@@ -39,6 +40,7 @@ from isp_distill.raw.decoding.pool import DecodePool
 from isp_distill.raw.image import RawImage
 from isp_distill.raw.image import upright as turn_upright
 from isp_distill.raw.record_fields import stored_fields
+from isp_distill.raw.sensor_format import SensorFormat
 from isp_distill.storage import shards
 from isp_distill.storage.manifest_schema import COMPRESSIONS, FieldError, check_fields
 from isp_distill.storage.mosaic_codec import compress
@@ -120,7 +122,8 @@ def pack(
     workers: int | None = None,
     timeout_s: float = 60.0,
     shard_bytes: int = 128 << 20,
-    extensions: Sequence[str] = RAW_EXTENSIONS,
+    extensions: Sequence[str] | None = None,
+    format: SensorFormat | None = None,
     prune: bool = False,
     teacher: Teacher | nn.Module | str | None = None,
     views: int = 8,
@@ -135,15 +138,18 @@ def pack(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> PackReport:
-    """Decode every RAW file below a folder once, into shards that :class:`PackedRaw` maps.
+    """Decode all RAW files or sensor dumps of a folder once, into shards for :class:`PackedRaw`.
 
     Safe to stop at any moment, ``kill -9`` and power cuts included, and to call again: it goes on
-    where it was, decodes files that were added or have changed since (by size and time of
-    modification), tries damaged ones again, packs anew what is damaged in ``out``, and leaves the
-    rest alone.
+    where it was, decodes files that were added or have changed since (by size, time of modification
+    and what describes them), tries damaged ones again, packs anew what is damaged in ``out``, and
+    leaves the rest alone.
+
+    A folder with a ``sensor.toml`` is one of sensor dumps, see :class:`SensorFolder`: every frame
+    is a record, and they are read in threads.
 
     Args:
-        folder: of RAW files, see :class:`RawFolder`.
+        folder: of RAW files, see :class:`RawFolder`; or of sensor dumps.
         out: the packed folder; made if need be.
         labels: see :class:`RawFolder`. They may change from call to call: nothing is decoded again.
             Label maps stay where they are: ``PackedRaw(out, label_maps=FOLDER)``.
@@ -153,10 +159,13 @@ def pack(
         compression: "zstd" for lossless compression in bands of 64 rows (needs zstandard): about
             two thirds of the bytes, decoded at some 0.8 GB/s a core. It pays where the disk is
             slower than that, or full.
-        workers: decoding processes; as many as there are cores if None.
+        workers: decoding processes, or threads that read sensor dumps; as many as there are cores
+            if None.
         timeout_s: seconds for one file.
         shard_bytes: a shard is written when it has so many bytes; a kill loses one shard's work.
-        extensions: suffixes to look for.
+        extensions: suffixes to look for; if None those of RAW files, or of sensor dumps.
+        format: what the folder's files are, where they are sensor dumps and no ``sensor.toml`` says
+            so.
         prune: drop packed files that are no longer in the source folder; none while a folder in it
             cannot be listed.
         teacher: store this teacher's logits as well, for ``views`` fixed views of every file; then
@@ -178,8 +187,10 @@ def pack(
         The :class:`PackReport`. Damaged and non-Bayer files are left out and listed there.
 
     Raises:
-        FileNotFoundError: the folder is missing, or holds no RAW file.
-        ValueError: an argument is out of range, or ``out`` was packed with other settings.
+        FileNotFoundError: the folder is missing, or holds nothing to pack; where it holds arrays,
+            the message says which ``sensor.toml`` to write.
+        ValueError: an argument is out of range, ``sensor.toml`` says something that a format has
+            not, or ``out`` was packed with other settings.
         DamagedPackError: the manifest in ``out`` cannot be read, or is of another version.
         RuntimeError: another process is packing into ``out``.
         RawError: ``crop`` does not fit a mosaic.
@@ -198,7 +209,6 @@ def pack(
         raise ValueError("binning and shard_bytes must be at least 1")
     root, target = Path(folder), Path(out)
     count = workers or _cores()
-    paths, unlisted = _find(root, extensions)
     settings = {"upright": upright, "binning": binning, "compression": compression}
     if compression == "zstd":
         compress(np.zeros((2, 2), np.uint16))  # zstandard is missing now, or never
@@ -209,23 +219,24 @@ def pack(
         side = 2 * chosen.size if crop is None else crop
         view = View(side, crop_binning, crop_area, flip=vertical_flip)
         wanted = ViewSettings(views, view, seed, augmentation, top)
-    with only_writer(target), DecodePool(count, timeout_s) as pool:
-        writer = PackWriter(target, root, settings, shard_bytes)
-        away = {Path(name).relative_to(root).as_posix(): why for name, why in unlisted.items()}
-        todo = writer.begin([p.relative_to(root).as_posix() for p in paths], prune, away)
-        _label(writer, root, labels)
-        bar = tqdm(total=len(todo), desc="pack", unit="file", disable=not progress)
-        _write(writer, _decoded(root, todo, pool, count, settings), bar)
-        if chosen is not None and wanted is not None:
-            store_teacher(
-                PackedRaw(target, gain_map=False),
-                chosen,
-                wanted,
-                batch_size=batch_size,
-                device=device,
-                workers=count,
-                progress=progress,
-            )
+    with DecodePool(count, timeout_s) as pool:
+        originals = found_originals(root, format, extensions, pool)
+        with only_writer(target):
+            writer = PackWriter(target, root, settings, shard_bytes)
+            todo = writer.begin(originals, prune)
+            _label(writer, originals, labels)
+            bar = tqdm(total=len(todo), desc="pack", unit="file", disable=not progress)
+            _write(writer, _decoded(originals, todo, count, settings), bar)
+            if chosen is not None and wanted is not None:
+                store_teacher(
+                    PackedRaw(target, gain_map=False),
+                    chosen,
+                    wanted,
+                    batch_size=batch_size,
+                    device=device,
+                    workers=count,
+                    progress=progress,
+                )
     return _report(writer, target, root, time.perf_counter() - began)
 
 
@@ -236,11 +247,11 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _label(writer: PackWriter, root: Path, labels: Labels) -> None:
+def _label(writer: PackWriter, originals: Originals, labels: Labels) -> None:
     # Packed files that are gone from the source still have their classes.
-    known = [root / name for name in writer.names]
-    classes = classes_of(root, known) if labels == "folder" else []
-    writer.label(classes, labels_of(root, known, labels, classes))
+    known = [originals.file(name) for name in writer.names]
+    values, classes = labelled(originals.root, known, labels)
+    writer.label(classes, values)
 
 
 def _write(writer: PackWriter, decoded: Decoded, bar: tqdm[Any]) -> None:
@@ -272,7 +283,7 @@ def _report(writer: PackWriter, target: Path, root: Path, seconds: float) -> Pac
 
 
 def _decoded(
-    root: Path, todo: list[str], pool: DecodePool, workers: int, settings: dict[str, Any]
+    originals: Originals, todo: list[str], workers: int, settings: dict[str, Any]
 ) -> Decoded:
     """The files in their order, decoded by several threads ahead of time; or why they are not."""
     waiting: collections.deque[Future[Record | tuple[str, dict[str, Any]]]] = collections.deque()
@@ -282,7 +293,7 @@ def _decoded(
         while True:
             # One file more than there are workers: no decoder waits for a checksum.
             while len(waiting) < workers + 2 and (name := next(rest, None)) is not None:
-                waiting.append(threads.submit(_decode, root, name, pool, settings))
+                waiting.append(threads.submit(_decode, originals, name, settings))
             if not waiting:
                 return
             yield waiting.popleft().result()
@@ -291,14 +302,14 @@ def _decoded(
 
 
 def _decode(
-    root: Path, name: str, pool: DecodePool, settings: dict[str, Any]
+    originals: Originals, name: str, settings: dict[str, Any]
 ) -> Record | tuple[str, dict[str, Any]]:
-    """One file as a record, or its name and why it is left out."""
-    path, stamp = root / name, {"size": 0, "mtime_ns": 0}
+    """One file, or one frame, as a record, or its name and why it is left out."""
+    stamp: dict[str, Any] = {"size": 0, "mtime_ns": 0}
     try:
         # Before decoding: a file that changes meanwhile is noticed next time.
-        stamp = shards.stamp_of(path)
-        raw = pool.read(path)
+        stamp = originals.stamp(name)
+        raw = originals.read(name)
     except OSError as error:
         return name, {
             "error": "CorruptRawError",
@@ -311,7 +322,7 @@ def _decode(
 
 
 def _record(
-    name: str, raw: RawImage, stamp: dict[str, int], settings: dict[str, Any]
+    name: str, raw: RawImage, stamp: dict[str, Any], settings: dict[str, Any]
 ) -> Record | tuple[str, dict[str, Any]]:
     if settings["upright"]:
         raw = turn_upright(raw)

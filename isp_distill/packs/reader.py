@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.sensor_files import file_and_frame, frame_order
 from isp_distill.errors import CorruptRawError
 from isp_distill.files.tree import is_file
 from isp_distill.raw.camera_warnings import warn_of_unseen
@@ -51,7 +52,9 @@ class PackedRaw(Dataset[RawImage]):
 
     Attributes:
         root: the folder that was packed, on the machine where it was.
-        paths: the files that are packed, in the order of :class:`RawFolder`.
+        paths: the files that are packed, in the order of :class:`RawFolder`; one that holds several
+            frames comes once for each.
+        frames: each frame's number in its file; 0 for RAW files.
         classes: the class names where ``pack(labels="folder")`` made the labels.
         label_maps: the :class:`~isp_distill.data.label_maps.LabelMaps`, or None.
         on_error: "skip" or "raise".
@@ -97,7 +100,7 @@ class PackedRaw(Dataset[RawImage]):
         self.settings: dict[str, Any] = manifest["settings"]
         self.skipped = {str(self.root / n): w["reason"] for n, w in manifest["skipped"].items()}
         found = [(name, e, s) for s in manifest["shards"] for name, e in s["records"].items()]
-        found.sort(key=lambda item: PurePosixPath(item[0]).parts)
+        found.sort(key=lambda item: frame_order(item[0]))
         if not found:
             raise ValueError(
                 f"{self.path}: nothing is packed in it; {len(self.skipped)} files were skipped"
@@ -107,9 +110,12 @@ class PackedRaw(Dataset[RawImage]):
                 f"{self.path}: pack was interrupted after {len(found)} files; call it again",
                 stacklevel=2,
             )
-        #: Names below the packed folder, with forward slashes.
+        #: Names below the packed folder, with forward slashes; frame 3 of a file of several frames
+        #: is ``a/b.raw/0003``.
         self.names = [name for name, _, _ in found]
-        self.paths = [self.root / name for name in self.names]
+        files = [file_and_frame(name) for name in self.names]
+        self.paths = [self.root / file for file, _ in files]
+        self.frames = [frame for _, frame in files]
         names = [Path(name) for name in self.names]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._entries: list[dict[str, Any]] = [entry for _, entry, _ in found]
@@ -197,8 +203,10 @@ class PackedRaw(Dataset[RawImage]):
             raw = RawImage(mosaic=mosaic, path=path, **fields)
             return corrected(raw) if self.gain_map else raw
         except (shards.DamagedShardError, DamagedBandError) as error:
+            several = self.names[index] != file_and_frame(self.names[index])[0]
+            what = f"the record of its frame {self.frames[index]}" if several else "its record"
             reason = (
-                f"its record in shard {self.path / file} is damaged ({error}): run "
+                f"{what} in shard {self.path / file} is damaged ({error}): run "
                 f"isp-distill verify --drop {self.path}, then pack again"
             )
             if self.on_error == "skip":

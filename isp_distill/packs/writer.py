@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from isp_distill.errors import RawError
+from isp_distill.packs.originals import Originals
 from isp_distill.storage import shards
 from isp_distill.storage.manifest import (
     MANIFEST,
@@ -27,6 +29,7 @@ from isp_distill.storage.manifest_schema import (
     MOSAICS,
     PREFIXES,
     SETTINGS,
+    STAMP,
     FieldError,
     check_shard_name,
 )
@@ -131,16 +134,13 @@ class PackWriter:
         """Bytes of all shards."""
         return sum(shard["bytes"] for shard in self._manifest["shards"])
 
-    def begin(
-        self, names: Sequence[str], prune: bool, unlisted: Mapping[str, str] | None = None
-    ) -> list[str]:
-        """Compare the folder with its source; the names to decode, in the order given.
+    def begin(self, originals: Originals, prune: bool) -> list[str]:
+        """Compare the folder with its source; the names to decode, in their order.
 
         Args:
-            names: of every file in the source folder.
-            prune: drop records that are not among them.
-            unlisted: why folders below the source folder could not be listed, by name. While
-                there are any, nothing is dropped: what is not seen may still be there.
+            originals: what there is. While folders of it could not be listed, nothing is dropped
+                that lies in a file which was not seen: it may still be there.
+            prune: drop records that are no longer there.
 
         Raises:
             OSError: the system cannot read a shard now.
@@ -149,10 +149,16 @@ class PackWriter:
             for name, reason in self._unusable(shard).items():
                 self.damaged[name] = reason
                 self._drop(name)
-        unlisted = unlisted or {}
+        names, unlisted = originals.names, originals.unlisted
         present = set(names)
         for name in [n for n, why in self.skipped.items() if why["error"] == _UNLISTED]:
             del self.skipped[name]  # of the last call
+        for name in set(self._shard_of) - present:
+            if originals.is_seen(name):
+                self._drop(name)  # its file is there, and holds it no longer
+        for name in set(self.skipped) - present:
+            if originals.is_seen(name):
+                del self.skipped[name]
         gone = sorted(set(self._shard_of) - present)
         if unlisted:
             self.unseen = [name for name in gone if _is_below(name, unlisted)]
@@ -165,7 +171,8 @@ class PackWriter:
                 del self.skipped[name]
         for name, reason in unlisted.items():
             self.skipped[name] = {"error": _UNLISTED, "reason": reason, "size": 0, "mtime_ns": 0}
-        todo = [name for name in names if not self._is_done(name)]
+        self.skipped.update(originals.refused)
+        todo = [name for name in names if not self._is_done(originals, name)]
         self.names = [*names, *self.missing, *self.unseen]
         self._manifest["complete"] = False
         # Before the first shard: a folder with shards always has a manifest.
@@ -186,7 +193,7 @@ class PackWriter:
         except shards.DamagedShardError as error:
             return dict.fromkeys(shard["records"], str(error))
 
-    def _is_done(self, name: str) -> bool:
+    def _is_done(self, originals: Originals, name: str) -> bool:
         entry = self.records_entry(name)
         if entry is None:
             entry = self.skipped.get(name)
@@ -194,10 +201,10 @@ class PackWriter:
             if entry is None or entry["error"] != "UnsupportedRawError":
                 return False
         try:
-            stamp = shards.stamp_of(self.root / name)
-        except OSError:
+            stamp = originals.stamp(name)
+        except (OSError, RawError):
             return False
-        return all(entry[key] == value for key, value in stamp.items())
+        return all(entry.get(key) == stamp.get(key) for key in STAMP)
 
     def records_entry(self, name: str) -> dict[str, Any] | None:
         """The manifest's entry of one file, or None."""

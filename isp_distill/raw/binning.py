@@ -1,4 +1,4 @@
-"""Binning: what a sensor does that averages neighbours of one colour."""
+"""Binning: what a sensor does that averages, or adds, neighbours of one colour."""
 
 from __future__ import annotations
 
@@ -36,3 +36,22 @@ def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any
         mean = total.astype(np.float32) / np.float32(factor * factor)
         binned[2 * first : 2 * last] = np.rint(mean).reshape(-1, 2 * columns)
     return binned
+
+
+def sum_blocks(codes: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
+    """The sums of ``block`` x ``block`` neighbours: ``[H, W]`` uint16 to smaller.
+
+    How a Quad-Bayer frame becomes a Bayer mosaic: there neighbours have one colour. Sums beyond
+    65535 stop there.
+
+    Args:
+        codes: both sides whole multiples of ``block``.
+        block: codes a side.
+    """
+    if block == 1:
+        return codes
+    rows, columns = codes.shape[0] // block, codes.shape[1] // block
+    tall = codes.reshape(rows, block, columns * block).sum(axis=1, dtype=np.uint32)
+    total = tall.reshape(rows, columns, block).sum(axis=2, dtype=np.uint32)
+    summed: np.ndarray[Any, Any] = np.minimum(total, 0xFFFF).astype(np.uint16)
+    return summed

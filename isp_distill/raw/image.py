@@ -26,6 +26,7 @@ from isp_distill.raw.dng import levels as dng_levels
 from isp_distill.raw.dng import opcodes
 from isp_distill.raw.gain_map import GainMap
 from isp_distill.raw.metadata import PATTERNS, SITE_PLANES, Blacks, Gains, Matrix
+from isp_distill.raw.raw_input import Located, RawInput, located
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +209,7 @@ def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImag
     )
 
 
-def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawImage:
+def read_raw(path: RawInput) -> RawImage:
     """Decode a camera RAW file: DNG, CR2, CR3, NEF, ARW, RAF (Bayer) and what else LibRaw reads.
 
     The visible area is returned, an odd last row or column cropped. The orientation is reported,
@@ -216,7 +217,8 @@ def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawIm
     same in processes that may die.
 
     Args:
-        path: the file.
+        path: the file; or its content as bytes; or a binary file that is open, which is read from
+            where it stands to its end. The image's ``path`` is then "", or the open file's name.
 
     Returns:
         The mosaic and its metadata. A ``UserWarning`` names the file where the white balance, the
@@ -229,39 +231,46 @@ def read_raw(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> RawIm
         CorruptRawError: the file is damaged: truncated, zeroed, nonsense sizes, or a DNG with a
             tag that is there, is needed, and cannot be read; or it is a pipe or a device.
         OSError: the file cannot be opened (``FileNotFoundError``, ``PermissionError``, ...).
+        TypeError: it is none of these, or a file that was opened as text.
+        ValueError: it is bytes that are a path.
 
     Examples:
         >>> raw = isp_distill.read_raw("photos/new.dng")
         >>> raw.mosaic.shape, raw.pattern, raw.white
         ((96, 128), 'GRBG', 16383.0)
+        >>> with open("photos/new.dng", "rb") as file:
+        ...     isp_distill.read_raw(file.read()).path
+        ''
     """
-    name = os.fsdecode(path)
-    check_ordinary(name, CorruptRawError)
-    with open(name, "rb") as file:
-        head = file.read(16)
-        directories = tiff.read_directories(file)
-        size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        raise CorruptRawError(name, "the file is empty; copy it again")
-    if tiff.is_dng(directories):
-        missing = tiff.missing_bytes(tiff.raw_directory(directories), size)
-        if missing:
-            raise CorruptRawError(
-                name, f"truncated: {missing} bytes of pixel data are missing; copy the file again"
-            )
-    with rawpy.RawPy() as decoder:
-        try:
-            _open(decoder, name)
-            if tiff.is_dng(directories):
-                shape = (decoder.sizes.raw_height, decoder.sizes.raw_width)
-                dng_levels.check_tags(tiff.raw_directory(directories, shape), directories)
-            raw_refusals.check_size(name, decoder)
-            decoder.unpack()
-            return _interpret(name, decoder, head, directories)
-        except tiff.TagError as error:
-            raise CorruptRawError(name, f"{error}; copy or convert the file again") from error
-        except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
-            raise raw_refusals.explain(name, error, head, directories) from error
+    with located(path) as found:
+        name = found.name
+        check_ordinary(found.file, CorruptRawError)
+        with open(found.file, "rb") as file:
+            head = file.read(16)
+            directories = tiff.read_directories(file)
+            size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            raise CorruptRawError(name, "the file is empty; copy it again")
+        if tiff.is_dng(directories):
+            missing = tiff.missing_bytes(tiff.raw_directory(directories), size)
+            if missing:
+                raise CorruptRawError(
+                    name,
+                    f"truncated: {missing} bytes of pixel data are missing; copy the file again",
+                )
+        with rawpy.RawPy() as decoder:
+            try:
+                _open(decoder, found.file)
+                if tiff.is_dng(directories):
+                    shape = (decoder.sizes.raw_height, decoder.sizes.raw_width)
+                    dng_levels.check_tags(tiff.raw_directory(directories, shape), directories)
+                raw_refusals.check_size(name, decoder)
+                decoder.unpack()
+                return _interpret(found, decoder, head, directories)
+            except tiff.TagError as error:
+                raise CorruptRawError(name, f"{error}; copy or convert the file again") from error
+            except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
+                raise raw_refusals.explain(name, error, head, directories) from error
 
 
 def _open(decoder: Any, name: str) -> None:
@@ -276,13 +285,16 @@ def _open(decoder: Any, name: str) -> None:
         decoder.open_file(name)
 
 
-def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Directory]) -> RawImage:
+def _interpret(
+    found: Located, decoder: Any, head: bytes, directories: list[tiff.Directory]
+) -> RawImage:
     """The RawImage of an unpacked file."""
+    name = found.name
     colors, pattern = raw_refusals.bayer_of(name, decoder, head, directories)
     sizes = decoder.sizes
     dng = tiff.is_dng(directories)
     sensor = tiff.raw_directory(directories, (sizes.raw_height, sizes.raw_width)) if dng else {}
-    mosaic, note = interpretation.mosaic_of(name, decoder, head, sensor)
+    mosaic, note = interpretation.mosaic_of(found, decoder, head, sensor)
     notes = [note]
     peak = int(mosaic.max())
     if peak == 0:
@@ -321,6 +333,6 @@ def _interpret(name: str, decoder: Any, head: bytes, directories: list[tiff.Dire
         camera=camera,
         exposure_time=exposure_time,
         iso=iso,
-        path=name,
+        path=found.path,
         **wanted,
     )

@@ -20,15 +20,16 @@ from isp_distill.raw.dng import (
     levels as dng_levels,
 )
 from isp_distill.raw.metadata import Blacks, Gains, Matrix
+from isp_distill.raw.raw_input import Located
 
 
 def mosaic_of(
-    name: str, decoder: Any, head: bytes, sensor: tiff.Directory
+    found: Located, decoder: Any, head: bytes, sensor: tiff.Directory
 ) -> tuple[np.ndarray, str | None]:
     """The visible area, uint16 [H, W], an odd last row or column left out.
 
     Args:
-        name: the file.
+        found: the file.
         decoder: rawpy's, with the file unpacked.
         head: the file's first 16 bytes.
         sensor: the DNG's directory of the sensor data; empty for other formats.
@@ -39,7 +40,7 @@ def mosaic_of(
     """
     sizes = decoder.sizes
     if dng_float.is_float(sensor):
-        return dng_float.visible_mosaic(name, sizes, head, sensor)
+        return dng_float.visible_mosaic(found.name, found.file, sizes, head, sensor)
     visible = decoder.raw_image_visible
     # A copy, because LibRaw frees its memory with the decoder.
     return np.array(visible[: sizes.height // 2 * 2, : sizes.width // 2 * 2], order="C"), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from isp_distill.raw import fields
+from isp_distill.raw.binning import sum_blocks
 from isp_distill.raw.image import RawImage
 from isp_distill.raw.metadata import IDENTITY, PATTERNS, Blacks, Gains, Matrix
 from isp_distill.raw.packings import PACKINGS, packing_of, row_bytes, unpack_rows
 from isp_distill.raw.sensor_names import named
 
 BYTE_ORDERS = ("little", "big")
+BLOCKS = (1, 2, 3)
+# Of a mosaic, which is uint16.
+_MOST_CODE = 0xFFFF
 # Beyond this a frame is a mistake in its description: 4 gigapixels.
 _MOST_PIXELS = 1 << 32
 
@@ -25,12 +30,16 @@ class SensorFormat:
     """How the bytes of a frame become codes, and what the codes mean.
 
     Attributes:
-        width: pixels in a row, even.
-        height: rows, even.
+        width: pixels in a row, a whole number of the filter's periods: even.
+        height: rows, likewise.
         packing: how codes lie in bytes: mipi10, mipi12, mipi14, pfnc10p, pfnc12p, gige12packed,
             uint8 or uint16; see :mod:`isp_distill.raw.packings`.
         pattern: colours of the first 2x2 of the frame, row by row: "RGGB", "GRBG", "GBRG", "BGGR".
+            With ``block``, of its first 2x2 blocks.
         black: level of R, Gr, Gb, B in codes; one number stands for all four.
+        block: sites a side that share one colour: 1 for Bayer, 2 for Quad-Bayer, 3 for 3x3 blocks.
+            Each block is read as one Bayer site, the sum of its codes. The mosaic has ``width /
+            block`` columns, and its black and white levels are ``block**2`` times these.
         bits: of a code; those of the packing if None. Of uint16 it is what the sensor gives.
         white: code at which the sensor saturates; ``2**bits - 1`` if None.
         stride: bytes from one row to the next; those that the packing needs if None.
@@ -71,12 +80,18 @@ class SensorFormat:
     camera: str = ""
     exposure_time: float | None = None
     iso: float | None = None
+    block: int = 1
 
     def __post_init__(self) -> None:
+        self._set("block", _whole(self.block, "block", 1))
+        if self.block not in BLOCKS:
+            raise ValueError(f"block must be 1, 2 or 3 sites a side, got {self.block}")
+        period = 2 * self.block
         for name in ("width", "height"):
-            value = _whole(getattr(self, name), name, 2)
-            if value % 2:
-                raise ValueError(f"{name} must be even, a whole number of periods, got {value}")
+            value = _whole(getattr(self, name), name, period)
+            if value % period:
+                wanted = "even" if period == 2 else f"a multiple of {period}"
+                raise ValueError(f"{name} must be {wanted}, a whole number of periods, got {value}")
             self._set(name, value)
         if self.width * self.height > _MOST_PIXELS:
             raise ValueError(f"a frame of {self.height} x {self.width} pixels is no frame")
@@ -109,7 +124,8 @@ class SensorFormat:
         white = 2**bits - 1 if self.white is None else self.white
         self._set("black", black)
         self._set("white", fields.white_of(white, black))
-        made = self.image(np.zeros((2, 2), np.uint16))
+        self._check_sum()
+        made = self.image(np.zeros((period, period), np.uint16))
         for name in ("white_balance", "ccm", "orientation", "exposure_time", "iso"):
             self._set(name, getattr(made, name))
 
@@ -175,14 +191,21 @@ class SensorFormat:
         order = self.byte_order == "big"
         return unpack_rows(rows, self.width, self.packing, shift=self.shift, big_endian=order)
 
-    def image(self, mosaic: np.ndarray, path: str = "") -> RawImage:
-        """A mosaic of codes as a RawImage of this format."""
+    def image(self, codes: np.ndarray, path: str = "") -> RawImage:
+        """A frame's codes, uint16 ``[h, width]``, as a RawImage of this format.
+
+        The blocks of a filter with ``block`` above 1 are summed; a sum stops at 65535, which is
+        above white.
+        """
         assert self.white is not None
+        assert isinstance(self.black, tuple)
+        scale = self.block**2
+        r, gr, gb, b = self.black
         return RawImage(
-            mosaic=mosaic,
+            mosaic=sum_blocks(codes, self.block),
             pattern=self.pattern,
-            black=self.black,  # type: ignore[arg-type]  # a number stands for four
-            white=self.white,
+            black=(scale * r, scale * gr, scale * gb, scale * b),
+            white=scale * self.white,
             white_balance=self.white_balance,  # type: ignore[arg-type]
             ccm=self.ccm,
             orientation=self.orientation,
@@ -191,6 +214,18 @@ class SensorFormat:
             iso=self.iso,
             path=path,
         )
+
+    def _check_sum(self) -> None:
+        """Refuse a white level whose sum over a block does not fit a mosaic."""
+        assert self.white is not None
+        whole = self.block**2 * self.white
+        if self.block > 1 and whole > _MOST_CODE:
+            shift = math.ceil(math.log2(whole / _MOST_CODE))
+            raise ValueError(
+                f"white is {self.white:g}, and the sum of a block of {self.block} x {self.block} "
+                f"such codes {whole:g}: a mosaic holds up to {_MOST_CODE}. Write the frames with "
+                f"codes shifted down by {shift} bits, levels too, or bin them yourself"
+            )
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

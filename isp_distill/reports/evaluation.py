@@ -236,8 +236,9 @@ def evaluate(
         student: a rawified model, any module (see :class:`isp_distill.models.student.PlanesModel`),
             or a function of ``(mosaic, isp)``.
         teacher: a :class:`Teacher`, a module, or a timm name.
-        data: a folder of RAW files, one of pictures, a list of files, or a dataset; with labels,
-            or label maps, the report also holds how well both models predict these.
+        data: a folder of RAW files, one of pictures, several, a list of files, or a dataset, as in
+            :func:`isp_distill.train`; with labels, or label maps, the report also holds how well
+            both models predict these.
         views: crops of each file: the middle, then the corners; 1 to 5.
         crop: side of the mosaics, even; if None, and ``binning`` too, what the student was trained
             at, or twice the teacher's size where it was not trained.

@@ -250,6 +250,10 @@ def check_fields(fields: Any, shape: tuple[int, int]) -> None:
 
 
 _STAMP = {"size": whole(0, _COUNT), "mtime_ns": whole(-_COUNT, _COUNT)}
+# Of a sensor dump: a digest of its description.
+_FORMAT: dict[str, Check] = {"format": _hexadecimal}
+#: The fields of a record that tell whether its file, or what describes it, has changed.
+STAMP = (*_STAMP, *_FORMAT)
 
 _MOSAIC = table(
     {
@@ -262,7 +266,7 @@ _MOSAIC = table(
         "nbytes": whole(1, _COUNT),
         "digest": _hexadecimal,
     },
-    {"bands": listed(whole(0, _COUNT), 2, MAX_PIXELS)},
+    {"bands": listed(whole(0, _COUNT), 2, MAX_PIXELS), **_FORMAT},
 )
 _LOGITS_ROW = table(
     {"row": whole(0, 1 << 20), "mosaic": _hexadecimal, "digest": _hexadecimal},
@@ -325,7 +329,7 @@ def check_shard(kind: str, shard: Any) -> None:
 SETTINGS = table(
     {"upright": _flag, "binning": whole(1, 1 << 15), "compression": one_of(*COMPRESSIONS)}
 )
-_SKIPPED = table({"error": _text, "reason": _text, **_STAMP})
+_SKIPPED = table({"error": _text, "reason": _text, **_STAMP}, _FORMAT)
 _ALL: dict[str, Check] = {
     "format": _text,
     "version": whole(0, 1 << 30),

@@ -8,6 +8,7 @@ nothing but its kind and its length, since asking for an item may cost a second.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.several_folders import SeveralFolders
 from isp_distill.data.source import Source
 from isp_distill.models.fingerprint import fingerprint
 from isp_distill.models.teacher import Teacher
@@ -77,14 +79,21 @@ def data_identity(source: Source) -> dict[str, Any]:
     """What tells one dataset from another.
 
     Packed folders: the checksum and the name of every record. Folders: every file's name below the
-    folder, and its size. Lists: form and some values of every item. Others: kind and length alone.
-    Labels and the files of label maps count too.
+    folder, and its size. Several folders: the same of each of them, in their order. Lists: form and
+    some values of every item. Others: kind and length alone. Labels and the files of label maps
+    count too.
     """
     found: dict[str, Any] = {"kind": type(source).__qualname__, "length": len(source)}
     paths, root = getattr(source, "paths", None), getattr(source, "root", None)
     indices = range(len(source))
     maps = getattr(source, "label_maps", None)
-    if isinstance(source, PackedRaw):
+    if isinstance(source, SeveralFolders):
+        each = [data_identity(part) for part in source.parts]
+        found["folders"] = len(each)
+        # Which folder comes first counts, and where it lies does not. Labels are those of all.
+        own = [{k: v for k, v in one.items() if k not in ("labels", "label maps")} for one in each]
+        found["content"] = _digest(json.dumps(one, sort_keys=True) for one in own)
+    elif isinstance(source, PackedRaw):
         records = (f"{source.names[i]} {source.checksum(i)}" for i in indices)
         found["content"] = _digest(records)
     elif isinstance(paths, Sequence):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import tomli_w
 from torch import nn
@@ -20,7 +20,11 @@ from torch import nn
 from isp_distill.arguments import shown
 from isp_distill.data.folder import RawFolder
 from isp_distill.data.image_folder import ImageFolder
+from isp_distill.data.label_file import is_label_file
+from isp_distill.data.sensor_folder import SensorFolder
+from isp_distill.data.several_folders import SeveralFolders
 from isp_distill.files.atomic import write_atomically
+from isp_distill.files.listed import is_list_of_files
 from isp_distill.files.toml import tomllib
 from isp_distill.models.teacher import Teacher
 from isp_distill.packs.reader import PackedRaw
@@ -37,11 +41,13 @@ class RunConfig:
     Attributes:
         student: "rawify", or MODULE:FUNCTION.
         teacher: a timm name, or MODULE:FUNCTION; None where it was made in Python.
-        data: the path of a folder or a file; None where it was a dataset in Python.
-        labels: the first folder is a file's class.
+        data: the path of a folder or a file, or a list of folders or of files; None where it was a
+            dataset in Python.
+        labels: True: the first folder is a file's class; or the path of a file of labels.
         label_maps: the folder of a class for every pixel.
         live_teacher: of packed data, do not use the stored logits.
         validation: like ``data``.
+        validation_labels: its file of labels; its folders are classes where ``labels`` is True.
         validation_label_maps: its label maps.
         out: the run's folder.
         settings: fields of :class:`TrainSettings`, in plain values.
@@ -49,11 +55,12 @@ class RunConfig:
 
     student: str | None = None
     teacher: str | None = None
-    data: str | None = None
-    labels: bool = False
+    data: str | list[str] | None = None
+    labels: bool | str = False
     label_maps: str | None = None
     live_teacher: bool = False
-    validation: str | None = None
+    validation: str | list[str] | None = None
+    validation_labels: str | None = None
     validation_label_maps: str | None = None
     out: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -116,6 +123,7 @@ def write_config(
         teacher=teacher if isinstance(teacher, str) else None,
         **seen,
         validation=measured.get("data"),
+        validation_labels=None if isinstance(own := measured.get("labels"), bool) else own,
         validation_label_maps=measured.get("label_maps"),
         out=str(job.folder),
         settings=job.settings.plain(),
@@ -127,14 +135,20 @@ def _described(data: Data) -> dict[str, Any]:
     """The fields of a :class:`RunConfig` that say which data these are; none for other datasets."""
     if isinstance(data, (str, os.PathLike)):
         return {"data": str(data)}
-    if not isinstance(data, (RawFolder, ImageFolder, PackedRaw)):
+    if is_list_of_files(data):
+        return {"data": [str(one) for one in cast("Sequence[str | os.PathLike[str]]", data)]}
+    if isinstance(data, SeveralFolders):
+        return data.stated or {}
+    if not isinstance(data, (RawFolder, SensorFolder, ImageFolder, PackedRaw)):
         return {}
     maps = data.label_maps
     found: dict[str, Any] = {"label_maps": None if maps is None else str(maps.root)}
     if isinstance(data, PackedRaw):
         return {**found, "data": str(data.path), "live_teacher": not data.use_stored_teacher}
-    classes = isinstance(data, RawFolder) and bool(data.classes)
-    return {**found, "data": str(data.root), "labels": classes}
+    if not data.is_whole:
+        return {}  # some of its files: a path would say all
+    labels = data.labels_from
+    return {**found, "data": str(data.root), "labels": labels == "folder" or labels or False}
 
 
 def _check(path: str, name: str, value: Any) -> None:
@@ -147,9 +161,12 @@ def _check(path: str, name: str, value: Any) -> None:
             f"there are {', '.join(known)}"
         )  # fmt: skip
         raise ValueError(f"{path}: has no key {name!r}: {hint}")
+    if name in ("data", "validation") and isinstance(value, list) and value:
+        value = next((part for part in value if not isinstance(part, str)), "")
     kind: type = dict if name == "settings" else bool if known[name] is False else str
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) and not (name == "labels" and is_label_file(value)):
         expected = {dict: "a table", bool: "true or false", str: "a string"}[kind]
+        expected += ", or a file that ends in .csv or .jsonl" if name == "labels" else ""
         raise ValueError(f"{path}: {name} must be {expected}, got {shown(value)}")
 
 

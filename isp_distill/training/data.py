@@ -13,7 +13,7 @@ from isp_distill.data.device_input import on_device
 from isp_distill.data.loader import ViewLoader
 from isp_distill.data.source import Source, label_grid
 from isp_distill.models.teacher_output import check_logits, warn_of_features
-from isp_distill.packs.stored_teacher import StoredTeacher
+from isp_distill.packs.stored_teachers import stored_teacher_of
 from isp_distill.sources import Data, open_source, packing_note
 from isp_distill.training.job import Job
 from isp_distill.training.models import TrainedModels
@@ -74,7 +74,7 @@ def opened_data(data: Data, validation: Data | None, models: TrainedModels, job:
             "--label-maps), or leave alpha at 1"
         )
     measured = None if validation is None else open_source(validation)
-    stored = StoredTeacher.matching(source, models.teacher, models.view, settings.augmentation)
+    stored = stored_teacher_of(source, models.teacher, models.view, settings.augmentation)
 
     def output_shape() -> tuple[int, ...]:
         return models.teacher.output_shape(where) if stored is None else stored.output_shape()

@@ -55,10 +55,11 @@ def train(
             (1 channel) or its four planes.
         teacher: a :class:`Teacher`, a module (taken to be ImageNet's, 224 pixels), or a timm name.
         data: a folder of RAW files, a folder of ordinary pictures (mosaics are then made from them
-            and the teacher sees the pictures), a list of such files, or a dataset of
-            :class:`RawImage` or uint8 RGB arrays, with or without labels: a class for each, or for
-            each of its pixels (``RawFolder(..., label_maps=FOLDER)``, or pairs with integers
-            ``[h, w]``).
+            and the teacher sees the pictures), a folder of sensor dumps with a ``sensor.toml``, a
+            packed folder, or a list of such folders, each of its own kind, which are one dataset; a
+            list of files; a dataset of :class:`RawImage` or uint8 RGB arrays, with or without
+            labels: a class for each, or for each of its pixels (``RawFolder(...,
+            label_maps=FOLDER)``, or pairs with integers ``[h, w]``).
         out: folder for checkpoint, metrics, report and contact sheet. A run that finds its own
             checkpoint there goes on from it, to the same weights as if it had not been stopped.
             One of another teacher, student, data or settings is refused: see

@@ -10,6 +10,7 @@ from packed_folders import mosaic
 
 from isp_distill import PackedRaw, RawImage
 from isp_distill.data.decoded_cache import DecodedCache
+from isp_distill.packs.originals import RawFiles
 from isp_distill.packs.pack import _record
 from isp_distill.packs.writer import PackWriter
 from isp_distill.raw.changes import binned
@@ -49,7 +50,8 @@ def packed_image(folder, raw, **settings):
     settings = {"upright": False, "binning": 1, "compression": "none", **settings}
     writer = PackWriter(folder, folder, settings, 1 << 20)
     folder.mkdir()
-    writer.begin(["a.dng"], prune=False)
+    (folder / "a.dng").write_bytes(b"any")
+    writer.begin(RawFiles(folder, [".dng"], None), prune=False)
     writer.label([], None)
     writer.add(_record("a.dng", raw, {"size": 1, "mtime_ns": 2}, settings))
     writer.flush()

@@ -150,7 +150,7 @@ def test_a_setting_that_is_none_is_refused_by_name(values, message, tmp_path):
         ("steps = 3", r"has no key 'steps': it belongs in \[settings\]"),
         ("teachr = 'a'", "has no key 'teachr': did you mean 'teacher'"),
         ("teacher = 3", "teacher must be a string, got 3"),
-        ("labels = 'folder'", "labels must be true or false, got 'folder'"),
+        ("labels = 'folder'", r"labels must be true or false, or a file that ends in \.csv"),
         ("[settings]\nlr = 'x'", "settings: lr must be a number, got 'x'"),
         ("[settings]\nleer = 1", "settings: train has no setting 'leer': did you mean 'lr'"),
         ("[settings.noise]\nshut = 1", "settings: noise has no 'shut': there are shot, read"),

@@ -55,12 +55,13 @@ def scale_of(directory: tiff.Directory) -> float:
 
 
 def visible_mosaic(
-    name: str, sizes: Any, head: bytes, sensor: tiff.Directory
+    name: str, path: str, sizes: Any, head: bytes, sensor: tiff.Directory
 ) -> tuple[np.ndarray, str | None]:
     """The visible area of a floating-point DNG, uint16 [H, W], and a warning where it was cut.
 
     Args:
-        name: the file.
+        name: of the file, for errors.
+        path: of the file.
         sizes: rawpy's ``sizes``: what LibRaw takes for the sensor and its visible area.
         head: the file's first bytes.
         sensor: the tags of the sensor data.
@@ -74,7 +75,7 @@ def visible_mosaic(
     order = "<" if head[:2] == b"II" else ">"
     scale = scale_of(sensor)
     try:
-        with open(name, "rb") as file:
+        with open(path, "rb") as file:
             samples = read_samples(file, sensor, order)
     except UnknownEncodingError as error:
         raise UnsupportedRawError(
