@@ -184,6 +184,8 @@ ISP_INLINE void begin_block(
 
 // ---------------------------------------------------------------------------------- of a whole row
 
+constexpr int64_t kPatchStep = 2 * kLanes + 16;  // from row to row of a patch
+
 // Of `count` rows from `sensor` on, the columns from `column` on that lie in [begin, end) of a block,
 // those beyond the sensor mirrored.
 __attribute__((noinline)) static void fill_patch(
@@ -191,28 +193,64 @@ __attribute__((noinline)) static void fill_patch(
     uint16_t* patch) {
   for (int64_t j = begin; j < end; ++j) {
     const uint16_t* from = sensor + reflect(column + j, r.width);
-    for (int64_t k = 0; k < count; ++k) patch[k * 2 * kLanes + j] = from[k * r.mosaic_row];
+    for (int64_t k = 0; k < count; ++k) patch[k * kPatchStep + j] = from[k * r.mosaic_row];
   }
 }
 
+// The same of a packed mosaic, whose first row is `row`, and for the blocks within the sensor too. They are
+// read from the group of their first column on; returns how many columns too early that is.
+template <Packing packing>
+__attribute__((noinline)) static int64_t unpack_patch(
+    const Render& r, PackedRow row, int64_t count, int64_t column, int64_t begin, int64_t end,
+    int64_t ahead, uint16_t* patch) {
+  if (column < 0 || column + 2 * kLanes > r.width) {
+    for (int64_t j = begin; j < end; ++j) {
+      const int64_t from = reflect(column + j, r.width);
+      for (int64_t k = 0; k < count; ++k) {
+        patch[k * kPatchStep + j] = code_at<packing>(row.bytes + k * r.mosaic_row, from);
+      }
+    }
+    return 0;
+  }
+  const int64_t first = column / kGroup * kGroup, last = first + 2 * kLanes, early = column - first;
+  const int64_t next = ahead + packed_bytes<packing>(first);
+  for (int64_t k = 0; k < count; ++k, row.bytes += r.mosaic_row, patch += kPatchStep) {
+    __builtin_prefetch(row.bytes + next, 0, 2);
+    unpack_pixels<packing>(row, first, 2 * kLanes, patch);
+    for (int64_t j = 0; j < early; ++j) patch[2 * kLanes + j] = code_at<packing>(row.bytes, last + j);
+  }
+  return early;
+}
+
 // Runs use(block, i) for kLanes pairs from pair i on, from the one in front of the piece to the one
-// behind it; `row` is the first of `count` sensor rows. `patch` stands in for what is beyond the sensor.
+// behind it; `row` is the first of `count` sensor rows. `patch` stands in for what is beyond the sensor, and
+// for the rows of a packed mosaic, of which a block then lies in the first-level cache.
 template <class Use>
 ISP_INLINE void for_each_block(
     const Render& r, int64_t sample, int64_t row, int64_t count, const Span& span, uint16_t* patch,
     Use use) {
+  const bool packed = r.packing != Packing::none;
   const uint16_t* sensor =
-      static_cast<const uint16_t*>(r.mosaic) + sample * r.mosaic_sample + row * r.mosaic_row;
+      packed ? nullptr
+             : static_cast<const uint16_t*>(r.mosaic) + sample * r.mosaic_sample + row * r.mosaic_row;
   // As far as the next segment; the sensor may end before that one does.
   const int64_t ahead = at_most(count, at_least(r.height - row - count, 0)) * r.mosaic_row;
   for (int64_t i = -kLanes; i <= span.pairs; i += kLanes) {
     const int64_t column = 2 * (span.pair + i);
-    Block block = {sensor + column, r.mosaic_row, ahead};
-    if (__builtin_expect(column < 0 || column + 2 * kLanes > r.width, 0)) {
+    Block block = {packed ? nullptr : sensor + column, r.mosaic_row, ahead};
+    if (__builtin_expect(packed || column < 0 || column + 2 * kLanes > r.width, 0)) {
       const int64_t begin = i < 0 ? 2 * kLanes - 2 : 0;
       const int64_t end = i < 0 ? 2 * kLanes : at_most(2 * kLanes, 2 * (span.pairs + 1 - i));
-      fill_patch(r, sensor, count, column, begin, end, patch);
-      block = {patch, 2 * kLanes, 0};
+      int64_t early = 0;
+      if (packed) {
+        with_packing(r.packing, [&](auto tag) {
+          early = unpack_patch<decltype(tag)::value>(
+              r, packed_row(r, sample, row), count, column, begin, end, ahead, patch);
+        });
+      } else {
+        fill_patch(r, sensor, count, column, begin, end, patch);
+      }
+      block = {patch + early, kPatchStep, 0};
     }
     use(block, i);  // in one place: it is long, and inlined
   }
@@ -230,7 +268,7 @@ ISP_INLINE int64_t patch_rows(const Segments& segments) {
 }
 ISP_INLINE int64_t segment_floats(const Segments& segments, int64_t pairs) {
   return (pairs / kLanes + 2) * static_cast<int64_t>(sizeof(BlockState) / sizeof(float)) + kPad +
-         kMostPlanes * kPlane + patch_rows(segments) * kLanes;
+         kMostPlanes * kPlane + patch_rows(segments) * kPatchStep / 2;
 }
 
 // Completes output row i, and hands develop(sums, origin, begin, end) the sums of pairs [begin, end):
@@ -274,7 +312,8 @@ void run_segments(
   memory.sums = reinterpret_cast<float*>(memory.states + span.pairs / kLanes + 2);
   memory.patch = reinterpret_cast<uint16_t*>(memory.sums + kMostPlanes * kPlane);
   // Lanes that no pixel needs are never filled.
-  memset(memory.sums, 0, sizeof(float) * (kMostPlanes * kPlane + patch_rows(r.segments) * kLanes));
+  memset(memory.sums, 0,
+         sizeof(float) * (kMostPlanes * kPlane + patch_rows(r.segments) * kPatchStep / 2));
 
   const Segment<method> before(r.segments, begin - 1, levels);
   const Corner<method> top(r.segments, begin - 1, levels), bottom(r.segments, begin, levels);
