@@ -125,48 +125,58 @@ constexpr int64_t kPackedRead =
     bits_of(packing);
 #endif
 
+// What unpack_block multiplies and shuffles with, in registers for as long as a row.
+template <Packing packing>
+struct Unpacking {
+  static constexpr int kBits = bits_of(packing);
+  static constexpr bool kStream = packing == Packing::pfnc10p || packing == Packing::pfnc12p;
+  // The low bits lie below the high byte, above what the last shift drops.
+  static constexpr short kMask = 0xff & ~((1 << (16 - kBits)) - 1);
+#if defined(__AVX2__)
+  __m256i low = twice(kShuffles<packing>.low), high = twice(kShuffles<packing>.high);
+  __m256i factor = twice(kShuffles<packing>.factor), mask = _mm256_set1_epi16(kMask);
+
+  static ISP_MEMBER __m256i twice(const void* p) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(static_cast<const __m128i*>(p)));
+  }
+#elif defined(__aarch64__)
+  uint8x16_t low = vld1q_u8(kShuffles<packing>.low), high = vld1q_u8(kShuffles<packing>.high);
+  uint16x8_t factor = vld1q_u16(kShuffles<packing>.factor), mask = vdupq_n_u16((uint16_t)kMask);
+#endif
+};
+
 // kUnpacked codes from the bytes of the first one's group on.
 template <Packing packing>
-ISP_INLINE void unpack_block(const uint8_t* in, uint16_t* out) {
-#if defined(ISP_SHUFFLES_BYTES)
-  constexpr int bits = bits_of(packing);
-  constexpr bool stream = packing == Packing::pfnc10p || packing == Packing::pfnc12p;
-  // The low bits lie below the high byte, above what the last shift drops.
-  constexpr short mask = 0xff & ~((1 << (16 - bits)) - 1);
-#endif
+ISP_INLINE void unpack_block(
+    [[maybe_unused]] const Unpacking<packing>& with, const uint8_t* in, uint16_t* out) {
+  [[maybe_unused]] constexpr int bits = bits_of(packing);
 #if defined(__AVX2__)
-  const Shuffles& with = kShuffles<packing>;
-  const auto twice = [](const void* p) __attribute__((always_inline)) {
-    return _mm256_broadcastsi128_si256(_mm_load_si128(static_cast<const __m128i*>(p)));
-  };
   const __m256i bytes = _mm256_inserti128_si256(
       _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in))),
       _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + bits)), 1);
-  const __m256i low = _mm256_shuffle_epi8(bytes, twice(with.low)), factor = twice(with.factor);
+  const __m256i low = _mm256_shuffle_epi8(bytes, with.low);
   __m256i codes;
-  if constexpr (stream) {
-    codes = _mm256_mullo_epi16(low, factor);
+  if constexpr (Unpacking<packing>::kStream) {
+    codes = _mm256_mullo_epi16(low, with.factor);
   } else {
-    codes = _mm256_and_si256(_mm256_mulhi_epu16(low, factor), _mm256_set1_epi16(mask));
-    codes = _mm256_or_si256(codes, _mm256_shuffle_epi8(bytes, twice(with.high)));
+    codes = _mm256_and_si256(_mm256_mulhi_epu16(low, with.factor), with.mask);
+    codes = _mm256_or_si256(codes, _mm256_shuffle_epi8(bytes, with.high));
   }
   codes = _mm256_srli_epi16(codes, 16 - bits);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), codes);
 #elif defined(__aarch64__)
-  const Shuffles& with = kShuffles<packing>;
   const uint8x16_t bytes = vld1q_u8(in);
   // An index beyond the table gives zero.
-  const uint16x8_t low = vreinterpretq_u16_u8(vqtbl1q_u8(bytes, vld1q_u8(with.low)));
-  const uint16x8_t factor = vld1q_u16(with.factor);
+  const uint16x8_t low = vreinterpretq_u16_u8(vqtbl1q_u8(bytes, with.low));
   uint16x8_t codes;
-  if constexpr (stream) {
-    codes = vmulq_u16(low, factor);
+  if constexpr (Unpacking<packing>::kStream) {
+    codes = vmulq_u16(low, with.factor);
   } else {
-    const uint32x4_t a = vmull_u16(vget_low_u16(low), vget_low_u16(factor));
-    const uint32x4_t b = vmull_high_u16(low, factor);
-    codes = vandq_u16(vuzp2q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)),
-                      vdupq_n_u16((uint16_t)mask));
-    codes = vorrq_u16(codes, vreinterpretq_u16_u8(vqtbl1q_u8(bytes, vld1q_u8(with.high))));
+    const uint32x4_t a = vmull_u16(vget_low_u16(low), vget_low_u16(with.factor));
+    const uint32x4_t b = vmull_high_u16(low, with.factor);
+    codes = vuzp2q_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b));
+    codes = vandq_u16(codes, with.mask);
+    codes = vorrq_u16(codes, vreinterpretq_u16_u8(vqtbl1q_u8(bytes, with.high)));
   }
   vst1q_u16(out, vshrq_n_u16(codes, 16 - bits));
 #else
@@ -188,14 +198,15 @@ ISP_INLINE void unpack_pixels(const PackedRow& row, int64_t begin, int64_t count
   const uint8_t* end = row.bytes + packed_bytes<packing>(row.width);
   const uint8_t* in = row.bytes + packed_bytes<packing>(begin);
   constexpr int64_t step = kUnpacked * bits_of(packing) / 8;
+  const Unpacking<packing> with;
   int64_t i = 0;
   for (; i < count && end - in >= kPackedRead<packing>; i += kUnpacked, in += step) {
-    unpack_block<packing>(in, out + i);
+    unpack_block(with, in, out + i);
   }
   for (; i < count; i += kUnpacked, in += step) {
     uint8_t rest[kPackedRead<packing>] = {};
     memcpy(rest, in, at_most(at_least(end - in, 0), kPackedRead<packing>));
-    unpack_block<packing>(rest, out + i);
+    unpack_block(with, rest, out + i);
   }
 }
 

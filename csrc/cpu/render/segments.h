@@ -184,7 +184,9 @@ ISP_INLINE void begin_block(
 
 // ---------------------------------------------------------------------------------- of a whole row
 
-constexpr int64_t kPatchStep = 2 * kLanes + 16;  // from row to row of a patch
+// A patch of a packed mosaic is so many blocks wide, which lets the memory read longer runs of a row.
+constexpr int64_t kPatchColumns = 4 * 2 * kLanes;
+constexpr int64_t kPatchStep = kPatchColumns + 16;  // from row to row, with room for the last vector
 
 // Of `count` rows from `sensor` on, the columns from `column` on that lie in [begin, end) of a block,
 // those beyond the sensor mirrored.
@@ -197,34 +199,58 @@ __attribute__((noinline)) static void fill_patch(
   }
 }
 
-// The same of a packed mosaic, whose first row is `row`, and for the blocks within the sensor too. They are
-// read from the group of their first column on; returns how many columns too early that is.
+// The same of a packed mosaic whose first row is `row`.
 template <Packing packing>
-__attribute__((noinline)) static int64_t unpack_patch(
-    const Render& r, PackedRow row, int64_t count, int64_t column, int64_t begin, int64_t end,
-    int64_t ahead, uint16_t* patch) {
-  if (column < 0 || column + 2 * kLanes > r.width) {
-    for (int64_t j = begin; j < end; ++j) {
-      const int64_t from = reflect(column + j, r.width);
-      for (int64_t k = 0; k < count; ++k) {
-        patch[k * kPatchStep + j] = code_at<packing>(row.bytes + k * r.mosaic_row, from);
-      }
+__attribute__((noinline)) static void fill_packed_patch(
+    const Render& r, const PackedRow& row, int64_t count, int64_t column, int64_t begin, int64_t end,
+    uint16_t* patch) {
+  for (int64_t j = begin; j < end; ++j) {
+    const int64_t from = reflect(column + j, r.width);
+    for (int64_t k = 0; k < count; ++k) {
+      patch[k * kPatchStep + j] = code_at<packing>(row.bytes + k * r.mosaic_row, from);
     }
-    return 0;
   }
-  const int64_t first = column / kGroup * kGroup, last = first + 2 * kLanes, early = column - first;
-  const int64_t next = ahead + packed_bytes<packing>(first);
+}
+
+// Of `count` rows from `row` on, `columns` columns within the sensor from `first` on, a multiple of kGroup.
+// The same bytes `ahead` of them are fetched.
+template <Packing packing>
+__attribute__((noinline)) static void unpack_patch(
+    const Render& r, PackedRow row, int64_t count, int64_t first, int64_t columns, int64_t ahead,
+    uint16_t* patch) {
+  const int64_t begin = packed_bytes<packing>(first), end = packed_bytes<packing>(first + columns);
   for (int64_t k = 0; k < count; ++k, row.bytes += r.mosaic_row, patch += kPatchStep) {
-    __builtin_prefetch(row.bytes + next, 0, 2);
-    unpack_pixels<packing>(row, first, 2 * kLanes, patch);
-    for (int64_t j = 0; j < early; ++j) patch[2 * kLanes + j] = code_at<packing>(row.bytes, last + j);
+    for (int64_t b = begin; b < end; b += 64) __builtin_prefetch(row.bytes + ahead + b, 0, 2);
+    unpack_pixels<packing>(row, first, columns, patch);
   }
-  return early;
+}
+
+// Which columns a patch of a packed mosaic holds, from `first` on.
+struct PatchColumns {
+  int64_t first, end;
+};
+
+// Has a patch hold the block from `column` on, and those behind it that lie within the sensor. Of the
+// block itself [begin, end) is needed.
+static PatchColumns patch_packed(
+    const Render& r, const PackedRow& row, int64_t count, int64_t column, int64_t begin, int64_t end,
+    int64_t ahead, uint16_t* patch) {
+  const int64_t whole = at_most(r.width - column, kPatchColumns) / (2 * kLanes) * (2 * kLanes);
+  const bool inside = column >= 0 && whole > 0;
+  const int64_t first = inside ? column / kGroup * kGroup : column;
+  with_packing(r.packing, [&](auto tag) {
+    if (inside) {
+      unpack_patch<decltype(tag)::value>(r, row, count, first, column - first + whole, ahead, patch);
+    } else {
+      fill_packed_patch<decltype(tag)::value>(r, row, count, column, begin, end, patch);
+    }
+  });
+  return {first, inside ? column + whole : column + 2 * kLanes};
 }
 
 // Runs use(block, i) for kLanes pairs from pair i on, from the one in front of the piece to the one
 // behind it; `row` is the first of `count` sensor rows. `patch` stands in for what is beyond the sensor, and
-// for the rows of a packed mosaic, of which a block then lies in the first-level cache.
+// for the rows of a packed mosaic, a few blocks of which then lie in the first-level cache.
 template <class Use>
 ISP_INLINE void for_each_block(
     const Render& r, int64_t sample, int64_t row, int64_t count, const Span& span, uint16_t* patch,
@@ -235,22 +261,21 @@ ISP_INLINE void for_each_block(
              : static_cast<const uint16_t*>(r.mosaic) + sample * r.mosaic_sample + row * r.mosaic_row;
   // As far as the next segment; the sensor may end before that one does.
   const int64_t ahead = at_most(count, at_least(r.height - row - count, 0)) * r.mosaic_row;
+  PatchColumns held = {0, INT64_MIN};
   for (int64_t i = -kLanes; i <= span.pairs; i += kLanes) {
     const int64_t column = 2 * (span.pair + i);
     Block block = {packed ? nullptr : sensor + column, r.mosaic_row, ahead};
     if (__builtin_expect(packed || column < 0 || column + 2 * kLanes > r.width, 0)) {
       const int64_t begin = i < 0 ? 2 * kLanes - 2 : 0;
       const int64_t end = i < 0 ? 2 * kLanes : at_most(2 * kLanes, 2 * (span.pairs + 1 - i));
-      int64_t early = 0;
-      if (packed) {
-        with_packing(r.packing, [&](auto tag) {
-          early = unpack_patch<decltype(tag)::value>(
-              r, packed_row(r, sample, row), count, column, begin, end, ahead, patch);
-        });
-      } else {
+      if (!packed) {
         fill_patch(r, sensor, count, column, begin, end, patch);
+        held.first = column;
+      } else if (column >= held.end) {
+        held = patch_packed(
+            r, packed_row(r, sample, row), count, column, begin, end, ahead, patch);
       }
-      block = {patch + early, kPatchStep, 0};
+      block = {patch + (column - held.first), kPatchStep, 0};
     }
     use(block, i);  // in one place: it is long, and inlined
   }
