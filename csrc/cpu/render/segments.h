@@ -219,9 +219,22 @@ __attribute__((noinline)) static void unpack_patch(
     const Render& r, PackedRow row, int64_t count, int64_t first, int64_t columns, int64_t ahead,
     uint16_t* patch) {
   const int64_t begin = packed_bytes<packing>(first), end = packed_bytes<packing>(first + columns);
+  // Where whole vectors can be read, their number is known to the compiler.
+  constexpr int64_t step = kUnpacked * bits_of(packing) / 8;
+  constexpr int64_t read = (kPatchColumns / kUnpacked - 1) * step + kPackedRead<packing>;
+  const bool unrolled =
+      columns == kPatchColumns && begin + read <= packed_bytes<packing>(row.width);
+  const Unpacking<packing> with;
   for (int64_t k = 0; k < count; ++k, row.bytes += r.mosaic_row, patch += kPatchStep) {
     for (int64_t b = begin; b < end; b += 64) __builtin_prefetch(row.bytes + ahead + b, 0, 2);
-    unpack_pixels<packing>(row, first, columns, patch);
+    if (unrolled) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kPatchColumns / kUnpacked; ++i) {
+        unpack_block(with, row.bytes + begin + i * step, patch + i * kUnpacked);
+      }
+    } else {
+      unpack_pixels<packing>(row, first, columns, patch);
+    }
   }
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import onnxruntime
 import pytest
 import torch
 from fuzz.guard_pages import guarded
@@ -88,12 +89,13 @@ def test_opcheck():
 
 
 class Stem(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, packing="mipi10"):
         super().__init__()
+        self.packing = packing
         self.weight = torch.nn.Parameter(torch.randn(8, 4, 3, 3) / 6)
 
     def forward(self, packed):
-        return raw_conv(packed, self.weight, black=64, white=1023, packing="mipi10", width=24)
+        return raw_conv(packed, self.weight, black=64, white=1023, packing=self.packing, width=24)
 
 
 def test_compiles_and_exports():
@@ -105,6 +107,17 @@ def test_compiles_and_exports():
     program = torch.export.export(stem, (packed,))
     assert "isp_distill" not in str(program.graph)
     torch.testing.assert_close(program.module()(packed), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("packing", ["mipi14", "pfnc10p"])  # every kind of operator between them
+def test_runs_in_onnxruntime(packing, tmp_path):
+    _, packed = packed_mosaic(packing, 2, 16, 24, padding=2)
+    stem = Stem(packing).eval()
+    path = tmp_path / "stem.onnx"
+    torch.onnx.export(stem, (packed,), path, dynamo=True, input_names=["packed"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"packed": packed.numpy()})[0])
+    torch.testing.assert_close(found, stem(packed), rtol=1e-4, atol=1e-5)
 
 
 @built
