@@ -109,7 +109,7 @@ class Workload:
         torch.ops.isp_distill_cpu.render(
             mosaic, t["black"].contiguous(), t["white"].contiguous(), t["pattern"], t["gain"],
             t["ccm"].contiguous(), t["mean"], t["std"], DEMOSAICS.index(self.camera.demosaic), 1, 1,
-            0, 0, *mosaic.shape[1:], self.linear, self.ready,
+            0, 0, *mosaic.shape[1:], self.linear, 0, mosaic.shape[2], self.ready,
         )  # fmt: skip
 
     def _reference(self, mosaic: Tensor) -> Tensor:

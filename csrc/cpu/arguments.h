@@ -52,4 +52,23 @@ inline float* floats(
   return tensor ? floats(*tensor, std::move(shape), name) : nullptr;
 }
 
+// How the codes of a mosaic of `width` pixels a row are packed, by the number that Python gives. Those that
+// are packed are bytes, and the kernels read them as uint16.
+inline Packing packing_of(const torch::stable::Tensor& mosaic, int64_t packing, int64_t width) {
+  STD_TORCH_CHECK(packing >= 0 && packing <= 6, "unknown packing");
+  STD_TORCH_CHECK(width % 2 == 0, "odd mosaic");
+  if (packing == 0) {
+    STD_TORCH_CHECK(mosaic.size(2) == width, "width is the mosaic's own where it is not packed");
+    return Packing::none;
+  }
+  STD_TORCH_CHECK(
+      mosaic.scalar_type() == torch::headeronly::ScalarType::Byte, "a packed mosaic must be uint8");
+  constexpr int64_t pixels[] = {4, 2, 4, 4, 2, 2}, bytes[] = {5, 3, 7, 5, 3, 3};
+  const int64_t group = pixels[packing - 1];
+  STD_TORCH_CHECK(
+      width > 0 && (width + group - 1) / group <= mosaic.size(2) / bytes[packing - 1],
+      "the rows of the mosaic are too short for their width");
+  return static_cast<Packing>(packing);
+}
+
 }  // namespace isp_distill

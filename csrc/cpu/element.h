@@ -1,8 +1,11 @@
-// The element types of the tensors that kernels read and write.
+// The element types of the tensors that kernels read and write, and how a mosaic's codes are packed.
 #pragma once
 
 namespace isp_distill {
 
 enum class Element { uint8, uint16, int16, int32, float16, bfloat16, float32, float64 };
+
+// In the order of isp_distill/raw/packings.py, PACKED.
+enum class Packing { none, mipi10, mipi12, mipi14, pfnc10p, pfnc12p, gige12packed };
 
 }  // namespace isp_distill

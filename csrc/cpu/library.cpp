@@ -112,7 +112,7 @@ PyModuleDef definition = {
 
 // What the Python sources expect of this library; raised here and in isp_distill/backends/cpu_library.py whenever
 // an operator appears or changes its arguments.
-constexpr long kInterface = 4;
+constexpr long kInterface = 5;
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
   PyObject* module = PyModule_Create(&definition);

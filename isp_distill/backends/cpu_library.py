@@ -17,7 +17,7 @@ import torch
 
 _NAME = "isp_distill._C"
 #: Equal to kInterface in csrc/cpu/library.cpp, or the library was built from other sources.
-_INTERFACE = 4
+_INTERFACE = 5
 
 
 @functools.cache

@@ -56,6 +56,9 @@ PACKINGS = {
     "uint16": Packing(1, 2, 16),
 }
 
+#: Those whose codes share bytes; the kernels read them, in the order of csrc/cpu/element.h.
+PACKED = tuple(name for name, group in PACKINGS.items() if group.pixels > 1)
+
 
 def row_bytes(width: int, packing: str) -> int:
     """The bytes of a row of so many pixels, without padding; a group at its end is whole.
@@ -76,6 +79,11 @@ def packing_of(name: str) -> Packing:
     if name not in PACKINGS:
         raise ValueError(f"unknown packing {name!r}: expected one of {', '.join(PACKINGS)}")
     return PACKINGS[name]
+
+
+def packing_number(name: str | None) -> int:
+    """What the compiled kernels call one of :data:`PACKED`: from 1 on, 0 for None."""
+    return 0 if name is None else 1 + PACKED.index(name)
 
 
 def unpack_rows(

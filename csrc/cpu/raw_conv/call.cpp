@@ -52,6 +52,7 @@ struct Settings {
   int64_t stride, left, right, top, bottom;
   bool clip;
   int64_t curve, activation;
+  int64_t packing, pixels;
 };
 
 // Everything that both passes read, checked; `scale` and `unit` keep what is derived from it alive.
@@ -66,15 +67,17 @@ struct Call {
        const std::optional<Tensor>& gamma, const Settings& settings) {
     STD_TORCH_CHECK(mosaic.is_cpu() && mosaic.dim() == 3, "mosaic must be [N, H, W] on the CPU");
     batch = mosaic.size(0);
-    STD_TORCH_CHECK(mosaic.size(1) % 2 == 0 && mosaic.size(2) % 2 == 0, "odd mosaic");
+    STD_TORCH_CHECK(mosaic.size(1) % 2 == 0, "odd mosaic");
     STD_TORCH_CHECK(mosaic.stride(2) == 1, "the rows of the mosaic must be contiguous");
     conv.mosaic = mosaic.data_ptr();
-    conv.mosaic_type = element_of(mosaic, "mosaic");
+    conv.packing = packing_of(mosaic, settings.packing, settings.pixels);
+    conv.mosaic_type =
+        conv.packing == Packing::none ? element_of(mosaic, "mosaic") : Element::uint16;
     STD_TORCH_CHECK(conv.mosaic_type != Element::bfloat16, "mosaic must not be bfloat16");
     conv.mosaic_sample = mosaic.stride(0);
     conv.mosaic_row = mosaic.stride(1);
     conv.height = mosaic.size(1) / 2;
-    conv.width = mosaic.size(2) / 2;
+    conv.width = settings.pixels / 2;
     STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) > 0, "weight must be [C, 4, K, K]");
     STD_TORCH_CHECK(weight.size(2) <= kLargestKernel, "kernels go up to ", kLargestKernel);
     conv.channels = weight.size(0);
@@ -160,9 +163,10 @@ void raw_conv_forward(
     Tensor mosaic, Tensor weight, std::optional<Tensor> bias, Tensor black, Tensor white,
     Tensor pattern, Tensor gain, std::optional<Tensor> padding_value, std::optional<Tensor> mix,
     std::optional<Tensor> gamma, int64_t stride, int64_t left, int64_t right, int64_t top,
-    int64_t bottom, bool clip, int64_t curve, int64_t activation, Tensor out) {
+    int64_t bottom, bool clip, int64_t curve, int64_t activation, int64_t packing, int64_t pixels,
+    Tensor out) {
   Call call(mosaic, weight, bias, black, white, pattern, gain, padding_value, mix, gamma,
-            {stride, left, right, top, bottom, clip, curve, activation});
+            {stride, left, right, top, bottom, clip, curve, activation, packing, pixels});
   RawConv& conv = call.conv;
   conv.out = image_of(out, conv, call.batch, "out");
   STD_TORCH_CHECK(
@@ -197,11 +201,11 @@ void raw_conv_backward(
     std::optional<Tensor> bias, Tensor black, Tensor white, Tensor pattern, Tensor gain,
     std::optional<Tensor> padding_value, std::optional<Tensor> mix, std::optional<Tensor> gamma,
     int64_t stride, int64_t left, int64_t right, int64_t top, int64_t bottom, bool clip,
-    int64_t curve, int64_t activation, std::optional<Tensor> grad_weight,
-    std::optional<Tensor> grad_bias, std::optional<Tensor> grad_gain, std::optional<Tensor> grad_mix,
-    std::optional<Tensor> grad_gamma) {
+    int64_t curve, int64_t activation, int64_t packing, int64_t pixels,
+    std::optional<Tensor> grad_weight, std::optional<Tensor> grad_bias,
+    std::optional<Tensor> grad_gain, std::optional<Tensor> grad_mix, std::optional<Tensor> grad_gamma) {
   Call call(mosaic, weight, bias, black, white, pattern, gain, padding_value, mix, gamma,
-            {stride, left, right, top, bottom, clip, curve, activation});
+            {stride, left, right, top, bottom, clip, curve, activation, packing, pixels});
   RawConv& conv = call.conv;
   const int64_t batch = call.batch;
   const Image gradient = image_of(grad_out, conv, batch, "grad_out");
@@ -267,14 +271,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cpu, m) {
   m.def(
       "raw_conv_forward(Tensor mosaic, Tensor weight, Tensor? bias, Tensor black, Tensor white, "
       "Tensor pattern, Tensor gain, Tensor? padding_value, Tensor? mix, Tensor? gamma, int stride, "
-      "int left, int right, int top, int bottom, bool clip, int curve, int activation, "
-      "Tensor(a!) out) -> ()");
+      "int left, int right, int top, int bottom, bool clip, int curve, int activation, int packing, "
+      "int pixels, Tensor(a!) out) -> ()");
   m.def(
       "raw_conv_backward(Tensor grad_out, Tensor? out, Tensor mosaic, Tensor weight, Tensor? bias, "
       "Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor? padding_value, Tensor? mix, "
       "Tensor? gamma, int stride, int left, int right, int top, int bottom, bool clip, int curve, "
-      "int activation, Tensor(a!)? grad_weight, Tensor(b!)? grad_bias, Tensor(c!)? grad_gain, "
-      "Tensor(d!)? grad_mix, Tensor(e!)? grad_gamma) -> ()");
+      "int activation, int packing, int pixels, Tensor(a!)? grad_weight, Tensor(b!)? grad_bias, "
+      "Tensor(c!)? grad_gain, Tensor(d!)? grad_mix, Tensor(e!)? grad_gamma) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(isp_distill_cpu, CPU, m) {

@@ -19,8 +19,9 @@ struct Image {
 
 // Sizes on the packed grid (one step is one 2x2 period) unless said otherwise.
 struct RawConv {
-  const void* mosaic;  // [N, 2 height, 2 width], contiguous rows
-  Element mosaic_type;
+  const void* mosaic;  // [N, 2 height, 2 width], contiguous rows; where packed, [N, 2 height, bytes]
+  Element mosaic_type;  // of the codes
+  Packing packing;
   int64_t mosaic_sample, mosaic_row;  // strides in elements
   int64_t height, width;
   const int64_t* pattern;        // [N]

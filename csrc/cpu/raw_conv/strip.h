@@ -7,6 +7,7 @@
 // read consecutive floats. Padding is written into the rows, so that the convolution has no edges.
 #pragma once
 
+#include "cpu/packing.h"
 #include "cpu/raw_conv/sites.h"
 
 namespace isp_distill {
@@ -49,7 +50,7 @@ struct Strip {
   float* rows;      // [kernel][4][phases][length]
   float* padding;   // [4][phases][length]
   float* packed;    // [4][line]: one row before it is split into phases
-  float* widened;   // [2][2 * line]: two mosaic rows, for types that are widened
+  float* widened;   // [2][2 * line]: two mosaic rows, for what is widened or unpacked
   // For the way back through the colours, null where there is none: what convert_sites keeps of each
   // row of the ring, [kernel][2][4][line].
   float* kept;
@@ -141,13 +142,23 @@ ISP_INLINE float* strip_row(const Strip& strip, int64_t row) {
   return strip.rows + row % strip.conv->kernel * 4 * strip.phases * strip.length;
 }
 
-// Pointers to the two mosaic rows of a packed row from packed column `begin` on, widened if need be;
-// returns the type to read them as.
+// Pointers to the two mosaic rows of a packed row from packed column `begin` on, unpacked or widened if need
+// be; returns the type to read them as.
 static Element mosaic_rows(
     const Strip& strip, int64_t row, int64_t begin, int64_t count, const void** row0,
     const void** row1) {
   const RawConv& c = *strip.conv;
-  const int64_t at = strip.sample * c.mosaic_sample + 2 * row * c.mosaic_row + 2 * begin;
+  const int64_t start = strip.sample * c.mosaic_sample + 2 * row * c.mosaic_row;
+  if (c.packing != Packing::none) {
+    // Two bytes of the buffer's four hold a code: the rest is room for the last vector.
+    const uint8_t* bytes = static_cast<const uint8_t*>(c.mosaic) + start;
+    uint16_t* codes = reinterpret_cast<uint16_t*>(strip.widened);
+    *row0 = unpack(c.packing, {bytes, 2 * c.width}, 2 * begin, 2 * count, codes);
+    *row1 = unpack(c.packing, {bytes + c.mosaic_row, 2 * c.width}, 2 * begin, 2 * count,
+                   codes + 4 * strip.line);
+    return Element::uint16;
+  }
+  const int64_t at = start + 2 * begin;
   if (c.mosaic_type == Element::uint16 || c.mosaic_type == Element::int16) {
     *row0 = static_cast<const uint16_t*>(c.mosaic) + at;
     *row1 = static_cast<const uint16_t*>(c.mosaic) + at + c.mosaic_row;

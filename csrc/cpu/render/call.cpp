@@ -105,16 +105,18 @@ constexpr int64_t kStreamingBytes = 16 << 20;
 void render_picture(
     Tensor mosaic, Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor ccm, Tensor mean,
     Tensor std, int64_t demosaic, int64_t tone, int64_t orientation, int64_t top, int64_t left,
-    int64_t crop_height, int64_t crop_width, bool resize_linear, Tensor out) {
+    int64_t crop_height, int64_t crop_width, bool resize_linear, int64_t packing, int64_t pixels,
+    Tensor out) {
   Render r = {};
   STD_TORCH_CHECK(mosaic.is_cpu() && mosaic.dim() == 3, "mosaic must be [N, H, W] on the CPU");
   const int64_t batch = mosaic.size(0);
   r.height = mosaic.size(1);
-  r.width = mosaic.size(2);
-  STD_TORCH_CHECK(r.height % 2 == 0 && r.width % 2 == 0, "odd mosaic");
+  r.width = pixels;
+  STD_TORCH_CHECK(r.height % 2 == 0, "odd mosaic");
   STD_TORCH_CHECK(mosaic.stride(2) == 1, "the rows of the mosaic must be contiguous");
   r.mosaic = mosaic.data_ptr();
-  r.mosaic_type = element_of(mosaic, "mosaic");
+  r.packing = packing_of(mosaic, packing, pixels);
+  r.mosaic_type = r.packing == Packing::none ? element_of(mosaic, "mosaic") : Element::uint16;
   STD_TORCH_CHECK(
       r.mosaic_type != Element::bfloat16 && r.mosaic_type != Element::float64,
       "mosaic must not be bfloat16 or float64");
@@ -210,7 +212,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cpu, m) {
   m.def(
       "render(Tensor mosaic, Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor ccm, "
       "Tensor mean, Tensor std, int demosaic, int tone, int orientation, int top, int left, "
-      "int crop_height, int crop_width, bool resize_linear, Tensor(a!) out) -> ()");
+      "int crop_height, int crop_width, bool resize_linear, int packing, int pixels, "
+      "Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(isp_distill_cpu, CPU, m) { m.impl("render", TORCH_BOX(&render_picture)); }

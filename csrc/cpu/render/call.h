@@ -57,8 +57,9 @@ struct Segments {
 };
 
 struct Render {
-  const void* mosaic;  // [N, height, width], contiguous rows
-  Element mosaic_type;
+  const void* mosaic;  // [N, height, width], contiguous rows; where packed, [N, height, bytes]
+  Element mosaic_type;  // of the codes
+  Packing packing;
   int64_t mosaic_sample, mosaic_row;  // strides in elements
   int64_t height, width;
   const int64_t* pattern;      // [N]

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cpu/mosaic.h"
+#include "cpu/packing.h"
 #include "cpu/render/call.h"
 #include "cpu/simd.h"
 
@@ -93,6 +94,28 @@ ISP_INLINE SensorRow<T> sensor_row(const Render& r, int64_t sample, int64_t row,
           {start[reflect(behind, r.width)], start[reflect(behind + 1, r.width)]}};
 }
 
+// The bytes of sensor row `row` of a packed mosaic.
+ISP_INLINE PackedRow packed_row(const Render& r, int64_t sample, int64_t row) {
+  return {static_cast<const uint8_t*>(r.mosaic) + sample * r.mosaic_sample + row * r.mosaic_row,
+          r.width};
+}
+
+// The same of a packed mosaic; `codes` receives the pairs.
+static SensorRow<uint16_t> unpacked_row(
+    const Render& r, int64_t sample, int64_t row, const Span& span, uint16_t* codes) {
+  const PackedRow packed = packed_row(r, sample, row);
+  const int64_t before = 2 * span.pair - 2, behind = 2 * (span.pair + span.pairs);
+  const uint16_t* pairs = unpack(r.packing, packed, 2 * span.pair, 2 * span.pairs, codes);
+  SensorRow<uint16_t> sensor = {pairs, pairs, {}, {}};
+  with_packing(r.packing, [&](auto tag) {
+    for (int k = 0; k < 2; ++k) {
+      sensor.before[k] = code_at<decltype(tag)::value>(packed.bytes, reflect(before + k, r.width));
+      sensor.behind[k] = code_at<decltype(tag)::value>(packed.bytes, reflect(behind + k, r.width));
+    }
+  });
+  return sensor;
+}
+
 // The same for the types without a path of their own; `widened` receives the pairs.
 static SensorRow<float> widened_row(
     const Render& r, int64_t sample, int64_t row, const Span& span, float* widened) {
@@ -146,7 +169,10 @@ ISP_INLINE void for_each_pair(
   switch (r.mosaic_type) {
     case Element::uint16:
       return normalise_pairs<Element::uint16>(
-          sensor_row<uint16_t>(r, sample, row, span), span.pairs, black, scale, first, use);
+          r.packing == Packing::none
+              ? sensor_row<uint16_t>(r, sample, row, span)
+              : unpacked_row(r, sample, row, span, reinterpret_cast<uint16_t*>(widened)),
+          span.pairs, black, scale, first, use);
     case Element::int16:
       return normalise_pairs<Element::int16>(
           sensor_row<int16_t>(r, sample, row, span), span.pairs, black, scale, first, use);

@@ -184,6 +184,10 @@ ISP_INLINE void begin_block(
 
 // ---------------------------------------------------------------------------------- of a whole row
 
+// A patch of a packed mosaic is so many blocks wide, which lets the memory read longer runs of a row.
+constexpr int64_t kPatchColumns = 4 * 2 * kLanes;
+constexpr int64_t kPatchStep = kPatchColumns + 16;  // from row to row, with room for the last vector
+
 // Of `count` rows from `sensor` on, the columns from `column` on that lie in [begin, end) of a block,
 // those beyond the sensor mirrored.
 __attribute__((noinline)) static void fill_patch(
@@ -191,28 +195,100 @@ __attribute__((noinline)) static void fill_patch(
     uint16_t* patch) {
   for (int64_t j = begin; j < end; ++j) {
     const uint16_t* from = sensor + reflect(column + j, r.width);
-    for (int64_t k = 0; k < count; ++k) patch[k * 2 * kLanes + j] = from[k * r.mosaic_row];
+    for (int64_t k = 0; k < count; ++k) patch[k * kPatchStep + j] = from[k * r.mosaic_row];
   }
 }
 
+// The same of a packed mosaic whose first row is `row`.
+template <Packing packing>
+__attribute__((noinline)) static void fill_packed_patch(
+    const Render& r, const PackedRow& row, int64_t count, int64_t column, int64_t begin, int64_t end,
+    uint16_t* patch) {
+  for (int64_t j = begin; j < end; ++j) {
+    const int64_t from = reflect(column + j, r.width);
+    for (int64_t k = 0; k < count; ++k) {
+      patch[k * kPatchStep + j] = code_at<packing>(row.bytes + k * r.mosaic_row, from);
+    }
+  }
+}
+
+// Of `count` rows from `row` on, `columns` columns within the sensor from `first` on, a multiple of kGroup.
+// The same bytes `ahead` of them are fetched.
+template <Packing packing>
+__attribute__((noinline)) static void unpack_patch(
+    const Render& r, PackedRow row, int64_t count, int64_t first, int64_t columns, int64_t ahead,
+    uint16_t* patch) {
+  const int64_t begin = packed_bytes<packing>(first), end = packed_bytes<packing>(first + columns);
+  // Where whole vectors can be read, their number is known to the compiler.
+  constexpr int64_t step = kUnpacked * bits_of(packing) / 8;
+  constexpr int64_t read = (kPatchColumns / kUnpacked - 1) * step + kPackedRead<packing>;
+  const bool unrolled =
+      columns == kPatchColumns && begin + read <= packed_bytes<packing>(row.width);
+  const Unpacking<packing> with;
+  for (int64_t k = 0; k < count; ++k, row.bytes += r.mosaic_row, patch += kPatchStep) {
+    for (int64_t b = begin; b < end; b += 64) __builtin_prefetch(row.bytes + ahead + b, 0, 2);
+    if (unrolled) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kPatchColumns / kUnpacked; ++i) {
+        unpack_block(with, row.bytes + begin + i * step, patch + i * kUnpacked);
+      }
+    } else {
+      unpack_pixels<packing>(row, first, columns, patch);
+    }
+  }
+}
+
+// Which columns a patch of a packed mosaic holds, from `first` on.
+struct PatchColumns {
+  int64_t first, end;
+};
+
+// Has a patch hold the block from `column` on, and those behind it that lie within the sensor. Of the
+// block itself [begin, end) is needed.
+static PatchColumns patch_packed(
+    const Render& r, const PackedRow& row, int64_t count, int64_t column, int64_t begin, int64_t end,
+    int64_t ahead, uint16_t* patch) {
+  const int64_t whole = at_most(r.width - column, kPatchColumns) / (2 * kLanes) * (2 * kLanes);
+  const bool inside = column >= 0 && whole > 0;
+  const int64_t first = inside ? column / kGroup * kGroup : column;
+  with_packing(r.packing, [&](auto tag) {
+    if (inside) {
+      unpack_patch<decltype(tag)::value>(r, row, count, first, column - first + whole, ahead, patch);
+    } else {
+      fill_packed_patch<decltype(tag)::value>(r, row, count, column, begin, end, patch);
+    }
+  });
+  return {first, inside ? column + whole : column + 2 * kLanes};
+}
+
 // Runs use(block, i) for kLanes pairs from pair i on, from the one in front of the piece to the one
-// behind it; `row` is the first of `count` sensor rows. `patch` stands in for what is beyond the sensor.
+// behind it; `row` is the first of `count` sensor rows. `patch` stands in for what is beyond the sensor, and
+// for the rows of a packed mosaic, a few blocks of which then lie in the first-level cache.
 template <class Use>
 ISP_INLINE void for_each_block(
     const Render& r, int64_t sample, int64_t row, int64_t count, const Span& span, uint16_t* patch,
     Use use) {
+  const bool packed = r.packing != Packing::none;
   const uint16_t* sensor =
-      static_cast<const uint16_t*>(r.mosaic) + sample * r.mosaic_sample + row * r.mosaic_row;
+      packed ? nullptr
+             : static_cast<const uint16_t*>(r.mosaic) + sample * r.mosaic_sample + row * r.mosaic_row;
   // As far as the next segment; the sensor may end before that one does.
   const int64_t ahead = at_most(count, at_least(r.height - row - count, 0)) * r.mosaic_row;
+  PatchColumns held = {0, INT64_MIN};
   for (int64_t i = -kLanes; i <= span.pairs; i += kLanes) {
     const int64_t column = 2 * (span.pair + i);
-    Block block = {sensor + column, r.mosaic_row, ahead};
-    if (__builtin_expect(column < 0 || column + 2 * kLanes > r.width, 0)) {
+    Block block = {packed ? nullptr : sensor + column, r.mosaic_row, ahead};
+    if (__builtin_expect(packed || column < 0 || column + 2 * kLanes > r.width, 0)) {
       const int64_t begin = i < 0 ? 2 * kLanes - 2 : 0;
       const int64_t end = i < 0 ? 2 * kLanes : at_most(2 * kLanes, 2 * (span.pairs + 1 - i));
-      fill_patch(r, sensor, count, column, begin, end, patch);
-      block = {patch, 2 * kLanes, 0};
+      if (!packed) {
+        fill_patch(r, sensor, count, column, begin, end, patch);
+        held.first = column;
+      } else if (column >= held.end) {
+        held = patch_packed(
+            r, packed_row(r, sample, row), count, column, begin, end, ahead, patch);
+      }
+      block = {patch + (column - held.first), kPatchStep, 0};
     }
     use(block, i);  // in one place: it is long, and inlined
   }
@@ -230,7 +306,7 @@ ISP_INLINE int64_t patch_rows(const Segments& segments) {
 }
 ISP_INLINE int64_t segment_floats(const Segments& segments, int64_t pairs) {
   return (pairs / kLanes + 2) * static_cast<int64_t>(sizeof(BlockState) / sizeof(float)) + kPad +
-         kMostPlanes * kPlane + patch_rows(segments) * kLanes;
+         kMostPlanes * kPlane + patch_rows(segments) * kPatchStep / 2;
 }
 
 // Completes output row i, and hands develop(sums, origin, begin, end) the sums of pairs [begin, end):
@@ -274,7 +350,8 @@ void run_segments(
   memory.sums = reinterpret_cast<float*>(memory.states + span.pairs / kLanes + 2);
   memory.patch = reinterpret_cast<uint16_t*>(memory.sums + kMostPlanes * kPlane);
   // Lanes that no pixel needs are never filled.
-  memset(memory.sums, 0, sizeof(float) * (kMostPlanes * kPlane + patch_rows(r.segments) * kLanes));
+  memset(memory.sums, 0,
+         sizeof(float) * (kMostPlanes * kPlane + patch_rows(r.segments) * kPatchStep / 2));
 
   const Segment<method> before(r.segments, begin - 1, levels);
   const Corner<method> top(r.segments, begin - 1, levels), bottom(r.segments, begin, levels);

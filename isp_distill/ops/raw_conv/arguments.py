@@ -18,6 +18,7 @@ from isp_distill.arguments import (
 )
 from isp_distill.ops.raw_conv.operator import ACTIVATIONS, CURVES, Settings
 from isp_distill.raw.cfa import on_device
+from isp_distill.raw.packings import PACKED, row_bytes
 
 MOSAIC_DTYPES = (
     torch.uint8,
@@ -54,13 +55,60 @@ def checked_mosaic(mosaic: Tensor) -> Tensor:
         raise ValueError(
             f"mosaic has shape {list(mosaic.shape)}: expected [N, H, W] or [N, 1, H, W]"
         )
-    height, width = mosaic.shape[1:]
-    if height == 0 or width == 0 or height % 2 or width % 2:
+    check_periods(mosaic.shape[1], mosaic.shape[2])
+    return mosaic
+
+
+def checked_packed_mosaic(
+    mosaic: Tensor, packing: str | None, width: int | None
+) -> tuple[Tensor, int]:
+    """A batch of mosaics as the sensor packed them, ``[N, H, bytes]``, uint8; and their width.
+
+    Raises:
+        TypeError: if it is no tensor of bytes, or ``width`` no whole number.
+        ValueError: for an unknown packing, one of ``packing`` and ``width`` without the other, odd
+            or no rows and columns, or rows too short for ``width``.
+    """
+    if packing is None:
+        raise ValueError(f"width={width} goes with packing, which says how the bytes are read")
+    if packing not in PACKED:
+        raise ValueError(f"unknown packing {packing!r}: expected one of {', '.join(PACKED)}")
+    if width is None:
+        raise ValueError(f"packing={packing!r} needs width, the pixels of a row")
+    width = whole_number(width, "width")
+    if not isinstance(mosaic, Tensor):
+        raise TypeError(f"mosaic must be a tensor, not {type(mosaic).__name__}")
+    check_dense(mosaic, "mosaic")
+    if mosaic.dtype != torch.uint8:
+        raise TypeError(
+            f"mosaic has dtype {mosaic.dtype}: one that is packed as {packing} is bytes, uint8"
+        )
+    if mosaic.dim() == 4 and mosaic.shape[1] == 1:
+        mosaic = mosaic[:, 0]
+    if mosaic.dim() != 3:
+        raise ValueError(
+            f"mosaic has shape {list(mosaic.shape)}: expected [N, H, bytes] or [N, 1, H, bytes]"
+        )
+    check_periods(mosaic.shape[1], width)
+    if mosaic.shape[2] < row_bytes(width, packing):
+        raise ValueError(
+            f"mosaic has rows of {mosaic.shape[2]} bytes: {width} pixels in {packing} take "
+            f"{row_bytes(width, packing)}"
+        )
+    return mosaic, width
+
+
+def check_periods(height: int, width: int) -> None:
+    """Refuse a mosaic that is not made of whole 2x2 periods, or of none.
+
+    Raises:
+        ValueError: naming its sides and the crop that it takes.
+    """
+    if height <= 0 or width <= 0 or height % 2 or width % 2:
         raise ValueError(
             f"mosaic is {height} x {width}: a Bayer mosaic has an even, positive height and width; "
             f"crop it, as in mosaic[..., :{height - height % 2}, :{width - width % 2}]"
         )
-    return mosaic
 
 
 def quadruple_padding(padding: int | Sequence[int]) -> tuple[int, int, int, int]:
@@ -209,7 +257,7 @@ def check_settings(settings: Settings, mosaic: Tensor, weight: Tensor) -> None:
     check_floating(settings.out_dtype, "out_dtype")
     left, right, top, bottom = settings.padding
     kernel = weight.shape[2]
-    height, width = mosaic.shape[1] // 2, mosaic.shape[2] // 2
+    height, width = mosaic.shape[1] // 2, settings.pixels(mosaic) // 2
     if height + top + bottom < kernel or width + left + right < kernel:
         raise ValueError(
             f"a {kernel} x {kernel} kernel does not fit the packed image of {height} x {width} "

@@ -34,6 +34,7 @@ from isp_distill.ops.raw_conv.arguments import (
     checked_gamma,
     checked_mix,
     checked_mosaic,
+    checked_packed_mosaic,
     checked_padding_value,
     checked_stride,
     computed_in,
@@ -43,6 +44,7 @@ from isp_distill.ops.raw_conv.arguments import (
 )
 from isp_distill.ops.raw_conv.operator import Settings, Tensors, direct
 from isp_distill.ops.raw_conv.operator import raw_conv as operator
+from isp_distill.ops.reference_packing import unpacked
 from isp_distill.raw.cfa import check_levels, pattern_codes, per_sample
 
 __all__ = ["raw_conv", "raw_conv_cpu", "raw_conv_cuda", "raw_conv_triton"]
@@ -70,6 +72,8 @@ def raw_conv(
     activation: str = "none",
     out_dtype: torch.dtype | None = None,
     memory_format: torch.memory_format | None = None,
+    packing: str | None = None,
+    width: int | None = None,
 ) -> Tensor:
     """Convolve a camera's mosaic without ever making the packed float image.
 
@@ -79,7 +83,8 @@ def raw_conv(
 
     Args:
         mosaic: ``[N, H, W]`` or ``[N, 1, H, W]``, H and W even; uint8, uint16, int16, int32,
-            float16, float32 or float64; sensor units.
+            float16, float32 or float64; sensor units. With ``packing``, the sensor's bytes
+            ``[N, H, bytes]``, uint8; what a row holds beyond its pixels is padding.
         weight: ``[C, 4, K, K]``, input planes in the order R, Gr, Gb, B, on the packed grid
             (one step is one 2x2 period). float64 computes in float64, anything else in float32.
         bias: ``[C]``.
@@ -101,6 +106,9 @@ def raw_conv(
         out_dtype: float32, bfloat16, float16 or float64; the weight's, or autocast's if None.
         memory_format: torch.contiguous_format or torch.channels_last; if None, the weight's own,
             as with ``torch.nn.Conv2d``.
+        packing: how the codes lie in a packed mosaic's bytes: "mipi10", "mipi12", "mipi14",
+            "pfnc10p", "pfnc12p" or "gige12packed" (see :mod:`isp_distill.raw.packings`).
+        width: of a packed mosaic, the pixels of a row, even.
 
     Returns:
         ``[N, C, h, w]`` with ``h = (H / 2 + top + bottom - K) // stride + 1``, ``w`` alike.
@@ -124,7 +132,10 @@ def raw_conv(
         torch.Size([2, 32, 16, 24])
         >>> features.sum().backward()
     """
-    mosaic = checked_mosaic(mosaic)
+    if packing is None and width is None:
+        mosaic = checked_mosaic(mosaic)
+    else:
+        mosaic, width = checked_packed_mosaic(mosaic, packing, width)
     batch, device = mosaic.shape[0], mosaic.device
     check_weight(weight, device)
     check_device(gain, "gain", device)
@@ -136,6 +147,8 @@ def raw_conv(
         activation=activation,
         out_dtype=output_type(out_dtype, weight),
         channels_last=is_channels_last(memory_format, weight),
+        packing=packing,
+        width=width,
     )
     check_settings(settings, mosaic, weight)
     if (curve == "gamma") != (gamma is not None):
@@ -181,6 +194,7 @@ class Request(NamedTuple):
         learnt: whether the gradient of weight or bias will be asked for.
         colour: whether that of gain, mix or gamma will be.
         only_reference: why no kernel serves the call, or None.
+        packing: the mosaic's, or None.
     """
 
     kernel: int
@@ -193,6 +207,7 @@ class Request(NamedTuple):
     learnt: bool
     colour: bool
     only_reference: str | None
+    packing: str | None
 
 
 def _request(tensors: Tensors, settings: Settings) -> Request:
@@ -210,6 +225,7 @@ def _request(tensors: Tensors, settings: Settings) -> Request:
         learnt=_learns(tensors.weight, tensors.bias),
         colour=_learns(tensors.gain, tensors.mix, tensors.gamma),
         only_reference=only_reference,
+        packing=settings.packing,
     )
 
 
@@ -233,9 +249,10 @@ def _by_reference(tensors: Tensors, settings: Settings) -> Tensor:
     device = tensors.mosaic.device
     autocast = autocast_type(device) is not None
     left, right, top, bottom = settings.padding
+    mosaic = unpacked(tensors.mosaic, settings.packing, settings.width)
     with torch.autocast(device.type, enabled=False) if autocast else contextlib.nullcontext():
         result = reference.raw_conv(
-            tensors.mosaic,
+            mosaic,
             tensors.weight,
             tensors.bias,
             black=tensors.black,

@@ -17,6 +17,7 @@ from isp_distill.ops.raw_conv.operator import (
     Tensors,
     output_like,
 )
+from isp_distill.raw.packings import packing_number
 
 #: Beyond it the strip of rows no longer fits a cache, and a reference convolution is as fast.
 LARGEST_KERNEL = 32
@@ -61,6 +62,8 @@ def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
         settings.clip,
         CURVES.index(settings.curve),
         ACTIVATIONS.index(settings.activation),
+        packing_number(settings.packing),
+        settings.pixels(mosaic),
     )
 
 

@@ -78,11 +78,14 @@ def refuses(
     learnt: bool,
     colour: bool,
     only_reference: str | None = None,
+    packing: str | None = None,
     **_: object,
 ) -> str | None:
     """Why the CUDA kernels cannot serve a call, or None."""
     if only_reference:
         return only_reference
+    if packing is not None:
+        return f"it reads whole codes, and the mosaic is packed as {packing}"
     if torch.float64 in (weight, out_dtype, mosaic):
         return "it computes in float32, and float64 was asked for"
     if colour:

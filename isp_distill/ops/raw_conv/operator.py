@@ -25,7 +25,7 @@ ACTIVATIONS = ("none", "relu", "relu6", "silu", "gelu")
 class Tensors(NamedTuple):
     """The tensors of a call, in the operator's order; shapes as in :func:`isp_distill.raw_conv`."""
 
-    mosaic: Tensor  # [N, H, W]
+    mosaic: Tensor  # [N, H, W]; [N, H, bytes] where it is packed
     weight: Tensor  # [C, 4, K, K]
     bias: Tensor | None  # [C]
     black: Tensor  # [N, 4]
@@ -47,6 +47,12 @@ class Settings(NamedTuple):
     activation: str
     out_dtype: torch.dtype
     channels_last: bool
+    packing: str | None = None
+    width: int | None = None  # pixels of a row, where packed
+
+    def pixels(self, mosaic: Tensor) -> int:
+        """How many pixels a row of the mosaic has."""
+        return mosaic.shape[2] if self.width is None else self.width
 
 
 class Needs(NamedTuple):
@@ -80,7 +86,7 @@ _TENSORS = (
 )
 _SETTINGS = (
     "int stride, SymInt[] padding, bool clip, str curve, str activation, ScalarType out_dtype, "
-    "bool channels_last, str backend"
+    "bool channels_last, str? packing, SymInt? width, str backend"
 )
 _COUNT = len(Tensors._fields)
 
@@ -90,7 +96,7 @@ def output_like(mosaic: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     left, right, top, bottom = settings.padding
     kernel = weight.shape[2]
     height = (mosaic.shape[1] // 2 + top + bottom - kernel) // settings.stride + 1
-    width = (mosaic.shape[2] // 2 + left + right - kernel) // settings.stride + 1
+    width = (settings.pixels(mosaic) // 2 + left + right - kernel) // settings.stride + 1
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     return torch.empty(
         (mosaic.shape[0], weight.shape[0], height, width),

@@ -35,11 +35,14 @@ def refuses(
     weight: torch.dtype,
     batch: int,
     only_reference: str | None = None,
+    packing: str | None = None,
     **_: object,
 ) -> str | None:
     """Why the Triton kernels cannot serve a call, or None."""
     if only_reference:
         return only_reference
+    if packing is not None:
+        return f"it reads whole codes, and the mosaic is packed as {packing}"
     if weight == torch.float64 or out_dtype == torch.float64:
         return "it computes in float32, and float64 was asked for"
     if kernel > LARGEST_KERNEL:

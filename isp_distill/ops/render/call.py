@@ -19,8 +19,9 @@ from isp_distill.arguments import (
 from isp_distill.backends import choice
 from isp_distill.isp.camera import ISP
 from isp_distill.ops import reference
-from isp_distill.ops.raw_conv.arguments import checked_mosaic
+from isp_distill.ops.raw_conv.arguments import checked_mosaic, checked_packed_mosaic
 from isp_distill.ops.reference_gain_map import apply_gain_map
+from isp_distill.ops.reference_packing import unpacked
 from isp_distill.ops.render import cpu as render_cpu
 from isp_distill.ops.render import triton as render_triton
 from isp_distill.ops.render.operator import render as operator
@@ -53,10 +54,9 @@ def output_size(size: int | Sequence[int] | None, height: int, width: int) -> tu
 
 
 def _checked_crop(
-    crop: Sequence[int] | None, mosaic: Tensor, isp: ISP
+    crop: Sequence[int] | None, sensor_height: int, sensor_width: int, isp: ISP
 ) -> tuple[int, int, int, int]:
     """The rectangle of the mosaic that is shown: (top, left, height, width)."""
-    sensor_height, sensor_width = mosaic.shape[1:]
     box = (0, 0, sensor_height, sensor_width) if crop is None else whole_numbers(crop, "crop")
     if len(box) != 4:
         raise ValueError(f"crop {box}: expected (top, left, height, width)")
@@ -91,6 +91,8 @@ def render(
     std: float | Sequence[float] | Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.contiguous_format,
+    packing: str | None = None,
+    width: int | None = None,
 ) -> Tensor:
     """Turn mosaics into pictures: ``[N, 3, h, w]``, upright, in [0, 1] before ``mean`` and ``std``.
 
@@ -101,7 +103,7 @@ def render(
 
     Args:
         mosaic: ``[N, H, W]`` or ``[N, 1, H, W]``, H and W even, sensor units (dtypes as in
-            :func:`isp_distill.raw_conv`).
+            :func:`isp_distill.raw_conv`); with ``packing`` the sensor's bytes, as there.
         isp: the camera's settings, one for all or one per sample.
         size: of the picture: None for the crop's own (half of it with ``superpixel``), a number for
             the shorter side with the aspect kept, or (height, width).
@@ -113,6 +115,8 @@ def render(
         std: divides at the end, a number or ``[3]``; 1 if None.
         dtype: of the result: float32, bfloat16, float16, or float64 (computes in float64).
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
+        packing: how the codes lie in a packed mosaic's bytes, see :func:`isp_distill.raw_conv`.
+        width: of a packed mosaic, the pixels of a row, even.
 
     Raises:
         TypeError: for a wrong type or dtype.
@@ -125,14 +129,18 @@ def render(
         >>> isp_distill.render(mosaic, isp_distill.ISP.from_raw(raw), size=(32, 32)).shape
         torch.Size([1, 3, 32, 32])
     """
-    mosaic = checked_mosaic(mosaic)
+    if packing is None and width is None:
+        mosaic = checked_mosaic(mosaic)
+    else:
+        mosaic, width = checked_packed_mosaic(mosaic, packing, width)
     batch, device = mosaic.shape[0], mosaic.device
     if not isinstance(isp, ISP):
         raise TypeError(f"isp must be an isp_distill.ISP, not {type(isp).__name__}")
     if resize_in not in ("display", "linear"):
         raise ValueError(f"unknown resize_in {resize_in!r}: expected display or linear")
     check_floating(dtype, "dtype")
-    box = _checked_crop(crop, mosaic, isp)
+    sides = mosaic.shape[1], mosaic.shape[2] if width is None else width
+    box = _checked_crop(crop, *sides, isp)
     target = output_size(size, *_own_size(box, isp))
     settings = isp.batched(batch, device)
     check_levels(isp.black, isp.white)
@@ -146,19 +154,21 @@ def render(
     )
     if (maps := settings.gain_maps) is not None:
         levels = {"black": black, "white": white, "pattern": pattern}
+        mosaic = unpacked(mosaic, packing, width)
+        packing = width = None
         mosaic = apply_gain_map(mosaic, maps, double=dtype == torch.float64, **levels)
     tensors = (mosaic, black, white, pattern, gain, ccm, means, stds)
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     only_reference = NOT_TRANSFORMED if transformed() else None
-    name = _backend_for(device, mosaic.dtype, dtype, needs_gradient, only_reference)
+    name = _backend_for(device, mosaic.dtype, dtype, needs_gradient, only_reference, packing)
     if name != "reference":
         picture: Tensor = operator(
             *tensors, isp.demosaic, isp.tone, isp.orientation, box, target, resize_in, dtype,
-            memory_format == torch.channels_last, name,
+            memory_format == torch.channels_last, packing, width, name,
         )  # fmt: skip
         return picture
     picture = reference.render(
-        mosaic,
+        unpacked(mosaic, packing, width),
         black=black,
         white=white,
         pattern=pattern,
@@ -183,6 +193,7 @@ def _backend_for(
     dtype: torch.dtype,
     needs_gradient: bool,
     only_reference: str | None,
+    packing: str | None,
 ) -> str:
     """The backend that serves a call. ``only_reference``: why no kernel does, or None.
 
@@ -190,7 +201,7 @@ def _backend_for(
     """
     if torch.compiler.is_exporting():
         return "reference"
-    name: str = _choose(device, mosaic, dtype, needs_gradient, only_reference)
+    name: str = _choose(device, mosaic, dtype, needs_gradient, only_reference, packing)
     return name
 
 
@@ -200,12 +211,14 @@ def _choose_now(
     dtype: torch.dtype,
     needs_gradient: bool,
     only_reference: str | None,
+    packing: str | None,
 ) -> str:
     call = {
         "mosaic": mosaic,
         "dtype": dtype,
         "needs_gradient": needs_gradient,
         "only_reference": only_reference,
+        "packing": packing,
     }
     return choice.choose("render", device, **call).backend
 

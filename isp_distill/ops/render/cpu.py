@@ -10,6 +10,7 @@ from isp_distill.backends.kernel_arguments import plain
 from isp_distill.backends.output_memory import recycled
 from isp_distill.isp.camera import DEMOSAICS, TONES
 from isp_distill.ops.render.operator import Settings, Tensors, output_like
+from isp_distill.raw.packings import packing_number
 
 
 def refuses(
@@ -48,6 +49,8 @@ def forward(tensors: Tensors, settings: Settings) -> Tensor:
         settings.orientation,
         *settings.crop,
         settings.resize_in == "linear",
+        packing_number(settings.packing),
+        settings.pixels(mosaic),
         out,
     )
     return out

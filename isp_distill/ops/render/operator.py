@@ -21,7 +21,7 @@ from isp_distill.errors import BackendError
 class Tensors(NamedTuple):
     """The tensors of a call, in the operator's order."""
 
-    mosaic: Tensor  # [N, H, W]
+    mosaic: Tensor  # [N, H, W]; [N, H, bytes] where it is packed
     black: Tensor  # [N, 4], R, Gr, Gb, B
     white: Tensor  # [N]
     pattern: Tensor  # [N] int64
@@ -42,6 +42,12 @@ class Settings(NamedTuple):
     resize_in: str
     dtype: torch.dtype
     channels_last: bool
+    packing: str | None = None
+    width: int | None = None  # pixels of a row, where packed
+
+    def pixels(self, mosaic: Tensor) -> int:
+        """How many pixels a row of the mosaic has."""
+        return mosaic.shape[2] if self.width is None else self.width
 
 
 #: What a compiled backend provides: the picture, laid out as :func:`output_like` says.
@@ -50,7 +56,8 @@ Forward = Callable[[Tensors, Settings], Tensor]
 _SCHEMA = (
     "(Tensor mosaic, Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor ccm, "
     "Tensor mean, Tensor std, str demosaic, str tone, int orientation, SymInt[] crop, "
-    "SymInt[] size, str resize_in, ScalarType dtype, bool channels_last, str backend) -> Tensor"
+    "SymInt[] size, str resize_in, ScalarType dtype, bool channels_last, str? packing, "
+    "SymInt? width, str backend) -> Tensor"
 )
 _COUNT = len(Tensors._fields)
 

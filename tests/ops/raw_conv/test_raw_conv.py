@@ -163,6 +163,8 @@ def test_opcheck(dtype):
             activation,
             dtype,
             batch > 1,
+            None,
+            None,
             "cpu",
         )
         # autograd and aot checks run backward with random cotangents.
@@ -363,7 +365,7 @@ def test_the_kernels_check_their_arguments_themselves():
     def call(out, gain=four, weight=weight):
         torch.ops.isp_distill_cpu.raw_conv_forward(
             mosaic, weight, None, four, one, pattern, gain, None, None, None,
-            1, 0, 0, 0, 0, True, 0, 0, out,
+            1, 0, 0, 0, 0, True, 0, 0, 0, 8, out,
         )  # fmt: skip
 
     call(torch.empty(1, 2, 2, 2))

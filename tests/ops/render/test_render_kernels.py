@@ -226,13 +226,16 @@ def test_empty_batch_and_smallest_mosaic(instruction_set):
 # -------------------------------------------------------------------------- torch and refusals
 
 
-def arguments(mosaic, size=(6, 7), dtype=torch.float32, channels_last=False):
+def arguments(
+    mosaic, size=(6, 7), dtype=torch.float32, channels_last=False, packing=None, width=None
+):
     n = len(mosaic)
+    sides = mosaic.shape[1], width or mosaic.shape[2]
     isp = CAMERA.batched(n)
     return (
         mosaic, isp.black, isp.white, isp.pattern, CAMERA.gain(n), isp.ccm, torch.zeros(3),
-        torch.ones(3), "malvar", "srgb", 6, (0, 0, *mosaic.shape[1:]), size, "linear", dtype,
-        channels_last, "cpu",
+        torch.ones(3), "malvar", "srgb", 6, (0, 0, *sides), size, "linear", dtype,
+        channels_last, packing, width, "cpu",
     )  # fmt: skip
 
 
@@ -241,6 +244,8 @@ def test_opcheck(channels_last):
     call = arguments(mosaics(2, 16, 20), channels_last=channels_last)
     torch.library.opcheck(operator, call)
     torch.library.opcheck(operator, arguments(mosaics(2, 16, 20, torch.float32), (30, 8)))
+    packed = mosaics(2, 16, 27, torch.uint8, top=256)
+    torch.library.opcheck(operator, arguments(packed, packing="mipi10", width=20))
 
 
 def test_compiles_without_graph_breaks():
@@ -286,7 +291,9 @@ def test_the_kernel_checks_what_it_is_handed():
     def call(out=out, crop=(0, 0, 16, 20), demosaic=2, **changed):
         tensors = [changed.get(n, t) for n, t in zip(names, good, strict=False)]
         tensors = [t.contiguous() if i else t for i, t in enumerate(tensors)]
-        torch.ops.isp_distill_cpu.render(*tensors, demosaic, 1, 1, *crop, False, out)
+        torch.ops.isp_distill_cpu.render(
+            *tensors, demosaic, 1, 1, *crop, False, 0, tensors[0].shape[2], out
+        )
 
     call()
     for wrong in (
