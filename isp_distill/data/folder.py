@@ -13,9 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
+from isp_distill.data.camera_picture import CameraPicture
 from isp_distill.data.class_labels import as_class
 from isp_distill.data.decoded_cache import DecodedCache
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.pairs import MAX_MISALIGNMENT, Aligned, Pairs
+from isp_distill.data.picture_files import PictureFiles
 from isp_distill.errors import CorruptRawError, RawError
 from isp_distill.files.listed import named_files
 from isp_distill.files.tree import files_below, nothing_found
@@ -78,12 +81,21 @@ class RawFolder(Dataset[RawImage]):
             student sees even light too; values are rounded and stop at the white level. False
             leaves the mosaics as they are (``render`` corrects its pictures all the same), None
             too, with a warning for each camera that has gain maps.
+        picture: what teachers see, instead of what :func:`isp_distill.render` makes: the camera's
+            own picture. "embedded" (the largest JPEG in the file), "beside" (``IMG_1.JPG`` beside
+            ``IMG_1.CR2``), or a folder in which ``a/b.jpg`` is that of ``a/b.cr2``. Views are then
+            cut from the part of the mosaic that the picture shows: see
+            :func:`isp_distill.register`. Files without a picture are left out.
+        max_misalignment: leave out files of which a part of the picture lies farther from the
+            mosaic, in pixels at a width of 1000; their numbers stand in ``skipped``.
+            ``math.inf`` takes every file that its camera's registration is known for.
 
     Attributes:
         root: the folder.
         paths: the files, sorted unless they were named.
         classes: the class names, sorted; empty unless ``labels="folder"``.
         label_maps: the :class:`~isp_distill.data.label_maps.LabelMaps`, or None.
+        pictures: the :class:`~isp_distill.data.picture_files.PictureFiles`, or None.
         on_error: "skip" or "raise".
         skipped: reason by path, of the files that could not be used, and of the folders that could
             not be listed.
@@ -121,6 +133,8 @@ class RawFolder(Dataset[RawImage]):
         files: Sequence[str | os.PathLike[str]] | None = None,
         frame: Frame = None,
         gain_map: bool | None = None,
+        picture: str | os.PathLike[str] | None = None,
+        max_misalignment: float = MAX_MISALIGNMENT,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
@@ -148,12 +162,56 @@ class RawFolder(Dataset[RawImage]):
         names = [path.relative_to(self.root) for path in self.paths]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._pool = DecodePool(workers, timeout_s)
+        self.pictures: PictureFiles | None = None
+        self._pairs = Pairs(len(self.paths), max_misalignment)
+        if picture is not None:
+            self._take_pictures(PictureFiles(picture, self.root, self.paths, workers, timeout_s))
         self._cache: OrderedDict[int, RawImage] = OrderedDict()
         self._cached_bytes = 0
         self._kept = None if cache is None else DecodedCache(cache, upright, bool(gain_map))
         self.decoded: tuple[int, float] = (0, 0.0)
         self._lock = threading.Lock()
         self._pid = os.getpid()
+
+    def _take_pictures(self, pictures: PictureFiles) -> None:
+        """Let the cameras' pictures be what teachers see; files without one are left out."""
+        if not self.upright:
+            raise ValueError("pictures stand upright, and so must mosaics: leave upright at True")
+        self.pictures = pictures
+        if pictures.missing and self.on_error == "raise":
+            raise CorruptRawError(*next(iter(pictures.missing.items())))
+        self.skipped.update(pictures.missing)
+        self._errors.update(dict.fromkeys(pictures.missing, CorruptRawError))
+
+    def _pair(self, index: int) -> tuple[RawImage, CameraPicture]:
+        assert self.pictures is not None
+        return self[index], self.pictures.of(index)
+
+    def picture(self, index: int) -> CameraPicture | None:
+        """The camera's picture of the i-th file, not decoded yet; None without ``picture=``.
+
+        Raises:
+            RawError: it has none, or it cannot be read.
+        """
+        return None if self.pictures is None else self.pictures.of(index)
+
+    def aligned(self, index: int, raw: RawImage | None = None) -> Aligned | None:
+        """The camera's picture of the i-th file and how it lies over the mosaic, or None.
+
+        Raises:
+            RawError: it has no picture, or that is another one, or ``max_misalignment`` is passed.
+        """
+        if self.pictures is None:
+            return None
+        name = str(self.paths[index])
+        try:
+            return self._pairs.place(index, raw, self.pictures.of(index), self._pair)
+        except RawError as error:
+            if self.on_error == "skip":
+                with self._lock:
+                    self.skipped[name] = error.reason
+                    self._errors[name] = CorruptRawError
+            raise
 
     @property
     def keeps_decoded(self) -> bool:
@@ -241,10 +299,14 @@ class RawFolder(Dataset[RawImage]):
     def stop_reading(self) -> None:
         """End the reads that other threads are waiting for: they raise RuntimeError."""
         self._pool.stop_reading()
+        if self.pictures is not None:
+            self.pictures.stop_reading()
 
     def close(self) -> None:
         """Stop the decoding processes; the dataset cannot be read afterwards."""
         self._pool.close()
+        if self.pictures is not None:
+            self.pictures.close()
 
     def _after_fork(self) -> None:
         # Another thread of the parent may have held the lock when this process was forked, and

@@ -7,6 +7,7 @@ side, a scale, and JPEG of quality 90.
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import rawpy
@@ -75,3 +76,26 @@ def camera_jpeg(path, cut=(0, 0, 0, 0), scale=1.0, exif=None):
 def pixels(jpeg):
     """A JPEG's pixels, uint8 ``[H, W, 3]``."""
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+def with_embedded(path, out, jpeg):
+    """A copy of a little-endian TIFF file, such as a DNG, with a JPEG in a last directory of it."""
+    file = bytearray(path.read_bytes())
+    (place,) = struct.unpack_from("<I", file, 4)
+    while place:
+        (count,) = struct.unpack_from("<H", file, place)
+        link = place + 2 + 12 * count
+        (place,) = struct.unpack_from("<I", file, link)
+    file += bytes(len(file) % 2)
+    where = len(file)
+    file += jpeg + bytes(len(jpeg) % 2)
+    struct.pack_into("<I", file, link, len(file))
+    height, width = pixels(jpeg).shape[:2]
+    # NewSubfileType, sides, compression (JPEG), photometric (YCbCr), strip, samples.
+    tags = [(254, 1), (256, width), (257, height), (258, 8), (259, 7), (262, 6), (273, where),
+            (277, 3), (278, height), (279, len(jpeg))]  # fmt: skip
+    file += struct.pack("<H", len(tags))
+    for code, value in tags:
+        file += struct.pack("<HHII", code, 4, 1, value)
+    file += bytes(4)
+    out.write_bytes(file)
