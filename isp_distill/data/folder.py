@@ -13,12 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from isp_distill.data.camera_picture import CameraPicture
 from isp_distill.data.class_labels import as_class
 from isp_distill.data.decoded_cache import DecodedCache
 from isp_distill.data.label_maps import LabelMaps
-from isp_distill.data.pairs import MAX_MISALIGNMENT, Aligned, Pairs
-from isp_distill.data.picture_files import PictureFiles
+from isp_distill.data.paired_folder import PairedFolder
+from isp_distill.data.pairs import MAX_MISALIGNMENT
 from isp_distill.errors import CorruptRawError, RawError
 from isp_distill.files.listed import named_files
 from isp_distill.files.tree import files_below, nothing_found
@@ -41,7 +40,7 @@ RAW_EXTENSIONS = (
 Labels = Literal["folder"] | Mapping[str, int] | Callable[[Path], int] | None
 
 
-class RawFolder(Dataset[RawImage]):
+class RawFolder(PairedFolder, Dataset[RawImage]):
     """Every RAW file below a folder; ``folder[i]`` decodes the i-th into a RawImage.
 
     ``train`` and ``evaluate`` take the folder as it is. A ``torch.utils.data.DataLoader`` of it
@@ -162,56 +161,13 @@ class RawFolder(Dataset[RawImage]):
         names = [path.relative_to(self.root) for path in self.paths]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._pool = DecodePool(workers, timeout_s)
-        self.pictures: PictureFiles | None = None
-        self._pairs = Pairs(len(self.paths), max_misalignment)
-        if picture is not None:
-            self._take_pictures(PictureFiles(picture, self.root, self.paths, workers, timeout_s))
+        self._take_pictures(picture, max_misalignment, workers, timeout_s)
         self._cache: OrderedDict[int, RawImage] = OrderedDict()
         self._cached_bytes = 0
         self._kept = None if cache is None else DecodedCache(cache, upright, bool(gain_map))
         self.decoded: tuple[int, float] = (0, 0.0)
         self._lock = threading.Lock()
         self._pid = os.getpid()
-
-    def _take_pictures(self, pictures: PictureFiles) -> None:
-        """Let the cameras' pictures be what teachers see; files without one are left out."""
-        if not self.upright:
-            raise ValueError("pictures stand upright, and so must mosaics: leave upright at True")
-        self.pictures = pictures
-        if pictures.missing and self.on_error == "raise":
-            raise CorruptRawError(*next(iter(pictures.missing.items())))
-        self.skipped.update(pictures.missing)
-        self._errors.update(dict.fromkeys(pictures.missing, CorruptRawError))
-
-    def _pair(self, index: int) -> tuple[RawImage, CameraPicture]:
-        assert self.pictures is not None
-        return self[index], self.pictures.of(index)
-
-    def picture(self, index: int) -> CameraPicture | None:
-        """The camera's picture of the i-th file, not decoded yet; None without ``picture=``.
-
-        Raises:
-            RawError: it has none, or it cannot be read.
-        """
-        return None if self.pictures is None else self.pictures.of(index)
-
-    def aligned(self, index: int, raw: RawImage | None = None) -> Aligned | None:
-        """The camera's picture of the i-th file and how it lies over the mosaic, or None.
-
-        Raises:
-            RawError: it has no picture, or that is another one, or ``max_misalignment`` is passed.
-        """
-        if self.pictures is None:
-            return None
-        name = str(self.paths[index])
-        try:
-            return self._pairs.place(index, raw, self.pictures.of(index), self._pair)
-        except RawError as error:
-            if self.on_error == "skip":
-                with self._lock:
-                    self.skipped[name] = error.reason
-                    self._errors[name] = CorruptRawError
-            raise
 
     @property
     def keeps_decoded(self) -> bool:
@@ -235,7 +191,7 @@ class RawFolder(Dataset[RawImage]):
         self._after_fork()
         with self._lock:
             if name in self.skipped:
-                raise self._errors[name](name, self.skipped[name])
+                raise self._errors.get(name, CorruptRawError)(name, self.skipped[name])
             if index in self._cache:
                 self._cache.move_to_end(index)
                 return self._cache[index]

@@ -57,10 +57,11 @@ class PictureFiles:
                 '"embedded", "beside" or a folder'
             )
         known: dict[Path, dict[str, Path]] = {}
+        mosaics = set(paths)
         for path in paths:
             place = folder / path.relative_to(root).parent
             if place not in known:
-                known[place] = _pictures_in(place)
+                known[place] = _pictures_in(place, mosaics)
             found = known[place].get(path.stem)
             self._pictures.append(found)
             if found is None:
@@ -117,8 +118,11 @@ class PictureFiles:
             self._pool = DecodePool(*settings, decoder=embedded_picture)
 
 
-def _pictures_in(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder, by their names without suffix; of several, the first suffix's."""
+def _pictures_in(folder: Path, mosaics: set[Path]) -> dict[str, Path]:
+    """The pictures in a folder, by their names without suffix; of several, the first suffix's.
+
+    ``mosaics`` are none: a sensor dump may be a PNG.
+    """
     found: dict[str, Path] = {}
     try:
         names = sorted(os.listdir(folder))
@@ -126,6 +130,8 @@ def _pictures_in(folder: Path) -> dict[str, Path]:
         return found
     for suffix in IMAGE_EXTENSIONS:
         for name in names:
-            if name.lower().endswith(suffix) and not name.startswith("."):
+            if name.startswith(".") or folder / name in mosaics:
+                continue
+            if name.lower().endswith(suffix):
                 found.setdefault(name[: -len(suffix)], folder / name)
     return found

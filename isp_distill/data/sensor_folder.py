@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 
 from isp_distill.data.folder import Labels, classes_of, labels_of
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.paired_folder import PairedFolder
+from isp_distill.data.pairs import MAX_MISALIGNMENT
+from isp_distill.data.picture_files import EMBEDDED
 from isp_distill.data.sensor_description import SENSOR_TOML, SensorDescription
 from isp_distill.errors import RawError
 from isp_distill.files.listed import named_files
@@ -31,7 +34,7 @@ def is_sensor_folder(root: str | os.PathLike[str]) -> bool:
     return is_file(Path(root) / SENSOR_TOML)
 
 
-class SensorFolder(Dataset[RawImage]):
+class SensorFolder(PairedFolder, Dataset[RawImage]):
     """Every frame below a folder of sensor dumps; ``folder[i]`` is the i-th as a RawImage.
 
     Files are ``.raw`` and ``.bin`` (bytes, one frame after another), ``.npy`` and ``.npz`` (arrays
@@ -51,6 +54,9 @@ class SensorFolder(Dataset[RawImage]):
         on_error: see there.
         upright: apply the orientation that the format states.
         files: take these files, in this order, instead of searching ``root``.
+        picture: what teachers see instead of what :func:`isp_distill.render` makes: "beside" or a
+            folder of pictures, see :class:`isp_distill.RawFolder`. Only for files of one frame.
+        max_misalignment: see there.
 
     Attributes:
         root: the folder.
@@ -90,6 +96,8 @@ class SensorFolder(Dataset[RawImage]):
         on_error: Literal["skip", "raise"] = "skip",
         upright: bool = True,
         files: Sequence[str | os.PathLike[str]] | None = None,
+        picture: str | os.PathLike[str] | None = None,
+        max_misalignment: float = MAX_MISALIGNMENT,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
@@ -130,6 +138,15 @@ class SensorFolder(Dataset[RawImage]):
                 )
             names = [path.relative_to(self.root) for path in self.paths]
             self.label_maps = LabelMaps(label_maps, names)
+        if picture == EMBEDDED:
+            raise ValueError(
+                f'{self.root}: sensor dumps hold no pictures: use picture="beside" or a folder'
+            )
+        if picture is not None and len(files_used) != len(self.paths):
+            raise ValueError(
+                f"{self.root}: pictures are of files with one frame, and some have several"
+            )
+        self._take_pictures(picture, max_misalignment)
 
     def _take(self, path: Path) -> None:
         """Count a file's frames, or note why it has none."""

@@ -213,3 +213,30 @@ def test_only_the_needed_scale_is_decoded_and_lies_where_the_whole_does(tmp_path
         box = (window[1], window[0], window[3], window[2])
         expected = np.asarray(whole.resize((100, 100), Image.Resampling.LANCZOS, box=box))
         assert np.abs(small.astype(float) - expected).mean() < 2.0
+
+
+@pytest.mark.parametrize("where", ["beside", "pictures"])
+def test_sensor_dumps_with_pictures(tmp_path, where):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    made = write_raw(tmp_path / "x.dng", photograph("coffee", 480))
+    mosaic = read_raw(made).mosaic
+    Image.fromarray(mosaic).save(raw / "x.png")  # a dump, and no picture of itself
+    np.save(raw / "lone.npy", mosaic)
+    place = raw if where == "beside" else tmp_path / where
+    place.mkdir(exist_ok=True)
+    (place / "x.jpg").write_bytes(camera_jpeg(made, CUT))
+    form = isp_distill.SensorFormat(
+        mosaic.shape[1], mosaic.shape[0], "uint16", "RGGB", black=512, bits=14,
+        white_balance=(2.0, 1.0, 1.5),
+    )  # fmt: skip
+    picture = "beside" if where == "beside" else place
+    folder = isp_distill.SensorFolder(raw, form, picture=picture)
+    (batch,) = ViewLoader(folder, View(64, area=(0.2, 0.5)), 2, seed=1).training(0, 1)
+    assert alike(batch.picture, batch.mosaic, batch.isp) > 0.93
+    assert list(folder.skipped) == [str(raw / "lone.npy")]
+    with pytest.raises(ValueError, match="sensor dumps hold no pictures"):
+        isp_distill.SensorFolder(raw, form, picture="embedded")
+    np.save(raw / "two.npy", np.stack([mosaic, mosaic]))
+    with pytest.raises(ValueError, match="pictures are of files with one frame"):
+        isp_distill.SensorFolder(raw, form, picture=picture)

@@ -17,7 +17,7 @@ from isp_distill.reports.contact_sheet import contact_sheet
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three shots of one camera, each with its JPEG beside it; the teacher's picture is red."""
+    """Three shots of one camera, each with its JPEG beside it; registered before."""
     root = tmp_path_factory.mktemp("pairs")
     for name in ("astronaut", "coffee", "chelsea"):
         path = write_raw(root / f"{name}.dng", photograph(name, 320))
@@ -74,6 +74,7 @@ def test_a_short_exposure_is_dark_for_the_student_alone(folder):
 
 def test_evaluate_compares_with_what_the_teacher_says_of_the_jpeg(folder):
     judge = teacher()
+    judge.model.eval()
     (batch,) = ViewLoader(folder, View(32), 3).fixed(1)
     with torch.no_grad():
         said = judge.logits(judge.picture(batch))
