@@ -109,6 +109,12 @@ class CameraPicture:
         """All of it at its own size: uint8 ``[H, W, 3]``."""
         return self.whole(max(self.shape))
 
+    def jpeg(self) -> bytes | None:
+        """The JPEG's bytes; None where it is no JPEG."""
+        if self._pixels is not None or isinstance(self._content, np.ndarray):
+            return None
+        return self._content if isinstance(self._content, bytes) else _bytes_of(self._content)
+
     def _decoded(self, share: float) -> tuple[Any, int]:
         """The stored picture with so large a share of its sides at least, and the whole factor."""
         with self._opened() as image:
@@ -136,6 +142,13 @@ class CameraPicture:
             return Image.open(file, formats=("JPEG", "MPO"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise RawError(self.name, f"its picture cannot be read: {error}") from error
+
+
+def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise RawError(path, f"its picture cannot be read: {error.strerror}") from error
 
 
 def is_picture(item: object) -> bool:

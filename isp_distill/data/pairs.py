@@ -205,20 +205,20 @@ def registered(raw: RawImage, picture: CameraPicture) -> Registration:
     if min(pixels.shape[:2]) < _LEAST:
         height, width = picture.shape
         raise RawError(picture.name, f"its picture of {height} x {width} is too small to be of use")
-    return _resized(register(raw, pixels), picture.shape)
+    return resized(register(raw, pixels), picture.shape)
 
 
 # register's own bound.
 _LEAST = 32
 
 
-def _resized(found: Registration, picture: tuple[int, int]) -> Registration:
-    """The registration of a picture of which a smaller copy was registered."""
+def resized(found: Registration, picture: tuple[int, ...]) -> Registration:
+    """The registration of a picture at another size: height and width."""
     factor = [a / b for a, b in zip(picture, found.picture, strict=True)]
     # Where rounding made the copy's sides unlike, the longer one has the better ratio.
     scale = found.scale * factor[picture[1] >= picture[0]]
     shift = found.shift[0] * factor[0], found.shift[1] * factor[1]
-    return dataclasses.replace(found, scale=scale, shift=shift, picture=picture)
+    return dataclasses.replace(found, scale=scale, shift=shift, picture=(picture[0], picture[1]))
 
 
 def _median(ones: list[Registration]) -> Registration:

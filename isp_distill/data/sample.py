@@ -57,7 +57,7 @@ def batch_of(
     stacked = torch.from_numpy(np.stack(arrays))
     if cameras[0] is not None:
         logits = None if stored[0] is None else torch.from_numpy(np.stack(stored))
-        return RawBatch(stacked, ISP.from_raw(list(cameras)), labels, _pictures(pictures), logits)
+        return RawBatch(stacked, ISP.from_raw(list(cameras)), labels, pictures_of(pictures), logits)
     picture = _planes(stacked)
     drawn = int(np.random.default_rng((seed, 2, number)).integers(2**63))
     patterns = torch.from_numpy(np.random.default_rng(drawn).integers(0, 4, len(samples)))
@@ -65,7 +65,7 @@ def batch_of(
     return RawBatch(mosaic, isp, labels, picture)
 
 
-def _pictures(pictures: Sequence[Any]) -> torch.Tensor | None:
+def pictures_of(pictures: Sequence[Any]) -> torch.Tensor | None:
     """The cameras' pictures of a batch: float32 ``[N, 3, H, W]``, or None where there are none."""
     missing = sum(picture is None for picture in pictures)
     if missing == len(pictures):

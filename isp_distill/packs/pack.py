@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,13 @@ from torch import nn
 from tqdm import tqdm
 
 from isp_distill.data.folder import RAW_EXTENSIONS, Labels, _find, classes_of, labels_of
+from isp_distill.data.pairs import MAX_MISALIGNMENT
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
 from isp_distill.files.atomic import only_writer
 from isp_distill.isp.augmentation import ISPAugmentation
 from isp_distill.models.teacher import Teacher, as_teacher
+from isp_distill.packs.packed_pictures import PicturePacker
 from isp_distill.packs.reader import PackedRaw
 from isp_distill.packs.stored_teacher import ViewSettings
 from isp_distill.packs.teacher_writer import store_teacher
@@ -134,6 +136,9 @@ def pack(
     batch_size: int = 16,
     device: torch.device | str | None = None,
     progress: bool = True,
+    picture: str | os.PathLike[str] | None = None,
+    picture_side: int | None = None,
+    max_misalignment: float = MAX_MISALIGNMENT,
 ) -> PackReport:
     """Decode every RAW file below a folder once, into shards that :class:`PackedRaw` maps.
 
@@ -173,6 +178,13 @@ def pack(
         batch_size: views that the teacher sees at once.
         device: where the teacher runs; a GPU if there is one, if None.
         progress: show a progress bar.
+        picture: store the cameras' own pictures too, which teachers then see instead of what
+            :func:`isp_distill.render` makes: "embedded", "beside" or a folder, see
+            :class:`RawFolder`. Logits that are stored are then of these pictures. A picture beside
+            its RAW file that changed is stored anew when the RAW file changes.
+        picture_side: shorter side of the stored pictures, resized once; None stores JPEGs as they
+            are.
+        max_misalignment: see :class:`RawFolder`.
 
     Returns:
         The :class:`PackReport`. Damaged and non-Bayer files are left out and listed there.
@@ -199,7 +211,15 @@ def pack(
     root, target = Path(folder), Path(out)
     count = workers or _cores()
     paths, unlisted = _find(root, extensions)
-    settings = {"upright": upright, "binning": binning, "compression": compression}
+    settings: dict[str, Any] = {
+        "upright": upright,
+        "binning": binning,
+        "compression": compression,
+    }
+    if picture is not None:
+        if not upright:
+            raise ValueError("pictures stand upright, and so must mosaics: leave upright at True")
+        settings.update(picture=os.fspath(picture), picture_side=picture_side)
     if compression == "zstd":
         compress(np.zeros((2, 2), np.uint16))  # zstandard is missing now, or never
     chosen = None if teacher is None else as_teacher(teacher)
@@ -209,13 +229,21 @@ def pack(
         side = 2 * chosen.size if crop is None else crop
         view = View(side, crop_binning, crop_area, flip=vertical_flip)
         wanted = ViewSettings(views, view, seed, augmentation, top)
-    with only_writer(target), DecodePool(count, timeout_s) as pool:
+    with (
+        only_writer(target),
+        DecodePool(count, timeout_s) as pool,
+        contextlib.ExitStack() as closing,
+    ):
         writer = PackWriter(target, root, settings, shard_bytes)
         away = {Path(name).relative_to(root).as_posix(): why for name, why in unlisted.items()}
         todo = writer.begin([p.relative_to(root).as_posix() for p in paths], prune, away)
         _label(writer, root, labels)
         bar = tqdm(total=len(todo), desc="pack", unit="file", disable=not progress)
-        _write(writer, _decoded(root, todo, pool, count, settings), bar)
+        pictures = None
+        if picture is not None:
+            pictures = PicturePacker(picture, picture_side, max_misalignment, root, paths, pool)
+            closing.callback(pictures.close)
+        _write(writer, _decoded(root, todo, pool, count, settings, pictures), bar)
         if chosen is not None and wanted is not None:
             store_teacher(
                 PackedRaw(target, gain_map=False),
@@ -272,7 +300,12 @@ def _report(writer: PackWriter, target: Path, root: Path, seconds: float) -> Pac
 
 
 def _decoded(
-    root: Path, todo: list[str], pool: DecodePool, workers: int, settings: dict[str, Any]
+    root: Path,
+    todo: list[str],
+    pool: DecodePool,
+    workers: int,
+    settings: dict[str, Any],
+    pictures: PicturePacker | None = None,
 ) -> Decoded:
     """The files in their order, decoded by several threads ahead of time; or why they are not."""
     waiting: collections.deque[Future[Record | tuple[str, dict[str, Any]]]] = collections.deque()
@@ -282,7 +315,7 @@ def _decoded(
         while True:
             # One file more than there are workers: no decoder waits for a checksum.
             while len(waiting) < workers + 2 and (name := next(rest, None)) is not None:
-                waiting.append(threads.submit(_decode, root, name, pool, settings))
+                waiting.append(threads.submit(_decode, root, name, pool, settings, pictures))
             if not waiting:
                 return
             yield waiting.popleft().result()
@@ -291,7 +324,11 @@ def _decoded(
 
 
 def _decode(
-    root: Path, name: str, pool: DecodePool, settings: dict[str, Any]
+    root: Path,
+    name: str,
+    pool: DecodePool,
+    settings: dict[str, Any],
+    pictures: PicturePacker | None = None,
 ) -> Record | tuple[str, dict[str, Any]]:
     """One file as a record, or its name and why it is left out."""
     path, stamp = root / name, {"size": 0, "mtime_ns": 0}
@@ -299,6 +336,9 @@ def _decode(
         # Before decoding: a file that changes meanwhile is noticed next time.
         stamp = shards.stamp_of(path)
         raw = pool.read(path)
+        stored = None
+        if pictures is not None:
+            stored = pictures.of(path, turn_upright(raw), settings["binning"])
     except OSError as error:
         return name, {
             "error": "CorruptRawError",
@@ -307,7 +347,11 @@ def _decode(
         }
     except RawError as error:
         return name, {"error": type(error).__name__, "reason": error.reason, **stamp}
-    return _record(name, raw, stamp, settings)
+    record = _record(name, raw, stamp, settings)
+    if stored is not None and isinstance(record, Record):
+        record.entry["picture"] = stored.entry
+        record = replace(record, picture=stored.array)
+    return record
 
 
 def _record(
