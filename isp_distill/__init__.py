@@ -7,6 +7,7 @@ from isp_distill.data.cut_view import cut_view
 from isp_distill.data.exposure import ShortExposure
 from isp_distill.data.folder import RawFolder
 from isp_distill.data.image_folder import ImageFolder
+from isp_distill.data.registration import Registration, register
 from isp_distill.data.sensor_folder import SensorFolder
 from isp_distill.data.views import View
 from isp_distill.doctor import doctor
@@ -60,6 +61,7 @@ __all__ = [
     "RawImage",
     "RawModel",
     "RawStem",
+    "Registration",
     "Report",
     "SensorFolder",
     "SensorFormat",
@@ -85,6 +87,7 @@ __all__ = [
     "raw_conv",
     "rawify",
     "read_raw",
+    "register",
     "release_memory",
     "render",
     "train",

@@ -199,6 +199,8 @@ def packing_note(source: Source, workers: int) -> str | None:
     """
     if not isinstance(source, RawFolder) or source.keeps_decoded:
         return None
+    if source.pictures is not None:
+        return None  # the shell's pack, which the note names, stores no pictures
     files, seconds = source.decoded
     if files < _MEASURED:
         return None

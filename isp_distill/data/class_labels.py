@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from isp_distill.data.source import item_and_label
 from isp_distill.errors import RawError
 
 _SHOWN = 60
@@ -59,9 +60,10 @@ def has_labels(source: Any) -> bool:
             item = source[index]
         except RawError:
             continue
-        if not isinstance(item, tuple):
+        pair = item_and_label(item, index)
+        if pair is None:
             return False
-        if item[1] is not None:
+        if pair[1] is not None:
             return True
     return False
 

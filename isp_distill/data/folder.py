@@ -16,6 +16,8 @@ from torch.utils.data import Dataset
 from isp_distill.data.decoded_cache import DecodedCache
 from isp_distill.data.label_maps import LabelMaps
 from isp_distill.data.labels import Labels, labelled, stated
+from isp_distill.data.paired_folder import PairedFolder
+from isp_distill.data.pairs import MAX_MISALIGNMENT
 from isp_distill.errors import CorruptRawError, RawError
 from isp_distill.files.chosen import Select, chosen_files
 from isp_distill.files.listed import named_files
@@ -37,7 +39,7 @@ RAW_EXTENSIONS = (
 # fmt: on
 
 
-class RawFolder(Dataset[RawImage]):
+class RawFolder(PairedFolder, Dataset[RawImage]):
     """Every RAW file below a folder; ``folder[i]`` decodes the i-th into a RawImage.
 
     ``train`` and ``evaluate`` take the folder as it is. A ``torch.utils.data.DataLoader`` of it
@@ -82,12 +84,21 @@ class RawFolder(Dataset[RawImage]):
             student sees even light too; values are rounded and stop at the white level. False
             leaves the mosaics as they are (``render`` corrects its pictures all the same), None
             too, with a warning for each camera that has gain maps.
+        picture: what teachers see, instead of what :func:`isp_distill.render` makes: the camera's
+            own picture. "embedded" (the largest JPEG in the file), "beside" (``IMG_1.JPG`` beside
+            ``IMG_1.CR2``), or a folder in which ``a/b.jpg`` is that of ``a/b.cr2``. Views are then
+            cut from the part of the mosaic that the picture shows: see
+            :func:`isp_distill.register`. Files without a picture are left out.
+        max_misalignment: leave out files of which a part of the picture lies farther from the
+            mosaic, in pixels at a width of 1000; their numbers stand in ``skipped``.
+            ``math.inf`` takes every file that its camera's registration is known for.
 
     Attributes:
         root: the folder.
         paths: the files, sorted unless they were named.
         classes: the class names, sorted; empty where ``labels`` gives numbers or nothing.
         label_maps: the :class:`~isp_distill.data.label_maps.LabelMaps`, or None.
+        pictures: the :class:`~isp_distill.data.picture_files.PictureFiles`, or None.
         on_error: "skip" or "raise".
         skipped: reason by path, of the files that could not be used, and of the folders that could
             not be listed.
@@ -127,6 +138,8 @@ class RawFolder(Dataset[RawImage]):
         limit: int | None = None,
         frame: Frame = None,
         gain_map: bool | None = None,
+        picture: str | os.PathLike[str] | None = None,
+        max_misalignment: float = MAX_MISALIGNMENT,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
@@ -156,6 +169,7 @@ class RawFolder(Dataset[RawImage]):
         names = [path.relative_to(self.root) for path in self.paths]
         self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
         self._pool = DecodePool(workers, timeout_s)
+        self._take_pictures(picture, max_misalignment, workers, timeout_s)
         self._cache: OrderedDict[int, RawImage] = OrderedDict()
         self._cached_bytes = 0
         self._kept = None if cache is None else DecodedCache(cache, upright, bool(gain_map))
@@ -185,7 +199,7 @@ class RawFolder(Dataset[RawImage]):
         self._after_fork()
         with self._lock:
             if name in self.skipped:
-                raise self._errors[name](name, self.skipped[name])
+                raise self._errors.get(name, CorruptRawError)(name, self.skipped[name])
             if index in self._cache:
                 self._cache.move_to_end(index)
                 return self._cache[index]
@@ -249,10 +263,14 @@ class RawFolder(Dataset[RawImage]):
     def stop_reading(self) -> None:
         """End the reads that other threads are waiting for: they raise RuntimeError."""
         self._pool.stop_reading()
+        if self.pictures is not None:
+            self.pictures.stop_reading()
 
     def close(self) -> None:
         """Stop the decoding processes; the dataset cannot be read afterwards."""
         self._pool.close()
+        if self.pictures is not None:
+            self.pictures.close()
 
     def _after_fork(self) -> None:
         # Another thread of the parent may have held the lock when this process was forked, and

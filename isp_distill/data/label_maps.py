@@ -235,8 +235,8 @@ def _no_label(label: Any, array: Array) -> str | None:
         return None  # one number, which may be a class
     if array.ndim == 3 and (array.shape[2] in (3, 4) or array.shape[0] in (3, 4)):
         return (
-            f"a picture ({what}), and pairs of a mosaic and a picture are not taken (give the "
-            "RawImage or the picture)"
+            f"a picture ({what}); a pair of a mosaic and the camera's picture of it is (RawImage, "
+            "uint8 [H, W, 3])"
         )
     if array.ndim == 1:
         return f"a list of {array.size} numbers ({what}; of one-hot labels, give the argmax)"

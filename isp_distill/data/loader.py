@@ -16,9 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from isp_distill.data.batch import RawBatch
+from isp_distill.data.camera_picture import CameraPicture, is_picture
 from isp_distill.data.class_labels import as_class
 from isp_distill.data.draw import FIXED_PLACES, Draw
 from isp_distill.data.label_maps import (
@@ -27,14 +27,13 @@ from isp_distill.data.label_maps import (
     LabelMaps,
     Shown,
     as_label_map,
-    collate_labels,
     map_view,
 )
-from isp_distill.data.source import RowReader, Source, item_and_label
+from isp_distill.data.pairs import MAX_MISALIGNMENT, Aligned, PairedSource, Pairs
+from isp_distill.data.sample import Sample, batch_of
+from isp_distill.data.source import RowReader, Source, item_and_label, item_and_picture
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
-from isp_distill.isp.camera import ISP
-from isp_distill.ops.unprocess.call import unprocess
 from isp_distill.ops.unprocess.noise import NoiseModel
 from isp_distill.raw.camera_warnings import warn_of_unseen
 from isp_distill.raw.framing import Rectangle
@@ -46,10 +45,6 @@ PREFETCH_BYTES = 1 << 27
 _AT_FIRST = 2
 # A bad file is replaced by another one. So many bad ones in a row mean a bad folder.
 _REPLACEMENTS = 50
-
-
-#: Mosaic or picture, camera or None, class or view of a label map, the teacher's logits or None.
-Sample = tuple[Any, Any, Any, Any]
 
 
 def training_order(length: int, seed: int, position: int) -> int:
@@ -110,6 +105,8 @@ class ViewLoader:
         self.grid = grid
         maps = getattr(source, "label_maps", None)
         self._maps = maps if isinstance(maps, LabelMaps) else None
+        most = getattr(source, "max_misalignment", MAX_MISALIGNMENT)
+        self._pairs = Pairs(len(source), most)
         #: Files left out, with reasons.
         self.skipped: dict[str, str] = {}
         self._abandoned = False
@@ -138,7 +135,7 @@ class ViewLoader:
                     if self.stored is not None:
                         epoch = position // len(self.source)
                         drawn, logits = self.stored.view(index, epoch)
-                        return (*self._view(index, drawn)[:3], logits)
+                        return self._view(index, drawn, seen=False)._replace(logits=logits)
                     return self._view(index, drawn)
                 except RawError as error:
                     self._refuse(error)
@@ -192,30 +189,52 @@ class ViewLoader:
             raise error
         self.skipped[error.path] = error.reason
 
-    def _view(self, index: int, drawn: Draw) -> Sample:
+    def _view(self, index: int, drawn: Draw, *, seen: bool = True) -> Sample:
+        """One view; ``seen``: the teacher sees it, so that a camera's picture of it is cut too."""
         if self._rows is not None:
-            mosaic, camera = self.view.cut_rows(self._rows, index, drawn)
-            size = self._rows.shape(index)
-            crop = self._rows.default_crop(index)
-            label = self._label(index, self._class_or_map(index), drawn, size, camera, crop)
-            self._warn_of_unseen(camera)
-            return np.ascontiguousarray(mosaic), camera, label, None
-        item = self.source[index]
-        item, known = item_and_label(item, index) or (item, self._class_or_map(index))
-        if isinstance(item, RawImage):
-            mosaic, camera = self.view.cut_raw(item, drawn)
-            crop = item.default_crop
-            label = self._label(index, known, drawn, item.mosaic.shape, camera, crop)
-            self._warn_of_unseen(camera)
-            return np.ascontiguousarray(mosaic), camera, label, None
-        if isinstance(item, np.ndarray) and item.ndim == 3 and item.dtype == np.uint8:
-            picture = self.view.cut_picture(item, drawn)
-            label = self._label(index, known, drawn, item.shape[:2])
-            return np.ascontiguousarray(picture), None, label, None
-        raise TypeError(
-            f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a uint8 RGB "
-            "array [H, W, 3], alone or with a label"
-        )
+            aligned = self._aligned(index, None, None)
+            within = None if aligned is None else aligned.within
+            mosaic, camera = self.view.cut_rows(self._rows, index, drawn, within)
+            size, crop = self._rows.shape(index), self._rows.default_crop(index)
+            known = self._class_or_map(index)
+        else:
+            item, picture = item_and_picture(self.source[index])
+            item, known = item_and_label(item, index) or (item, self._class_or_map(index))
+            if is_picture(item):
+                cut = self.view.cut_picture(item, drawn)
+                label = self._label(index, known, drawn, item.shape[:2])
+                return Sample(np.ascontiguousarray(cut), None, label)
+            if not isinstance(item, RawImage):
+                raise TypeError(
+                    f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a "
+                    "uint8 RGB array [H, W, 3], alone or with a label"
+                )
+            aligned = self._aligned(index, item, picture)
+            within = None if aligned is None else aligned.within
+            mosaic, camera = self.view.cut_raw(item, drawn, within)
+            size, crop = (item.height, item.width), item.default_crop
+        label = self._label(index, known, drawn, size, camera, crop, within)
+        self._warn_of_unseen(camera)
+        shown = None
+        if aligned is not None and seen:
+            window = self.view.window_within(size, within, drawn, camera.path)
+            shown = aligned.view(window, drawn, self.view.crop)
+        return Sample(np.ascontiguousarray(mosaic), camera, label, None, shown)
+
+    def _aligned(self, index: int, raw: RawImage | None, picture: Any) -> Aligned | None:
+        """The camera's picture of an item over its mosaic; None where there is none."""
+        if picture is not None:
+            named = CameraPicture(picture, self._name(index))
+            return self._pairs.place(index, raw, named, self._pair)
+        return self.source.aligned(index, raw) if isinstance(self.source, PairedSource) else None
+
+    def _pair(self, index: int) -> tuple[RawImage, CameraPicture]:
+        """A dataset's item and its picture."""
+        item, picture = item_and_picture(self.source[index])
+        if picture is None:
+            raise RawError(self._name(index), "it has no picture")
+        raw = item[0] if isinstance(item, tuple) else item
+        return raw, CameraPicture(picture, self._name(index))
 
     def _warn_of_unseen(self, camera: RawImage) -> None:
         """Warn once a camera of what the student does not see, unless the caller has chosen."""
@@ -236,6 +255,7 @@ class ViewLoader:
         size: Sequence[int],
         camera: RawImage | None = None,
         crop: Rectangle | None = None,
+        within: Rectangle | None = None,
     ) -> Any:
         """The class, or -100; or what the view shows of the label map, int64 ``[h, w]``.
 
@@ -246,18 +266,19 @@ class ViewLoader:
             size: height and width of the mosaic or picture.
             camera: of the mosaic; None for a picture.
             crop: the mosaic's default crop, where it is known.
+            within: the part of the mosaic that views are cut from, if not all of it.
         """
         if self._maps is not None:
             if self.grid is None:
                 return IGNORED
-            shown = self._shown(index, drawn, size, camera, crop)
+            shown = self._shown(index, drawn, size, camera, crop, within)
             return self._maps.view(index, shown, self.grid)
         label_map = as_label_map(known, f"the label of dataset item {index}")
         if label_map is None:
             return IGNORED if known is None else as_class(known, self._name(index))
         if self.grid is None:
             return IGNORED
-        shown = self._shown(index, drawn, size, camera, crop)
+        shown = self._shown(index, drawn, size, camera, crop, within)
         return map_view(label_map, shown, self.grid, f"the label map of dataset item {index}")
 
     def _name(self, index: int) -> str:
@@ -271,6 +292,7 @@ class ViewLoader:
         size: Sequence[int],
         camera: RawImage | None,
         crop: Rectangle | None,
+        within: Rectangle | None,
     ) -> Shown:
         """Which part of its label map a view shows; the arguments are :meth:`_label`'s.
 
@@ -286,7 +308,7 @@ class ViewLoader:
                 f"(orientation {camera.orientation}), its label map over the upright picture: "
                 "turn it upright (RawFolder and pack do so by themselves, isp_distill.upright)"
             )
-        window = self.view.window(height, width, drawn, camera.path)
+        window = self.view.window_within(size, within, drawn, camera.path)
         return Shown((height, width), window, drawn, crop, getattr(self.source, "frame", None))
 
     def _batches(
@@ -352,17 +374,7 @@ class ViewLoader:
             batches.close()
 
     def _collate(self, samples: list[Sample], number: int) -> RawBatch:
-        arrays, cameras, known, stored = zip(*samples, strict=True)
-        labels = collate_labels(known, self.grid)
-        stacked = torch.from_numpy(np.stack(arrays))
-        if cameras[0] is not None:
-            logits = None if stored[0] is None else torch.from_numpy(np.stack(stored))
-            return RawBatch(stacked, ISP.from_raw(list(cameras)), labels, teacher=logits)
-        picture = stacked.permute(0, 3, 1, 2).float() / 255
-        seed = int(np.random.default_rng((self.seed, 2, number)).integers(2**63))
-        patterns = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, len(samples)))
-        mosaic, isp = unprocess(picture, pattern=patterns, noise=self.noise, seed=seed)
-        return RawBatch(mosaic, isp, labels, picture)
+        return batch_of(samples, self.grid, self.noise, self.seed, number)
 
 
 def skipped_report(skipped: dict[str, str]) -> str:

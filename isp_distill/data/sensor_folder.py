@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 
 from isp_distill.data.label_maps import LabelMaps
 from isp_distill.data.labels import Labels, labelled, stated
+from isp_distill.data.paired_folder import PairedFolder
+from isp_distill.data.pairs import MAX_MISALIGNMENT
+from isp_distill.data.picture_files import EMBEDDED
 from isp_distill.data.sensor_description import SENSOR_TOML
 from isp_distill.data.sensor_files import (
     SensorFiles,
@@ -29,7 +32,7 @@ from isp_distill.raw.sensor_file import SENSOR_EXTENSIONS
 from isp_distill.raw.sensor_format import SensorFormat
 
 
-class SensorFolder(Dataset[RawImage]):
+class SensorFolder(PairedFolder, Dataset[RawImage]):
     """Every frame below a folder of sensor dumps; ``folder[i]`` is the i-th as a RawImage.
 
     Files are ``.raw`` and ``.bin`` (bytes, one frame after another), ``.npy`` and ``.npz`` (arrays
@@ -51,6 +54,9 @@ class SensorFolder(Dataset[RawImage]):
         files: take these files, in this order, instead of searching ``root``.
         select: see there.
         limit: take at most so many files, with all frames of each; see there.
+        picture: what teachers see instead of what :func:`isp_distill.render` makes: "beside" or a
+            folder of pictures, see :class:`isp_distill.RawFolder`. Only for files of one frame.
+        max_misalignment: see there.
 
     Attributes:
         root: the folder.
@@ -92,6 +98,8 @@ class SensorFolder(Dataset[RawImage]):
         files: Sequence[str | os.PathLike[str]] | None = None,
         select: Select = None,
         limit: int | None = None,
+        picture: str | os.PathLike[str] | None = None,
+        max_misalignment: float = MAX_MISALIGNMENT,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
@@ -125,6 +133,15 @@ class SensorFolder(Dataset[RawImage]):
         if label_maps is not None:
             names = [Path(name) for name in self.names]
             self.label_maps = LabelMaps(label_maps, names)
+        if picture == EMBEDDED:
+            raise ValueError(
+                f'{self.root}: sensor dumps hold no pictures: use picture="beside" or a folder'
+            )
+        if picture is not None and len(set(self.paths)) != len(self.paths):
+            raise ValueError(
+                f"{self.root}: pictures are of files with one frame, and some have several"
+            )
+        self._take_pictures(picture, max_misalignment)
 
     def _take(self, path: Path) -> None:
         """Count a file's frames, or note why it has none."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from isp_distill.data.camera_picture import is_picture
 from isp_distill.data.label_maps import LabelGrid, LabelMaps, as_label_map
 from isp_distill.errors import RawError
 from isp_distill.raw.framing import Rectangle
@@ -21,6 +22,9 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Any:
         """A RawImage or a uint8 RGB array ``[H, W, 3]``, alone or with its label.
+
+        A pair ``(RawImage, uint8 [H, W, 3])`` is a RawImage and the camera's own picture of it,
+        upright as it is; the teacher then sees that. With its label it is a tuple of three.
 
         A label is an int, or a label map: integers ``[h, w]`` over the upright picture, see
         :mod:`isp_distill.data.label_maps`.
@@ -90,19 +94,40 @@ def check_first_label(source: Source) -> None:
 
 
 def item_and_label(item: Any, index: int) -> tuple[Any, Any] | None:
-    """An item and its label, where the dataset gives both; None where the item comes alone.
+    """An item and its label, where the dataset gives both; None where the item has none.
+
+    A picture of a pair is left out: see :func:`item_and_picture`.
 
     Raises:
-        ValueError: it is a tuple of another length.
+        ValueError: it is a tuple of another kind.
     """
+    item, _ = item_and_picture(item)
     if not isinstance(item, tuple):
         return None
     if len(item) != 2:
         raise ValueError(
             f"dataset item {index} is a tuple of {len(item)}: expected a RawImage or a picture, "
-            "alone or with its label"
+            "alone or with its label, or (RawImage, the camera's picture) or (RawImage, the "
+            "camera's picture, label), the picture uint8 [H, W, 3]"
         )
     return item[0], item[1]
+
+
+def item_and_picture(item: Any) -> tuple[Any, Any]:
+    """An item without the camera's picture of it, and that picture, or None where it has none.
+
+    Args:
+        item: of a dataset. ``(RawImage, picture)``, ``(RawImage, picture, label)`` and
+            ``((RawImage, picture), label)`` have one: uint8 ``[H, W, 3]``.
+    """
+    if not isinstance(item, tuple) or not item:
+        return item, None
+    if isinstance(item[0], tuple):
+        inner, picture = item_and_picture(item[0])
+        return (item, None) if picture is None else ((inner, *item[1:]), picture)
+    if len(item) in (2, 3) and isinstance(item[0], RawImage) and is_picture(item[1]):
+        return (item[0] if len(item) == 2 else (item[0], item[2])), item[1]
+    return item, None
 
 
 def label_grid(

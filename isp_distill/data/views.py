@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from isp_distill.data.source import RowReader
 from isp_distill.errors import RawError
 from isp_distill.raw.binning import bin_mosaic
 from isp_distill.raw.cfa import PATTERNS
+from isp_distill.raw.framing import Rectangle
 from isp_distill.raw.image import RawImage
 from isp_distill.raw.resize import resize_mosaic
 
@@ -96,16 +98,25 @@ class View:
             )
         return factor
 
-    def cut_raw(self, raw: RawImage, drawn: Draw) -> tuple[Array, RawImage]:
-        """The view's mosaic, and the camera it is seen with (its pattern follows the flips)."""
-        top, left, height, width = self.window(raw.height, raw.width, drawn, raw.path)
+    def cut_raw(
+        self, raw: RawImage, drawn: Draw, within: Rectangle | None = None
+    ) -> tuple[Array, RawImage]:
+        """The view's mosaic, and the camera it is seen with (its pattern follows the flips).
+
+        ``within``: the part of the mosaic, in whole periods, that views are cut from.
+        """
+        size = raw.height, raw.width
+        top, left, height, width = self.window_within(size, within, drawn, raw.path)
         window = raw.mosaic[top : top + height, left : left + width]
         return self._finished(raw, window, (top, left), drawn)
 
-    def cut_rows(self, source: RowReader, index: int, drawn: Draw) -> tuple[Array, RawImage]:
+    def cut_rows(
+        self, source: RowReader, index: int, drawn: Draw, within: Rectangle | None = None
+    ) -> tuple[Array, RawImage]:
         """The same view of a file of which only the view's rows are read."""
         path = str(source.paths[index])
-        top, left, height, width = self.window(*source.shape(index), drawn, path)
+        size = source.shape(index)
+        top, left, height, width = self.window_within(size, within, drawn, path)
         raw = source.rows(index, top, top + height)
         return self._finished(raw, raw.mosaic[:, left : left + width], (0, left), drawn)
 
@@ -132,6 +143,14 @@ class View:
             for side, whole in zip(sides, (height, width), strict=True)
         )
         return *_corner((height, width), (rows, columns), drawn.place), rows, columns
+
+    def window_within(
+        self, size: Sequence[int], within: Rectangle | None, drawn: Draw, path: str
+    ) -> Rectangle:
+        """:meth:`window` in a part of a mosaic of this size, counted from the mosaic's corner."""
+        first_row, first_column, *part = (0, 0, *size) if within is None else within
+        top, left, height, width = self.window(part[0], part[1], drawn, path)
+        return first_row + top, first_column + left, height, width
 
     def _finished(
         self, raw: RawImage, window: Array, corner: tuple[int, int], drawn: Draw

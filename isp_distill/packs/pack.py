@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +25,14 @@ from torch import nn
 from tqdm import tqdm
 
 from isp_distill.data.labels import Labels, labelled
+from isp_distill.data.pairs import MAX_MISALIGNMENT
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
 from isp_distill.files.atomic import only_writer
 from isp_distill.isp.augmentation import ISPAugmentation
 from isp_distill.models.teacher import Teacher, as_teacher
-from isp_distill.packs.originals import Originals, found_originals
+from isp_distill.packs.originals import Originals, RawFiles, found_originals
+from isp_distill.packs.packed_pictures import PicturePacker
 from isp_distill.packs.reader import PackedRaw
 from isp_distill.packs.stored_teacher import ViewSettings
 from isp_distill.packs.teacher_writer import store_teacher
@@ -137,6 +139,9 @@ def pack(
     batch_size: int = 16,
     device: torch.device | str | None = None,
     progress: bool = True,
+    picture: str | os.PathLike[str] | None = None,
+    picture_side: int | None = None,
+    max_misalignment: float = MAX_MISALIGNMENT,
 ) -> PackReport:
     """Decode all RAW files or sensor dumps of a folder once, into shards for :class:`PackedRaw`.
 
@@ -182,6 +187,13 @@ def pack(
         batch_size: views that the teacher sees at once.
         device: where the teacher runs; a GPU if there is one, if None.
         progress: show a progress bar.
+        picture: store the cameras' own pictures too, which teachers then see instead of what
+            :func:`isp_distill.render` makes: "embedded", "beside" or a folder, see
+            :class:`RawFolder`. Logits that are stored are then of these pictures. A picture beside
+            its RAW file that changed is stored anew when the RAW file changes.
+        picture_side: shorter side of the stored pictures, resized once; None stores JPEGs as they
+            are.
+        max_misalignment: see :class:`RawFolder`.
 
     Returns:
         The :class:`PackReport`. Damaged and non-Bayer files are left out and listed there.
@@ -209,7 +221,15 @@ def pack(
         raise ValueError("binning and shard_bytes must be at least 1")
     root, target = Path(folder), Path(out)
     count = workers or _cores()
-    settings = {"upright": upright, "binning": binning, "compression": compression}
+    settings: dict[str, Any] = {
+        "upright": upright,
+        "binning": binning,
+        "compression": compression,
+    }
+    if picture is not None:
+        if not upright:
+            raise ValueError("pictures stand upright, and so must mosaics: leave upright at True")
+        settings.update(picture=os.fspath(picture), picture_side=picture_side)
     if compression == "zstd":
         compress(np.zeros((2, 2), np.uint16))  # zstandard is missing now, or never
     chosen = None if teacher is None else as_teacher(teacher)
@@ -219,14 +239,18 @@ def pack(
         side = 2 * chosen.size if crop is None else crop
         view = View(side, crop_binning, crop_area, flip=vertical_flip)
         wanted = ViewSettings(views, view, seed, augmentation, top)
-    with DecodePool(count, timeout_s) as pool:
+    with DecodePool(count, timeout_s) as pool, contextlib.ExitStack() as closing:
         originals = found_originals(root, format, extensions, pool)
+        pictures = None
+        if picture is not None:
+            pictures = _picture_packer(picture, picture_side, max_misalignment, originals, pool)
+            closing.callback(pictures.close)
         with only_writer(target):
             writer = PackWriter(target, root, settings, shard_bytes)
             todo = writer.begin(originals, prune)
             _label(writer, originals, labels)
             bar = tqdm(total=len(todo), desc="pack", unit="file", disable=not progress)
-            _write(writer, _decoded(originals, todo, count, settings), bar)
+            _write(writer, _decoded(originals, todo, count, settings, pictures), bar)
             if chosen is not None and wanted is not None:
                 store_teacher(
                     PackedRaw(target, gain_map=False),
@@ -282,8 +306,33 @@ def _report(writer: PackWriter, target: Path, root: Path, seconds: float) -> Pac
     )
 
 
+def _picture_packer(
+    picture: str | os.PathLike[str],
+    side: int | None,
+    max_misalignment: float,
+    originals: Originals,
+    pool: DecodePool,
+) -> PicturePacker:
+    """What stores the cameras' pictures of RAW files.
+
+    Raises:
+        ValueError: the folder holds sensor dumps.
+    """
+    if not isinstance(originals, RawFiles):
+        raise ValueError(
+            f"{originals.root}: holds sensor dumps, and pack stores the pictures of RAW files: "
+            "train on the folder itself, SensorFolder(root, picture=...)"
+        )
+    paths = [originals.file(name) for name in originals.names]
+    return PicturePacker(picture, side, max_misalignment, originals.root, paths, pool)
+
+
 def _decoded(
-    originals: Originals, todo: list[str], workers: int, settings: dict[str, Any]
+    originals: Originals,
+    todo: list[str],
+    workers: int,
+    settings: dict[str, Any],
+    pictures: PicturePacker | None = None,
 ) -> Decoded:
     """The files in their order, decoded by several threads ahead of time; or why they are not."""
     waiting: collections.deque[Future[Record | tuple[str, dict[str, Any]]]] = collections.deque()
@@ -293,7 +342,7 @@ def _decoded(
         while True:
             # One file more than there are workers: no decoder waits for a checksum.
             while len(waiting) < workers + 2 and (name := next(rest, None)) is not None:
-                waiting.append(threads.submit(_decode, originals, name, settings))
+                waiting.append(threads.submit(_decode, originals, name, settings, pictures))
             if not waiting:
                 return
             yield waiting.popleft().result()
@@ -302,7 +351,10 @@ def _decoded(
 
 
 def _decode(
-    originals: Originals, name: str, settings: dict[str, Any]
+    originals: Originals,
+    name: str,
+    settings: dict[str, Any],
+    pictures: PicturePacker | None = None,
 ) -> Record | tuple[str, dict[str, Any]]:
     """One file, or one frame, as a record, or its name and why it is left out."""
     stamp: dict[str, Any] = {"size": 0, "mtime_ns": 0}
@@ -310,6 +362,9 @@ def _decode(
         # Before decoding: a file that changes meanwhile is noticed next time.
         stamp = originals.stamp(name)
         raw = originals.read(name)
+        stored = None
+        if pictures is not None:
+            stored = pictures.of(originals.file(name), turn_upright(raw), settings["binning"])
     except OSError as error:
         return name, {
             "error": "CorruptRawError",
@@ -318,7 +373,11 @@ def _decode(
         }
     except RawError as error:
         return name, {"error": type(error).__name__, "reason": error.reason, **stamp}
-    return _record(name, raw, stamp, settings)
+    record = _record(name, raw, stamp, settings)
+    if stored is not None and isinstance(record, Record):
+        record.entry["picture"] = stored.entry
+        record = replace(record, picture=stored.array)
+    return record
 
 
 def _record(

@@ -12,9 +12,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.pairs import Aligned
 from isp_distill.data.sensor_files import file_and_frame, frame_order
 from isp_distill.errors import CorruptRawError
 from isp_distill.files.tree import is_file
+from isp_distill.packs.packed_pictures import aligned_of
 from isp_distill.raw.camera_warnings import warn_of_unseen
 from isp_distill.raw.changes import corrected
 from isp_distill.raw.framing import Frame, Rectangle, checked_frame, checked_rectangle
@@ -38,6 +40,8 @@ class PackedRaw(Dataset[RawImage]):
     ``packed[i]`` costs nothing until its mosaic is read: it is a view of the file, of which only
     the rows that are touched come from the disk (a compressed one is decoded whole; ``crop``
     decodes only the bands of its rows). Thread-safe; pickles by its path and survives a fork.
+
+    Where ``pack(picture=...)`` stored the cameras' own pictures, teachers see these.
 
     Args:
         path: the packed folder.
@@ -151,6 +155,30 @@ class PackedRaw(Dataset[RawImage]):
         stored = self._entries[index]["fields"].get("default_crop")
         return None if stored is None else checked_rectangle(stored, *self.shape(index))
 
+    def aligned(self, index: int, raw: RawImage | None = None) -> Aligned | None:
+        """The stored picture of the camera's and how it lies over the mosaic, or None.
+
+        Raises:
+            CorruptRawError: the record is damaged.
+        """
+        entry = self._entries[index]
+        if "picture" not in entry:
+            return None
+        path = str(self.paths[index])
+        try:
+            shard, others = self._shard(self._files[index])
+            if self.names[index] in others:
+                raise shards.DamagedShardError(others[self.names[index]])
+            return aligned_of(entry, shard, path)
+        except shards.DamagedShardError as error:
+            reason = (
+                f"its record in shard {self.path / self._files[index]} is damaged ({error}): run "
+                f"isp-distill verify --drop {self.path}, then pack again"
+            )
+            if self.on_error == "skip":
+                self.skipped[path] = reason
+            raise CorruptRawError(path, reason) from error
+
     def crop(self, index: int, top: int, left: int, height: int, width: int) -> RawImage:
         """A rectangle of the i-th mosaic, its pattern tracked; reads the rows it needs.
 
@@ -234,9 +262,10 @@ class PackedRaw(Dataset[RawImage]):
         return label
 
     def checksum(self, index: int) -> str:
-        """The checksum of what is stored of the i-th file."""
-        checksum: str = self._entries[index]["checksum"]
-        return checksum
+        """The checksum of what is stored of the i-th file, its picture included."""
+        entry = self._entries[index]
+        checksum: str = entry["checksum"]
+        return checksum if "picture" not in entry else digest_of(checksum, entry["picture"])
 
     def report(self) -> str:
         """The files that could not be used, each with its reason; "" if none."""

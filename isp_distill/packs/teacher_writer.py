@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from isp_distill.data.batch import RawBatch
+from isp_distill.data.sample import pictures_of
 from isp_distill.errors import DamagedPackError
 from isp_distill.files.atomic import clear_leftovers
 from isp_distill.isp.camera import ISP
@@ -55,11 +56,15 @@ _Row = tuple[str, str, np.ndarray, dict[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Cut:
-    """One view: its mosaic, the numbers it is stored as, and the ISP the teacher sees it with."""
+    """One view: its mosaic, the numbers it is stored as, and the ISP the teacher sees it with.
+
+    Where a camera's picture is stored, the teacher sees that: uint8 ``[crop, crop, 3]``.
+    """
 
     mosaic: np.ndarray
     numbers: list[float]
     isp: ISP
+    picture: np.ndarray | None = None
 
 
 def store_teacher(
@@ -211,13 +216,20 @@ def _predicted(
     def cut(index: int) -> list[Cut]:
         raw = packed[index]
         own = ISP.from_raw(raw)
+        aligned = packed.aligned(index)
+        within = None if aligned is None else aligned.within
         made = []
         for number in range(settings.views):
             draw, numbers, isp = settings.draw(packed.names[index], number, own)
-            mosaic, camera = settings.view.cut_raw(raw, draw)
+            mosaic, camera = settings.view.cut_raw(raw, draw, within)
+            picture = None
+            if aligned is not None:
+                size = raw.height, raw.width
+                window = settings.view.window_within(size, within, draw, raw.path)
+                picture = aligned.view(window, draw, settings.view.crop)
             seen = ISP.from_raw(camera)
             isp = isp.batched(1).replace(pattern=seen.pattern, gain_map=seen.gain_map)
-            made.append(Cut(np.ascontiguousarray(mosaic), numbers, isp))
+            made.append(Cut(np.ascontiguousarray(mosaic), numbers, isp, picture))
         return made
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="isp-distill-view")
@@ -252,5 +264,7 @@ def _logits(teacher: Teacher, views: list[Cut], where: torch.device) -> Tensor:
     names = ("black", "white", "pattern", "white_balance", "ccm", "exposure")
     isp = each[0].replace(**{n: torch.cat([getattr(one, n) for one in each]) for n in names})
     isp = isp.replace(gain_map=GainMaps.cat([(one.gain_maps, 1) for one in each]))
-    batch = RawBatch(torch.from_numpy(np.stack([view.mosaic for view in views])), isp).to(where)
+    mosaics = torch.from_numpy(np.stack([view.mosaic for view in views]))
+    picture = pictures_of([view.picture for view in views])
+    batch = RawBatch(mosaics, isp, picture=picture).to(where)
     return teacher.logits(teacher.picture(batch)).float().cpu()

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from isp_distill.errors import DamagedPackError
 from isp_distill.files.atomic import only_writer
+from isp_distill.packs.packed_pictures import key_of
 from isp_distill.packs.stored_teacher import stored_sets
 from isp_distill.storage import shards
 from isp_distill.storage.logit_codec import check
@@ -188,7 +189,16 @@ def _damaged_mosaics(shard: shards.Shard, entry: dict[str, Any]) -> dict[str, st
             continue
         if found != record["checksum"]:
             bad[name] = f"its bytes have checksum {found} instead of {record['checksum']}"
+        elif "picture" in record and not _sound_picture(shard, record):
+            bad[name] = "its picture is missing or has another checksum"
     return bad
+
+
+def _sound_picture(shard: shards.Shard, record: dict[str, Any]) -> bool:
+    try:
+        return bool(shards.digest(shard.array(key_of(record))) == record["picture"]["checksum"])
+    except shards.DamagedShardError:
+        return False
 
 
 def _check_logits(shard: shards.Shard, entry: dict[str, Any], found: Inspected) -> None:

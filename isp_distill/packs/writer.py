@@ -14,6 +14,7 @@ import numpy as np
 
 from isp_distill.errors import RawError
 from isp_distill.packs.originals import Originals
+from isp_distill.packs.packed_pictures import key_of
 from isp_distill.storage import shards
 from isp_distill.storage.manifest import (
     MANIFEST,
@@ -49,11 +50,18 @@ class Record:
         name: its path below the source folder.
         array: what is stored: uint16 ``[H, W]``, or uint8 ``[bytes]`` where it is compressed.
         entry: what the manifest says of it.
+        picture: the camera's own, as bytes of a JPEG, uint8 ``[n]``, or None.
     """
 
     name: str
     array: np.ndarray
     entry: dict[str, Any]
+    picture: np.ndarray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """What is stored of it, in bytes."""
+        return self.array.nbytes + (0 if self.picture is None else self.picture.nbytes)
 
 
 class PackWriter:
@@ -99,9 +107,9 @@ class PackWriter:
                 manifest = {**_new_manifest(settings), "shards": manifest["shards"]}
                 manifest["next"] = _next_number(folder)
         changed = [
-            f"{k} was {manifest['settings'].get(k)!r}, is {v!r}"
-            for k, v in settings.items()
-            if manifest["settings"].get(k) != v
+            f"{k} was {manifest['settings'].get(k)!r}, is {settings.get(k)!r}"
+            for k in dict.fromkeys([*settings, *manifest["settings"]])
+            if manifest["settings"].get(k) != settings.get(k)
         ]
         if changed:
             raise ValueError(
@@ -238,7 +246,7 @@ class PackWriter:
         self.skipped.pop(record.name, None)
         record.entry["label"] = self._labels.get(record.name)
         self._waiting.append(record)
-        self._bytes += record.array.nbytes
+        self._bytes += record.nbytes
         self.added += 1
         if self._bytes >= self._limit:
             self.flush()
@@ -257,6 +265,9 @@ class PackWriter:
             entry["digest"] = record_digest(MOSAICS, name, record.name, entry)
             entries[record.name] = entry
         arrays = {str(key): record.array for key, record in enumerate(self._waiting)}
+        for record in self._waiting:
+            if record.picture is not None:
+                arrays[key_of(entries[record.name])] = record.picture
         about = shard_header(MOSAICS, name, digest_of(self._manifest["settings"]), entries)
         size = shards.write_shard(self.folder, name, arrays, about)
         shard = {"file": name, "bytes": size, "records": entries}
@@ -271,13 +282,13 @@ class PackWriter:
     def end(self) -> None:
         """Rewrite shards that hold little of use, mark the folder complete, clear away the rest."""
         for entry in list(self._manifest["shards"]):
-            live = sum(record["nbytes"] for record in entry["records"].values())
+            live = sum(_live_bytes(record) for record in entry["records"].values())
             if live >= _LIVE_SHARE * entry["bytes"]:
                 continue
             try:
                 shard = shards.Shard(self.folder / entry["file"], entry["bytes"])
                 self._waiting = [
-                    Record(name, shard.array(record["key"]), record)
+                    Record(name, shard.array(record["key"]), record, _picture(shard, record))
                     for name, record in entry["records"].items()
                 ]
             except shards.DamagedShardError:
@@ -297,6 +308,15 @@ class PackWriter:
     def _write(self) -> None:
         write_manifest(self.folder, self._manifest)
         shards.delete_unlisted(self.folder, self._manifest, PREFIX)
+
+
+def _live_bytes(record: Mapping[str, Any]) -> int:
+    """What of a shard is a record's."""
+    return int(record["nbytes"]) + int(record.get("picture", {}).get("nbytes", 0))
+
+
+def _picture(shard: shards.Shard, record: dict[str, Any]) -> np.ndarray | None:
+    return shard.array(key_of(record)) if "picture" in record else None
 
 
 def _new_manifest(settings: dict[str, Any]) -> dict[str, Any]:

@@ -255,6 +255,13 @@ _FORMAT: dict[str, Check] = {"format": _hexadecimal}
 #: The fields of a record that tell whether its file, or what describes it, has changed.
 STAMP = (*_STAMP, *_FORMAT)
 
+#: A camera's picture of a mosaic, and how it lies over it.
+_PICTURE = table({
+    "shape": listed(whole(1, MAX_PIXELS), 2, 2), "orientation": whole(1, 8),
+    "scale": number(1e-6, 1e6), "shift": listed(number(-_LEVEL, _LEVEL), 2, 2),
+    "residual": number(0, _LEVEL), "nbytes": whole(1, _COUNT), "checksum": _hexadecimal,
+})  # fmt: skip
+
 _MOSAIC = table(
     {
         **_STAMP,
@@ -266,7 +273,7 @@ _MOSAIC = table(
         "nbytes": whole(1, _COUNT),
         "digest": _hexadecimal,
     },
-    {"bands": listed(whole(0, _COUNT), 2, MAX_PIXELS), **_FORMAT},
+    {"bands": listed(whole(0, _COUNT), 2, MAX_PIXELS), "picture": _PICTURE, **_FORMAT},
 )
 _LOGITS_ROW = table(
     {"row": whole(0, 1 << 20), "mosaic": _hexadecimal, "digest": _hexadecimal},
@@ -327,7 +334,8 @@ def check_shard(kind: str, shard: Any) -> None:
 
 
 SETTINGS = table(
-    {"upright": _flag, "binning": whole(1, 1 << 15), "compression": one_of(*COMPRESSIONS)}
+    {"upright": _flag, "binning": whole(1, 1 << 15), "compression": one_of(*COMPRESSIONS)},
+    {"picture": _text, "picture_side": optional(whole(32, MAX_PIXELS))},
 )
 _SKIPPED = table({"error": _text, "reason": _text, **_STAMP}, _FORMAT)
 _ALL: dict[str, Check] = {

@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from isp_distill.data.label_maps import LabelMaps
+from isp_distill.data.picture_files import PictureFiles
 from isp_distill.data.several_folders import SeveralFolders
 from isp_distill.data.source import Source
 from isp_distill.models.fingerprint import fingerprint
@@ -38,6 +39,7 @@ _DIGESTS = {
     "items": "its items are others",
     "labels": "its labels are others",
     "label maps": "its label maps have other names or sizes",
+    "pictures": "the cameras' pictures of it have other names or sizes, or there were none",
 }
 
 
@@ -80,8 +82,8 @@ def data_identity(source: Source) -> dict[str, Any]:
 
     Packed folders: the checksum and the name of every record. Folders: every file's name below the
     folder, and its size. Several folders: the same of each of them, in their order. Lists: form and
-    some values of every item. Others: kind and length alone. Labels and the files of label maps
-    count too.
+    some values of every item. Others: kind and length alone. Labels, the files of label maps and
+    those of the cameras' pictures count too.
     """
     found: dict[str, Any] = {"kind": type(source).__qualname__, "length": len(source)}
     paths, root = getattr(source, "paths", None), getattr(source, "root", None)
@@ -103,6 +105,10 @@ def data_identity(source: Source) -> dict[str, Any]:
     elif isinstance(source, (list, tuple)):
         # Iterated, not indexed: a subclass may decode where it is indexed.
         found["items"] = _digest(_item(item) for item in source)
+    pictures = getattr(source, "pictures", None)
+    if isinstance(pictures, PictureFiles):
+        files = [file for i in indices if (file := pictures.file(i)) is not None]
+        found["pictures"] = _digest(f"{n} {size}" for n, size in _sizes(files, None))
     if isinstance(maps, LabelMaps):
         found["label maps"] = _digest(f"{n} {size}" for n, size in _sizes(maps.paths, None))
     elif isinstance(paths, Sequence) and hasattr(source, "label"):

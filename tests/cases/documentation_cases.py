@@ -93,9 +93,21 @@ def fill(folder: Path) -> None:
             white_balance=(2.0, 1.0, 1.5),
             orientation=6 if name == "new" else 1,
         )
+        if name.startswith("raw/"):
+            _write_jpeg(path, folder / "photos" / f"jpeg/{path.stem}.jpg")
     sound = (folder / "photos" / "new.dng").read_bytes()
     (folder / "photos" / "damaged.dng").write_bytes(sound[: len(sound) // 2])
     (folder / "pictures").mkdir()
     for name in ("one", "two"):
         pixels = draw.integers(0, 256, (64, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "pictures" / f"{name}.png")
+
+
+def _write_jpeg(raw: Path, path: Path) -> None:
+    """The picture that a camera would have made of a RAW file: cut by four pixels a side."""
+    read = isp_distill.read_raw(raw)
+    isp = isp_distill.ISP.from_raw(read, tone="gamma")
+    picture = isp_distill.render(torch.from_numpy(read.mosaic)[None], isp)[0, :, 4:-4, 4:-4]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = (255 * picture).byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path, quality=95)

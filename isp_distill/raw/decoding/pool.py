@@ -22,6 +22,7 @@ import numpy as np
 from isp_distill.errors import CorruptRawError, UnsupportedRawError
 from isp_distill.raw.camera_warnings import warn_once
 from isp_distill.raw.decoding.process import KilledError, WorkerDiedError, WorkerProcess
+from isp_distill.raw.embedded_picture import EmbeddedPicture
 from isp_distill.raw.image import RawImage, read_raw
 from isp_distill.raw.image_json import image_fields
 
@@ -55,7 +56,7 @@ class DecodePool:
         timeout_s: float = 60.0,
         memory_limit_bytes: int = 4 << 30,
         *,
-        decoder: Callable[[str], RawImage] = read_raw,
+        decoder: Callable[[str], RawImage | EmbeddedPicture] = read_raw,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, not {workers}")
@@ -110,6 +111,22 @@ class DecodePool:
             RuntimeError: the pool is closed, reading was stopped, or no worker can be started.
         """
         name = os.fsdecode(path)
+        return _result(name, *self._ask(name))
+
+    def read_picture(self, path: str | os.PathLike[str]) -> EmbeddedPicture:
+        """The same of a pool whose decoder is :func:`embedded_picture`: the JPEG in a file.
+
+        Raises:
+            RawError, OSError, RuntimeError: as for :meth:`read`.
+        """
+        name = os.fsdecode(path)
+        header, flat = self._ask(name)
+        _raise_error(name, header)
+        assert flat is not None
+        return EmbeddedPicture(flat.tobytes()[: header["bytes"]], header["orientation"])
+
+    def _ask(self, name: str) -> tuple[dict[str, Any], np.ndarray | None]:
+        """A worker's reply about one file."""
         # The worker keeps the working directory it was started in.
         absolute = os.path.abspath(name)
         stops = self._stops
@@ -137,7 +154,7 @@ class DecodePool:
                     self._discard(worker)
                     raise
             self._give_back(worker)
-        return _result(name, header, flat)
+        return header, flat
 
     def _take(self) -> WorkerProcess:
         """An idle worker that is alive, or a new one."""
@@ -246,12 +263,7 @@ def _stop_all(workers: set[WorkerProcess]) -> None:
 
 def _result(name: str, header: dict[str, Any], flat: np.ndarray | None) -> RawImage:
     """The RawImage of a reply, or the exception that it describes."""
-    kind = header.get("error")
-    if kind == "OSError":
-        raise OSError(header["errno"], header["reason"], name)
-    if kind is not None:
-        error = UnsupportedRawError if kind == "UnsupportedRawError" else CorruptRawError
-        raise error(name, header["reason"])
+    _raise_error(name, header)
     for note, key in header["warnings"]:
         if key is None:
             warnings.warn(note, stacklevel=3)
@@ -260,6 +272,16 @@ def _result(name: str, header: dict[str, Any], flat: np.ndarray | None) -> RawIm
     assert flat is not None
     fields = image_fields(header["fields"])
     return RawImage(mosaic=flat.reshape(header["shape"]), path=name, **fields)
+
+
+def _raise_error(name: str, header: dict[str, Any]) -> None:
+    """The exception that a reply describes, if it does."""
+    kind = header.get("error")
+    if kind == "OSError":
+        raise OSError(header["errno"], header["reason"], name)
+    if kind is not None:
+        error = UnsupportedRawError if kind == "UnsupportedRawError" else CorruptRawError
+        raise error(name, header["reason"])
 
 
 _pools: weakref.WeakSet[DecodePool] = weakref.WeakSet()

@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from isp_distill.errors import CorruptRawError, RawError
+from isp_distill.raw.embedded_picture import EmbeddedPicture
 from isp_distill.raw.image_json import fields_of
 
 BOOTSTRAP = """
@@ -144,6 +145,10 @@ def _decode(decode: Callable[[str], Any], path: str) -> tuple[dict[str, Any], np
         except Exception as error:
             reason = f"the decoder failed with {type(error).__name__}: {error}"
             return {"error": "CorruptRawError", "reason": reason}, None
+    if isinstance(raw, EmbeddedPicture):
+        # Payloads are whole uint16; an odd byte more is cut off by the reader.
+        padded = np.frombuffer(raw.jpeg + bytes(len(raw.jpeg) % 2), np.uint16)
+        return {"bytes": len(raw.jpeg), "orientation": raw.orientation}, padded
     mosaic = np.ascontiguousarray(raw.mosaic)
     # There are several workers, and each would warn once. The parent gets the key, and warns once.
     notes = [
