@@ -163,8 +163,8 @@ def _are_apart(low: Tensor, high: Tensor) -> bool:
     """Whether a quick look shows all of one below all of the other, and both finite."""
     if not (low.is_floating_point() and high.is_floating_point() and low.numel() * high.numel()):
         return False
-    lowest, below = (float(x) for x in low.aminmax())
-    above, highest = (float(x) for x in high.aminmax())
+    lowest, below = (float(x) for x in low.detach().aminmax())
+    above, highest = (float(x) for x in high.detach().aminmax())
     # NaN anywhere makes both of its numbers NaN, and fails this.
     return -math.inf < lowest and below < above and highest < math.inf
 
