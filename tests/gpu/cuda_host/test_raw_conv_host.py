@@ -176,7 +176,7 @@ def test_two_bits_of_a_pattern_count(more):
     outs = [
         operator(
             mosaic, weight, None, *levels, codes, torch.ones(4, 4), None, None, None,
-            1, [1, 1, 1, 1], True, "linear", "none", torch.float32, False, "cuda",
+            1, [1, 1, 1, 1], True, "linear", "none", torch.float32, False, None, None, "cuda",
         )
         for codes in (torch.arange(4), torch.arange(4) + more)
     ]  # fmt: skip
