@@ -59,7 +59,7 @@ REFUSED = [
     (convolve, "mix", "x", NUMBERS),
     (convolve, "mix", [[1, 2], [3]], NUMBERS),
     (convolve, "mix", sparse(4, 4), LAYOUT),
-    (convolve, "gain", 1j, "expected real numbers"),
+    (convolve, "gain", 1j, "gain is 1j: expected numbers"),
     (convolve, "gain", sparse(4), LAYOUT),
     (convolve, "black", None, "black is None: expected numbers"),
     (convolve, "black", sparse(4), LAYOUT),

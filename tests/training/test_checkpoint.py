@@ -213,7 +213,6 @@ def test_what_is_given_as_a_checkpoint_and_is_none(tmp_path, capsys):
     words = {
         tmp_path / "missing.pt": "there is no such checkpoint",
         tmp_path: "is a folder, no checkpoint: give a checkpoint.pt",
-        tmp_path / "run": f"is a folder, no checkpoint: give {tmp_path}/run/checkpoint.pt",
         dng: "is no checkpoint of isp-distill",
     }
     for path, expected in words.items():
@@ -223,6 +222,10 @@ def test_what_is_given_as_a_checkpoint_and_is_none(tmp_path, capsys):
         assert said.startswith(f"isp-distill: {path}: {expected}")
         assert said.count("\n") == 1
         assert "delete" not in said
+    # A run's folder stands for the checkpoint in it.
+    assert main([*command, "--checkpoint", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"isp-distill: {tmp_path}/run/checkpoint.pt: is no checkpoint")
 
 
 def test_a_checkpoint_of_another_shape_names_path_and_advice(tmp_path, capsys, checkpoint):
