@@ -18,6 +18,7 @@ from isp_distill.data.source import Source, check_first_label
 from isp_distill.files.listed import common_folder, is_list_of_files
 from isp_distill.files.tree import files_below
 from isp_distill.packs.reader import PackedRaw, is_packed
+from isp_distill.raw.sensor_file import ARRAYS
 
 #: What data may be given as: a folder, a file, a dataset, or a list of files, of folders, or of
 #: datasets that are folders.
@@ -32,8 +33,6 @@ Data = (
 _FOLDERS = (RawFolder, PackedRaw, ImageFolder, SensorFolder)
 # So many decoded files show what decoding costs.
 _MEASURED = 16
-# What only a description makes readable.
-_ARRAYS = (".npy", ".npz")
 
 
 def open_source(
@@ -167,7 +166,7 @@ def _open_folders(
 
 def _held_below(root: Path) -> Literal["raw", "pictures"] | Path | None:
     """What a folder holds: RAW files, else pictures, else arrays, of which the first is named."""
-    found = files_below(root, (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS, *_ARRAYS))[0]
+    found = files_below(root, (*RAW_EXTENSIONS, *IMAGE_EXTENSIONS, *ARRAYS))[0]
     suffixes = {path.suffix.lower() for path in found}
     if suffixes & set(RAW_EXTENSIONS):
         return "raw"

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from isp_distill.cli.arguments import Command
-from isp_distill.data.loader import skipped_report
+from isp_distill.data.skipped import skipped_report
 from isp_distill.data.unprocess_folder import unprocess_folder
 from isp_distill.isp.camera import DEMOSAICS, ISP, TONES
 from isp_distill.ops.render.call import render

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from isp_distill.data.decoded_cache import DecodedCache
-from isp_distill.data.label_maps import LabelMaps
-from isp_distill.data.labels import Labels, labelled, stated
+from isp_distill.data.labelled_folder import LabelledFolder, check_one_kind
+from isp_distill.data.labels import Labels
 from isp_distill.data.paired_folder import PairedFolder
 from isp_distill.data.pairs import MAX_MISALIGNMENT
 from isp_distill.errors import CorruptRawError, RawError
@@ -39,7 +38,7 @@ RAW_EXTENSIONS = (
 # fmt: on
 
 
-class RawFolder(PairedFolder, Dataset[RawImage]):
+class RawFolder(PairedFolder, LabelledFolder, Dataset[RawImage]):
     """Every RAW file below a folder; ``folder[i]`` decodes the i-th into a RawImage.
 
     ``train`` and ``evaluate`` take the folder as it is. A ``torch.utils.data.DataLoader`` of it
@@ -145,8 +144,7 @@ class RawFolder(PairedFolder, Dataset[RawImage]):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
         if cache_bytes < 0:
             raise ValueError(f"cache_bytes must not be negative, not {cache_bytes}")
-        if labels is not None and label_maps is not None:
-            raise ValueError("labels are classes of whole files, label_maps of pixels: give one")
+        check_one_kind(labels, label_maps)
         self.root = Path(root)
         self.on_error = on_error
         self.upright = upright
@@ -156,18 +154,14 @@ class RawFolder(PairedFolder, Dataset[RawImage]):
         self.skipped: dict[str, str]
         self._errors: dict[str, type[RawError]] = {}
         if files is None:
-            self.paths, self.skipped = _find(self.root, extensions)
+            self.paths, self.skipped = raw_files_below(self.root, extensions)
         else:
             self.root, self.paths = named_files(self.root, files, extensions)
             self.skipped = {}
         self.paths = chosen_files(self.root, self.paths, select, limit)
         #: Whether it is all that lies below ``root``.
         self.is_whole = files is None and select is None and limit is None
-        #: What ``labels`` was, where a file of settings can say it.
-        self.labels_from = stated(labels)
-        self._labels, self.classes = labelled(self.root, self.paths, labels)
-        names = [path.relative_to(self.root) for path in self.paths]
-        self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
+        self._take_labels(labels, label_maps)
         self._pool = DecodePool(workers, timeout_s)
         self._take_pictures(picture, max_misalignment, workers, timeout_s)
         self._cache: OrderedDict[int, RawImage] = OrderedDict()
@@ -247,18 +241,10 @@ class RawFolder(PairedFolder, Dataset[RawImage]):
                 _, dropped = self._cache.popitem(last=False)
                 self._cached_bytes -= dropped.mosaic.nbytes
 
-    def label(self, index: int) -> int | np.ndarray | None:
-        """The i-th file's class, its whole label map (int64, -100 for no class), or None."""
-        if self.label_maps is not None:
-            return self.label_maps[index]
-        return None if self._labels is None else self._labels[index]
-
     def report(self) -> str:
         """The files that could not be used, each with its reason; "" if none."""
         with self._lock:
-            skipped = sorted(self.skipped.items())
-        lines = [f"  {path}: {reason}" for path, reason in skipped]
-        return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
+            return super().report()
 
     def stop_reading(self) -> None:
         """End the reads that other threads are waiting for: they raise RuntimeError."""
@@ -297,7 +283,7 @@ class RawFolder(PairedFolder, Dataset[RawImage]):
         self._pid = os.getpid()
 
 
-def _find(root: Path, extensions: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
+def raw_files_below(root: Path, extensions: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
     """The files below ``root`` with one of the extensions, and why folders were not listed."""
     if isinstance(extensions, str) or not extensions:
         raise ValueError(f"extensions must be a list of suffixes, not {extensions!r}")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from isp_distill.data.label_maps import LabelMaps
-from isp_distill.data.labels import Labels, labelled, stated
+from isp_distill.data.labelled_folder import LabelledFolder, check_one_kind
+from isp_distill.data.labels import Labels
 from isp_distill.data.pictures import read_picture
 from isp_distill.errors import RawError
 from isp_distill.files.chosen import Select, chosen_files
@@ -20,7 +20,7 @@ from isp_distill.files.tree import files_below, nothing_found
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-class ImageFolder:
+class ImageFolder(LabelledFolder):
     """A folder of ordinary pictures; ``folder[i]`` is uint8 RGB ``[H, W, 3]``, upright.
 
     Args:
@@ -52,6 +52,8 @@ class ImageFolder:
         (2, (64, 80, 3))
     """
 
+    _called = "pictures"
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -62,8 +64,7 @@ class ImageFolder:
         select: Select = None,
         limit: int | None = None,
     ) -> None:
-        if labels is not None and label_maps is not None:
-            raise ValueError("labels are classes of whole files, label_maps of pixels: give one")
+        check_one_kind(labels, label_maps)
         self.root = Path(root)
         self.skipped: dict[str, str] = {}
         if files is None:
@@ -76,11 +77,7 @@ class ImageFolder:
         self.paths = chosen_files(self.root, self.paths, select, limit)
         #: Whether it is all that lies below ``root``.
         self.is_whole = files is None and select is None and limit is None
-        #: What ``labels`` was, where a file of settings can say it.
-        self.labels_from = stated(labels)
-        self._labels, self.classes = labelled(self.root, self.paths, labels)
-        names = [path.relative_to(self.root) for path in self.paths]
-        self.label_maps = None if label_maps is None else LabelMaps(label_maps, names)
+        self._take_labels(labels, label_maps)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -94,17 +91,6 @@ class ImageFolder:
         except RawError as error:
             self.skipped[str(path)] = error.reason
             raise
-
-    def label(self, index: int) -> int | np.ndarray[Any, Any] | None:
-        """The i-th picture's class, its whole label map (int64, -100 for no class), or None."""
-        if self.label_maps is not None:
-            return self.label_maps[index]
-        return None if self._labels is None else self._labels[index]
-
-    def report(self) -> str:
-        """The pictures that were skipped, with reasons; empty if none."""
-        lines = [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
-        return "\n".join([f"{len(lines)} pictures were skipped:", *lines]) if lines else ""
 
 
 def _files(root: Path, extensions: Sequence[str]) -> tuple[list[Path], dict[str, str]]:

@@ -25,7 +25,7 @@ def stated(labels: Labels) -> str | None:
     """Labels as a file of settings has them: "folder", or a path; None for all others."""
     if isinstance(labels, str) and labels == "folder":
         return "folder"
-    return str(Path(labels)) if is_label_file(labels) else None  # type: ignore[arg-type]
+    return str(Path(labels)) if is_label_file(labels) else None  # type: ignore[arg-type]  # a path
 
 
 def labelled(

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import contextvars
 import functools
-import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -31,6 +30,7 @@ from isp_distill.data.label_maps import (
 )
 from isp_distill.data.pairs import MAX_MISALIGNMENT, Aligned, PairedSource, Pairs
 from isp_distill.data.sample import Sample, batch_of
+from isp_distill.data.skipped import skipped_report
 from isp_distill.data.source import RowReader, Source, item_and_label, item_and_picture
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
@@ -100,6 +100,7 @@ class ViewLoader:
             raise ValueError("batch_size, workers and prefetch_bytes must be at least 1")
         self.source, self.view, self.batch_size = source, view, batch_size
         self._rows = source if isinstance(source, RowReader) else None
+        self._paired = source if isinstance(source, PairedSource) else None
         self.seed, self.workers, self.noise = seed, workers, noise
         self.prefetch_bytes, self.stored, self.pin = prefetch_bytes, stored, pin
         self.grid = grid
@@ -226,7 +227,7 @@ class ViewLoader:
         if picture is not None:
             named = CameraPicture(picture, self._name(index))
             return self._pairs.place(index, raw, named, self._pair)
-        return self.source.aligned(index, raw) if isinstance(self.source, PairedSource) else None
+        return None if self._paired is None else self._paired.aligned(index, raw)
 
     def _pair(self, index: int) -> tuple[RawImage, CameraPicture]:
         """A dataset's item and its picture."""
@@ -375,14 +376,3 @@ class ViewLoader:
 
     def _collate(self, samples: list[Sample], number: int) -> RawBatch:
         return batch_of(samples, self.grid, self.noise, self.seed, number)
-
-
-def skipped_report(skipped: dict[str, str]) -> str:
-    """Files that were left out, with reasons, as text; empty if none."""
-    lines = [f"  {path}: {reason}" for path, reason in sorted(skipped.items())]
-    return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
-
-
-def steps_per_epoch(source: Source, batch_size: int) -> int:
-    """Batches that hold every file once."""
-    return math.ceil(len(source) / batch_size)

@@ -21,7 +21,7 @@ import numpy as np
 from isp_distill.arguments import real_number
 from isp_distill.data.camera_picture import CameraPicture
 from isp_distill.data.draw import Draw
-from isp_distill.data.registration import WIDTH, Registration, misaligned, register
+from isp_distill.data.registration import LEAST_SIDE, WIDTH, Registration, misaligned, register
 from isp_distill.errors import RawError
 from isp_distill.raw.framing import Rectangle
 from isp_distill.raw.image import RawImage
@@ -202,14 +202,10 @@ def registered(raw: RawImage, picture: CameraPicture) -> Registration:
         RawError: it does not show what the mosaic does.
     """
     pixels = picture.whole(_SIDE)
-    if min(pixels.shape[:2]) < _LEAST:
+    if min(pixels.shape[:2]) < LEAST_SIDE:
         height, width = picture.shape
         raise RawError(picture.name, f"its picture of {height} x {width} is too small to be of use")
     return resized(register(raw, pixels), picture.shape)
-
-
-# register's own bound.
-_LEAST = 32
 
 
 def resized(found: Registration, picture: tuple[int, ...]) -> Registration:

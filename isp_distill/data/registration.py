@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isp_distill.data.camera_picture import is_picture
 from isp_distill.data.phase_correlation import Peak, correlate, faded, structure
 from isp_distill.errors import RawError
 from isp_distill.isp.camera import ISP
@@ -29,6 +30,8 @@ Array = np.ndarray[Any, Any]
 
 #: The longer side of the render that pictures are compared with; residuals are in its pixels.
 WIDTH = 1000
+#: Below it a picture is too small to be registered, pixels a side.
+LEAST_SIDE = 32
 # The longer side at which every scale is tried, and how far apart the scales are: what is between
 # two of them moves the edges by half a pixel of that.
 _COARSE, _STEP = 256, 0.008
@@ -233,15 +236,16 @@ class _Scaled:
 
     @classmethod
     def of(cls, picture: Array) -> _Scaled:
-        right = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
-        if not right or picture.ndim != 3 or picture.shape[2] != 3:
+        if not is_picture(picture):
             what = (
                 f"{picture.dtype} {list(picture.shape)}" if hasattr(picture, "shape") else picture
             )
             raise ValueError(f"a picture must be uint8 [H, W, 3], not {what!r}")
         height, width = picture.shape[:2]
-        if min(height, width) < 32:
-            raise ValueError(f"a picture of {height} x {width} is too small: 32 pixels are needed")
+        if min(height, width) < LEAST_SIDE:
+            raise ValueError(
+                f"a picture of {height} x {width} is too small: {LEAST_SIDE} pixels are needed"
+            )
         factor = max(1, max(height, width) // (2 * WIDTH))
         if factor > 1:
             picture = np.asarray(_pillow().fromarray(picture).reduce(factor))

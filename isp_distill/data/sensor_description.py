@@ -27,7 +27,7 @@ from isp_distill.errors import RawError, UnsupportedRawError
 from isp_distill.files.chosen import matches
 from isp_distill.files.toml import tomllib
 from isp_distill.files.tree import is_file
-from isp_distill.raw.sensor_format import SensorFormat
+from isp_distill.raw.sensor_format import SensorFormat, tuples
 
 SENSOR_TOML = "sensor.toml"
 #: What a file's own description may say.
@@ -110,12 +110,7 @@ def _beside(path: Path) -> dict[str, Any]:
                 raise ValueError(
                     f"{beside} says {unknown[0]!r}: of one shot there are {', '.join(OF_A_SHOT)}"
                 )
-            return {
-                k: tuple(tuple(r) if isinstance(r, list) else r for r in v)
-                if isinstance(v, list)
-                else v
-                for k, v in values.items()
-            }
+            return {k: tuples(v) for k, v in values.items()}
     return {}
 
 

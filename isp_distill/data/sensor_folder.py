@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from isp_distill.data.label_maps import LabelMaps
-from isp_distill.data.labels import Labels, labelled, stated
+from isp_distill.data.labelled_folder import LabelledFolder, check_one_kind
+from isp_distill.data.labels import Labels
 from isp_distill.data.paired_folder import PairedFolder
 from isp_distill.data.pairs import MAX_MISALIGNMENT
 from isp_distill.data.picture_files import EMBEDDED
@@ -25,14 +25,13 @@ from isp_distill.data.sensor_files import (
 from isp_distill.errors import RawError
 from isp_distill.files.chosen import Select, chosen_files
 from isp_distill.files.listed import named_files
-from isp_distill.raw.framing import Rectangle
 from isp_distill.raw.image import RawImage
 from isp_distill.raw.image import upright as turn_upright
 from isp_distill.raw.sensor_file import SENSOR_EXTENSIONS
 from isp_distill.raw.sensor_format import SensorFormat
 
 
-class SensorFolder(PairedFolder, Dataset[RawImage]):
+class SensorFolder(PairedFolder, LabelledFolder, Dataset[RawImage]):
     """Every frame below a folder of sensor dumps; ``folder[i]`` is the i-th as a RawImage.
 
     Files are ``.raw`` and ``.bin`` (bytes, one frame after another), ``.npy`` and ``.npz`` (arrays
@@ -103,8 +102,7 @@ class SensorFolder(PairedFolder, Dataset[RawImage]):
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
-        if labels is not None and label_maps is not None:
-            raise ValueError("labels are classes of whole files, label_maps of pixels: give one")
+        check_one_kind(labels, label_maps)
         self.root, self.on_error, self.upright = Path(root), on_error, upright
         self.skipped: dict[str, str] = {}
         if files is None:
@@ -126,13 +124,7 @@ class SensorFolder(PairedFolder, Dataset[RawImage]):
         if not self.paths:
             first = "\n".join(f"  {p}: {why}" for p, why in list(self.skipped.items())[:3])
             raise ValueError(f"{self.root}: none of its {len(found)} files could be used:\n{first}")
-        #: What ``labels`` was, where a file of settings can say it.
-        self.labels_from = stated(labels)
-        self._labels, self.classes = labelled(self.root, self.paths, labels)
-        self.label_maps = None
-        if label_maps is not None:
-            names = [Path(name) for name in self.names]
-            self.label_maps = LabelMaps(label_maps, names)
+        self._take_labels(labels, label_maps, [Path(name) for name in self.names])
         if picture == EMBEDDED:
             raise ValueError(
                 f'{self.root}: sensor dumps hold no pictures: use picture="beside" or a folder'
@@ -176,21 +168,6 @@ class SensorFolder(PairedFolder, Dataset[RawImage]):
             if self.on_error == "skip":
                 self.skipped[str(path)] = error.reason
             raise
-
-    def label(self, index: int) -> int | np.ndarray[Any, Any] | None:
-        """The i-th frame's class, its whole label map (int64, -100 for no class), or None."""
-        if self.label_maps is not None:
-            return self.label_maps[index]
-        return None if self._labels is None else self._labels[index]
-
-    def report(self) -> str:
-        """The files that could not be used, each with its reason; "" if none."""
-        lines = [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
-        return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
-
-    def default_crop(self, index: int) -> Rectangle | None:
-        """None: the whole frame is shown."""
-        return None
 
 
 def missing_description(root: Path, first: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from isp_distill.data.folder import RAW_EXTENSIONS, _find
+from isp_distill.data.folder import RAW_EXTENSIONS, raw_files_below
 from isp_distill.data.sensor_files import (
     SensorFiles,
     file_and_frame,
@@ -20,13 +20,10 @@ from isp_distill.errors import RawError
 from isp_distill.files.tree import files_below
 from isp_distill.raw.decoding.pool import DecodePool
 from isp_distill.raw.image import RawImage
-from isp_distill.raw.sensor_file import SENSOR_EXTENSIONS
+from isp_distill.raw.sensor_file import ARRAYS, SENSOR_EXTENSIONS
 from isp_distill.raw.sensor_format import SensorFormat
 from isp_distill.storage.manifest import digest_of
 from isp_distill.storage.shards import stamp_of
-
-# What only a description makes readable.
-_ARRAYS = (".npy", ".npz")
 
 
 class Originals(Protocol):
@@ -80,7 +77,7 @@ class RawFiles:
     """
 
     def __init__(self, root: Path, extensions: Sequence[str], pool: DecodePool) -> None:
-        found, unlisted = _find(root, extensions)
+        found, unlisted = raw_files_below(root, extensions)
         self.root, self._pool = root, pool
         self.names = [path.relative_to(root).as_posix() for path in found]
         self.unlisted = _named(root, unlisted)
@@ -191,7 +188,7 @@ def found_originals(
     try:
         return RawFiles(root, RAW_EXTENSIONS if extensions is None else extensions, pool)
     except FileNotFoundError:
-        arrays = files_below(root, _ARRAYS)[0] if root.is_dir() else []
+        arrays = files_below(root, ARRAYS)[0] if root.is_dir() else []
         if arrays:
             raise FileNotFoundError(missing_description(root, arrays[0])) from None
         raise

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from isp_distill.data.labels import Labels, labelled
 from isp_distill.data.pairs import MAX_MISALIGNMENT
+from isp_distill.data.skipped import skipped_report
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
 from isp_distill.files.atomic import only_writer
@@ -108,8 +109,7 @@ class PackReport:
             lines.append(f"{len(self.damaged)} damaged records were dropped:")
             lines += [f"  {name}: {reason}" for name, reason in sorted(self.damaged.items())]
         if self.skipped:
-            lines.append(f"{len(self.skipped)} files were skipped:")
-            lines += [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
+            lines.append(skipped_report(self.skipped))
         return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from isp_distill.data.label_maps import LabelMaps
 from isp_distill.data.pairs import Aligned
 from isp_distill.data.sensor_files import file_and_frame, frame_order
+from isp_distill.data.skipped import skipped_report
 from isp_distill.errors import CorruptRawError
 from isp_distill.files.tree import is_file
 from isp_distill.packs.packed_pictures import aligned_of
@@ -269,8 +270,7 @@ class PackedRaw(Dataset[RawImage]):
 
     def report(self) -> str:
         """The files that could not be used, each with its reason; "" if none."""
-        lines = [f"  {path}: {reason}" for path, reason in sorted(self.skipped.items())]
-        return "\n".join([f"{len(lines)} files were skipped:", *lines]) if lines else ""
+        return skipped_report(self.skipped)
 
     def close(self) -> None:
         """Forget the open shards; a later read opens them again."""

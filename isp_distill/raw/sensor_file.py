@@ -22,8 +22,9 @@ from isp_distill.raw.packings import row_bytes
 from isp_distill.raw.sensor_format import SensorFormat
 
 BYTES = (".raw", ".bin")
+ARRAYS = (".npy", ".npz")
 PICTURES = (".pgm", ".png", ".tif", ".tiff")
-SENSOR_EXTENSIONS = (*BYTES, ".npy", ".npz", *PICTURES)
+SENSOR_EXTENSIONS = (*BYTES, *ARRAYS, *PICTURES)
 
 
 def count_frames(path: Path, form: SensorFormat) -> int:

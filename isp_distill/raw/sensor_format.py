@@ -14,7 +14,7 @@ from isp_distill.raw import fields
 from isp_distill.raw.binning import sum_blocks
 from isp_distill.raw.image import RawImage
 from isp_distill.raw.metadata import IDENTITY, PATTERNS, Blacks, Gains, Matrix
-from isp_distill.raw.packings import PACKINGS, packing_of, row_bytes, unpack_rows
+from isp_distill.raw.packings import packing_of, row_bytes, unpack_rows
 from isp_distill.raw.sensor_names import named
 
 BYTE_ORDERS = ("little", "big")
@@ -160,7 +160,7 @@ class SensorFormat:
             TypeError: for a field that it has not, or one of another type.
             ValueError: for a value out of range, or one that is missing.
         """
-        given = {k: _tuples(v) for k, v in values.items()}
+        given = {k: tuples(v) for k, v in values.items()}
         name = given.pop("format", None)
         known = [f.name for f in dataclasses.fields(cls)]
         unknown = sorted(set(given) - set(known))
@@ -206,7 +206,7 @@ class SensorFormat:
             pattern=self.pattern,
             black=(scale * r, scale * gr, scale * gb, scale * b),
             white=scale * self.white,
-            white_balance=self.white_balance,  # type: ignore[arg-type]
+            white_balance=self.white_balance,  # type: ignore[arg-type]  # likewise, for three
             ccm=self.ccm,
             orientation=self.orientation,
             camera=self.camera,
@@ -239,8 +239,6 @@ def _whole(value: Any, name: str, least: int) -> int:
     return int(value)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
-
-
-__all__ = ["PACKINGS", "SensorFormat"]
+def tuples(value: Any) -> Any:
+    """Lists as tuples, those in them too: what a field holds, of what TOML and JSON have."""
+    return tuple(tuples(part) for part in value) if isinstance(value, list) else value

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from isp_distill.data.exposure import ShortExposure
-from isp_distill.data.loader import ViewLoader, skipped_report
+from isp_distill.data.loader import ViewLoader
+from isp_distill.data.skipped import skipped_report
 from isp_distill.data.source import label_grid
 from isp_distill.jobs.processes import Processes
 from isp_distill.jobs.progress import progress_bar

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from isp_distill.data.loader import ViewLoader, skipped_report
+from isp_distill.data.loader import ViewLoader
+from isp_distill.data.skipped import skipped_report
 from isp_distill.data.source import label_grid
 from isp_distill.files.atomic import write_atomically
 from isp_distill.reports.contact_sheet import contact_sheet

@@ -184,4 +184,5 @@ def _signature() -> inspect.Signature:
     return signature.replace(parameters=[*own, *fields])
 
 
+# inspect and help look for it; functions are not typed as having it, hence the ignore.
 train.__signature__ = _signature()  # type: ignore[attr-defined]
