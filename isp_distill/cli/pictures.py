@@ -10,6 +10,7 @@ import torch
 from isp_distill.cli.arguments import Command
 from isp_distill.data.skipped import skipped_report
 from isp_distill.data.unprocess_folder import unprocess_folder
+from isp_distill.files.pillow import pillow
 from isp_distill.isp.camera import DEMOSAICS, ISP, TONES
 from isp_distill.ops.render.call import render
 from isp_distill.ops.unprocess.noise import NoiseModel
@@ -50,14 +51,9 @@ def _render(a: argparse.Namespace) -> None:
 
 
 def _save_picture(picture: torch.Tensor, out: Path) -> None:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "writing a picture needs Pillow: pip install isp-distill[images]"
-        ) from error
+    writer = pillow("writing a picture needs")
     array = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(array).save(out)
+    writer.fromarray(array).save(out)
 
 
 def _unprocess(a: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from isp_distill.data.pictures import read_picture
 from isp_distill.errors import RawError
+from isp_distill.files.pillow import pillow
 
 Array = np.ndarray[Any, Any]
 
@@ -129,18 +130,13 @@ class CameraPicture:
             return decoded, round(before / image.width)
 
     def _opened(self) -> Any:
-        try:
-            from PIL import Image
-        except ImportError as error:
-            raise ImportError(
-                "reading pictures needs Pillow: pip install isp-distill[images]"
-            ) from error
+        reader = pillow("reading pictures needs")
         content = self._content
         assert not isinstance(content, np.ndarray)
         try:
             file = io.BytesIO(content) if isinstance(content, bytes) else content
-            return Image.open(file, formats=("JPEG", "MPO"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return reader.open(file, formats=("JPEG", "MPO"))
+        except (OSError, ValueError, SyntaxError, reader.DecompressionBombError) as error:
             raise RawError(self.name, f"its picture cannot be read: {error}") from error
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from isp_distill.data.draw import Draw
 from isp_distill.errors import RawError
+from isp_distill.files.pillow import pillow
 from isp_distill.files.tree import is_file
 from isp_distill.ops.dense_logits import full_size
 from isp_distill.raw.framing import Frame, Rectangle
@@ -307,14 +308,7 @@ def _read_png(path: Path) -> Array:
 
 
 def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "reading label maps from PNG needs Pillow: pip install isp-distill[images] (or store "
-            "them as .npy)"
-        ) from error
-    return Image
+    return pillow("reading label maps from PNG needs", " (or store them as .npy)")
 
 
 def _checked(label_map: Array, name: str) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from isp_distill.errors import RawError
 from isp_distill.files.ordinary import check_ordinary
+from isp_distill.files.pillow import pillow
 
 # TIFF 6.0: tag 258 BitsPerSample, tag 284 PlanarConfiguration (2: one plane after the other).
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _SEPARATE = 258, 284, 2
@@ -33,20 +34,17 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray[Any, Any]:
         RawError: it cannot be read, or is no ordinary picture; the message says what it is.
         ImportError: Pillow is missing.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            "reading pictures needs Pillow: pip install isp-distill[images]"
-        ) from error
+    reader = pillow("reading pictures needs")
+    from PIL import ImageOps
+
     name = os.fspath(path)
     check_ordinary(name, RawError)
     try:
-        with Image.open(name) as image:
+        with reader.open(name) as image:
             reason = _no_picture(image)
             if reason is None:
                 return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, reader.DecompressionBombError) as error:
         raise RawError(name, f"cannot be read as a picture: {error}") from error
     raise RawError(name, reason)
 

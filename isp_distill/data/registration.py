@@ -20,6 +20,7 @@ import torch
 from isp_distill.data.camera_picture import is_picture
 from isp_distill.data.phase_correlation import Peak, correlate, faded, structure
 from isp_distill.errors import RawError
+from isp_distill.files.pillow import pillow
 from isp_distill.isp.camera import ISP
 from isp_distill.ops.render.call import render
 from isp_distill.raw.changes import binned
@@ -391,10 +392,4 @@ def _resized(
 
 
 def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "laying pictures over mosaics needs Pillow: pip install isp-distill[images]"
-        ) from error
-    return Image
+    return pillow("laying pictures over mosaics needs")

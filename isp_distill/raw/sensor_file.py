@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from isp_distill.errors import CorruptRawError, RawError, UnsupportedRawError
+from isp_distill.files.pillow import pillow
 from isp_distill.raw.packings import row_bytes
 from isp_distill.raw.sensor_format import SensorFormat
 
@@ -195,13 +196,7 @@ def _frame_of_members(path: Path, frame: int, form: SensorFormat) -> np.ndarray:
 
 def _picture(path: Path, form: SensorFormat) -> np.ndarray:
     """A picture of one channel, of the format's size."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            f"{path}: pictures of a sensor are read with Pillow: pip install isp-distill[images]"
-        ) from error
-    with Image.open(path) as image:
+    with pillow(f"{path}: pictures of a sensor are read with").open(path) as image:
         size, mode = (image.height, image.width), image.mode
         if size != (form.height, form.width) or not (mode == "L" or mode.startswith("I")):
             raise UnsupportedRawError(
