@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 from collections.abc import Iterable
 from numbers import Real
@@ -20,12 +21,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def whole_number(value: Any, name: str, bits: float = 63) -> int:
+def whole_number(value: Any, name: str, bits: float = 63, least: int | None = None) -> int:
     """An integer of any kind but a tensor as an ``int``; it may have so many bits beside its sign.
 
     Raises:
         TypeError: for anything else, 2.0 and True included.
-        ValueError: if it does not fit.
+        ValueError: if it does not fit, or is below ``least``.
     """
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]  # stands for an int while torch compiles
@@ -38,6 +39,8 @@ def whole_number(value: Any, name: str, bits: float = 63) -> int:
             raise TypeError(f"{name} must be a whole number, got {shown(value)}") from None
     if not torch.compiler.is_compiling() and abs(value).bit_length() > bits:
         raise ValueError(f"{name} is {shown(value)}, which is too large")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
 
 
@@ -50,6 +53,12 @@ def whole_numbers(values: Any, name: str) -> tuple[int, ...]:
     if isinstance(values, (str, Tensor)) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be whole numbers, got {shown(values)}")
     return tuple(whole_number(value, name) for value in values)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The name that somebody may have meant, as a question; empty if none is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def real_number(value: Any, name: str) -> float:
@@ -101,6 +110,11 @@ def transformed() -> bool:
 
 #: Why no kernel serves a call where :func:`transformed` is true.
 NOT_TRANSFORMED = "only plain PyTorch has torch.func's transforms and forward-mode derivatives"
+
+
+def not_packed(packing: str) -> str:
+    """Why a kernel that reads whole codes does not serve a packed mosaic."""
+    return f"it reads whole codes, and the mosaic is packed as {packing}"
 
 
 def is_plain_eager(*tensors: Tensor | None) -> bool:

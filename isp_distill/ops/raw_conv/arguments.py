@@ -41,34 +41,30 @@ def checked_mosaic(mosaic: Tensor) -> Tensor:
         TypeError: if it is not a tensor of a supported type, or asks for a gradient.
         ValueError: if it is not ``[N, H, W]`` or ``[N, 1, H, W]`` with even, positive H and W.
     """
-    if not isinstance(mosaic, Tensor):
-        raise TypeError(f"mosaic must be a tensor, not {type(mosaic).__name__}")
-    check_dense(mosaic, "mosaic")
+    _check_tensor(mosaic)
     if mosaic.dtype not in MOSAIC_DTYPES:
         names = ", ".join(str(d).removeprefix("torch.") for d in MOSAIC_DTYPES)
         raise TypeError(f"mosaic has dtype {mosaic.dtype}: expected one of {names}")
     if mosaic.requires_grad:
         raise TypeError("mosaic asks for a gradient, but sensor data gets none: detach() it")
-    if mosaic.dim() == 4 and mosaic.shape[1] == 1:
-        mosaic = mosaic[:, 0]
-    if mosaic.dim() != 3:
-        raise ValueError(
-            f"mosaic has shape {list(mosaic.shape)}: expected [N, H, W] or [N, 1, H, W]"
-        )
+    mosaic = _batched(mosaic, "W")
     check_periods(mosaic.shape[1], mosaic.shape[2])
     return mosaic
 
 
-def checked_packed_mosaic(
+def checked_input(
     mosaic: Tensor, packing: str | None, width: int | None
-) -> tuple[Tensor, int]:
-    """A batch of mosaics as the sensor packed them, ``[N, H, bytes]``, uint8; and their width.
+) -> tuple[Tensor, int | None]:
+    """A batch of mosaics, whole codes or packed, and the width of what is packed.
 
     Raises:
-        TypeError: if it is no tensor of bytes, or ``width`` no whole number.
-        ValueError: for an unknown packing, one of ``packing`` and ``width`` without the other, odd
-            or no rows and columns, or rows too short for ``width``.
+        TypeError: as :func:`checked_mosaic`; or it is packed and no tensor of bytes, or ``width``
+            no whole number.
+        ValueError: as :func:`checked_mosaic`; for an unknown packing, one of ``packing`` and
+            ``width`` without the other, or rows too short for ``width``.
     """
+    if packing is None and width is None:
+        return checked_mosaic(mosaic), None
     if packing is None:
         raise ValueError(f"width={width} goes with packing, which says how the bytes are read")
     if packing not in PACKED:
@@ -76,19 +72,12 @@ def checked_packed_mosaic(
     if width is None:
         raise ValueError(f"packing={packing!r} needs width, the pixels of a row")
     width = whole_number(width, "width")
-    if not isinstance(mosaic, Tensor):
-        raise TypeError(f"mosaic must be a tensor, not {type(mosaic).__name__}")
-    check_dense(mosaic, "mosaic")
+    _check_tensor(mosaic)
     if mosaic.dtype != torch.uint8:
         raise TypeError(
             f"mosaic has dtype {mosaic.dtype}: one that is packed as {packing} is bytes, uint8"
         )
-    if mosaic.dim() == 4 and mosaic.shape[1] == 1:
-        mosaic = mosaic[:, 0]
-    if mosaic.dim() != 3:
-        raise ValueError(
-            f"mosaic has shape {list(mosaic.shape)}: expected [N, H, bytes] or [N, 1, H, bytes]"
-        )
+    mosaic = _batched(mosaic, "bytes")
     check_periods(mosaic.shape[1], width)
     if mosaic.shape[2] < row_bytes(width, packing):
         raise ValueError(
@@ -96,6 +85,23 @@ def checked_packed_mosaic(
             f"{row_bytes(width, packing)}"
         )
     return mosaic, width
+
+
+def _check_tensor(mosaic: object) -> None:
+    if not isinstance(mosaic, Tensor):
+        raise TypeError(f"mosaic must be a tensor, not {type(mosaic).__name__}")
+    check_dense(mosaic, "mosaic")
+
+
+def _batched(mosaic: Tensor, row: str) -> Tensor:
+    """``[N, H, row]`` of that or of ``[N, 1, H, row]``."""
+    if mosaic.dim() == 4 and mosaic.shape[1] == 1:
+        mosaic = mosaic[:, 0]
+    if mosaic.dim() != 3:
+        raise ValueError(
+            f"mosaic has shape {list(mosaic.shape)}: expected [N, H, {row}] or [N, 1, H, {row}]"
+        )
+    return mosaic
 
 
 def check_periods(height: int, width: int) -> None:

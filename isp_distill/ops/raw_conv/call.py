@@ -32,9 +32,8 @@ from isp_distill.ops.raw_conv.arguments import (
     checked_bias,
     checked_clip,
     checked_gamma,
+    checked_input,
     checked_mix,
-    checked_mosaic,
-    checked_packed_mosaic,
     checked_padding_value,
     checked_stride,
     computed_in,
@@ -132,10 +131,7 @@ def raw_conv(
         torch.Size([2, 32, 16, 24])
         >>> features.sum().backward()
     """
-    if packing is None and width is None:
-        mosaic = checked_mosaic(mosaic)
-    else:
-        mosaic, width = checked_packed_mosaic(mosaic, packing, width)
+    mosaic, width = checked_input(mosaic, packing, width)
     batch, device = mosaic.shape[0], mosaic.device
     check_weight(weight, device)
     check_device(gain, "gain", device)

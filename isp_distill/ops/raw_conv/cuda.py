@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isp_distill.arguments import not_packed
 from isp_distill.backends import choice, cuda_library
 from isp_distill.backends.kernel_arguments import plain
 from isp_distill.errors import BackendError
@@ -85,7 +86,7 @@ def refuses(
     if only_reference:
         return only_reference
     if packing is not None:
-        return f"it reads whole codes, and the mosaic is packed as {packing}"
+        return not_packed(packing)
     if torch.float64 in (weight, out_dtype, mosaic):
         return "it computes in float32, and float64 was asked for"
     if colour:

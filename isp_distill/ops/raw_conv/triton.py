@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isp_distill.arguments import not_packed
 from isp_distill.backends import choice, triton_support
 from isp_distill.backends.kernel_arguments import plain
 from isp_distill.ops.raw_conv.operator import Functions, Needs, Settings, Tensors, output_like
@@ -42,7 +43,7 @@ def refuses(
     if only_reference:
         return only_reference
     if packing is not None:
-        return f"it reads whole codes, and the mosaic is packed as {packing}"
+        return not_packed(packing)
     if weight == torch.float64 or out_dtype == torch.float64:
         return "it computes in float32, and float64 was asked for"
     if kernel > LARGEST_KERNEL:

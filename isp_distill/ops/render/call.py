@@ -19,7 +19,7 @@ from isp_distill.arguments import (
 from isp_distill.backends import choice
 from isp_distill.isp.camera import ISP
 from isp_distill.ops import reference
-from isp_distill.ops.raw_conv.arguments import checked_mosaic, checked_packed_mosaic
+from isp_distill.ops.raw_conv.arguments import checked_input
 from isp_distill.ops.reference_gain_map import apply_gain_map
 from isp_distill.ops.reference_packing import unpacked
 from isp_distill.ops.render import cpu as render_cpu
@@ -129,10 +129,7 @@ def render(
         >>> isp_distill.render(mosaic, isp_distill.ISP.from_raw(raw), size=(32, 32)).shape
         torch.Size([1, 3, 32, 32])
     """
-    if packing is None and width is None:
-        mosaic = checked_mosaic(mosaic)
-    else:
-        mosaic, width = checked_packed_mosaic(mosaic, packing, width)
+    mosaic, width = checked_input(mosaic, packing, width)
     batch, device = mosaic.shape[0], mosaic.device
     if not isinstance(isp, ISP):
         raise TypeError(f"isp must be an isp_distill.ISP, not {type(isp).__name__}")

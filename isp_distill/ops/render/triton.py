@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isp_distill.arguments import not_packed
 from isp_distill.backends import choice, triton_support
 from isp_distill.backends.kernel_arguments import plain
 from isp_distill.ops.raw_conv.triton import ELEMENTS, in_pairs
@@ -26,7 +27,7 @@ def refuses(
     if only_reference:
         return only_reference
     if packing is not None:
-        return f"it reads whole codes, and the mosaic is packed as {packing}"
+        return not_packed(packing)
     if torch.float64 in (mosaic, dtype):
         return "it computes in float32, and float64 was asked for"
     if needs_gradient:
