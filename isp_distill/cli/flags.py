@@ -14,12 +14,7 @@ from typing import Any
 
 from isp_distill.files.toml import tomllib
 from isp_distill.ops.unprocess.noise import NOISE_PRESETS, NoiseModel
-from isp_distill.training.settings import FLAGS, TRAINABLE, VALUES, TrainSettings
-
-_WHOLE = (
-    *("steps", "batch_size", "validation_views", "crop", "binning", "accumulate", "workers"),
-    *("prefetch_bytes", "checkpoint_every", "metrics_every", "seed"),
-)
+from isp_distill.training.settings import FLAGS, TRAINABLE, VALUES, WHOLE, TrainSettings
 
 
 def add_settings(parser: argparse._ArgumentGroup) -> None:
@@ -80,7 +75,7 @@ def _shape(name: str) -> dict[str, Any]:
         return {"choices": TRAINABLE}
     if name in ("objective", "device"):
         return {"metavar": "NAME"}
-    return {"type": int if name in _WHOLE else float, "metavar": "N" if name in _WHOLE else "X"}
+    return {"type": int if name in WHOLE else float, "metavar": "N" if name in WHOLE else "X"}
 
 
 def _sides(text: str) -> int | list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from isp_distill.arguments import whole_number
 from isp_distill.raw import fields
 from isp_distill.raw.binning import sum_blocks
 from isp_distill.raw.image import RawImage
@@ -83,12 +84,12 @@ class SensorFormat:
     block: int = 1
 
     def __post_init__(self) -> None:
-        self._set("block", _whole(self.block, "block", 1))
+        self._set("block", whole_number(self.block, "block", least=1))
         if self.block not in BLOCKS:
             raise ValueError(f"block must be 1, 2 or 3 sites a side, got {self.block}")
         period = 2 * self.block
         for name in ("width", "height"):
-            value = _whole(getattr(self, name), name, period)
+            value = whole_number(getattr(self, name), name, least=period)
             if value % period:
                 wanted = "even" if period == 2 else f"a multiple of {period}"
                 raise ValueError(f"{name} must be {wanted}, a whole number of periods, got {value}")
@@ -96,17 +97,17 @@ class SensorFormat:
         if self.width * self.height > _MOST_PIXELS:
             raise ValueError(f"a frame of {self.height} x {self.width} pixels is no frame")
         most = packing_of(self.packing).bits
-        bits = most if self.bits is None else _whole(self.bits, "bits", 1)
+        bits = most if self.bits is None else whole_number(self.bits, "bits", least=1)
         if bits > most or (bits != most and self.packing not in ("uint16", "uint8")):
             raise ValueError(f"bits is {bits}, and codes of {self.packing} have {most}")
         self._set("bits", bits)
         if self.pattern not in PATTERNS:
             known = ", ".join(PATTERNS)
             raise ValueError(f"pattern must be one of {known}, not {self.pattern!r}")
-        self._set("header", _whole(self.header, "header", 0))
-        self._set("shift", _whole(self.shift, "shift", 0))
+        self._set("header", whole_number(self.header, "header", least=0))
+        self._set("shift", whole_number(self.shift, "shift", least=0))
         needed = row_bytes(self.width, self.packing)
-        stride = needed if self.stride is None else _whole(self.stride, "stride", 1)
+        stride = needed if self.stride is None else whole_number(self.stride, "stride", least=1)
         if stride < needed:
             raise ValueError(
                 f"stride is {stride} bytes, and a row of {self.width} pixels in {self.packing} "
@@ -229,14 +230,6 @@ class SensorFormat:
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
-
-
-def _whole(value: Any, name: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
 
 
 def tuples(value: Any) -> Any:

@@ -8,7 +8,6 @@ its default. TOML has no word for nothing: a setting of None is left out too.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any, cast
 import tomli_w
 from torch import nn
 
-from isp_distill.arguments import shown
+from isp_distill.arguments import nearest, shown
 from isp_distill.data.folder import RawFolder
 from isp_distill.data.image_folder import ImageFolder
 from isp_distill.data.label_file import is_label_file
@@ -155,12 +154,7 @@ def _check(path: str, name: str, value: Any) -> None:
     """Refuse a key that a run has not, or a value of another type."""
     known = {f.name: f.default for f in dataclasses.fields(RunConfig)}
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        where = "" if near or name not in TrainSettings.__dataclass_fields__ else " in [settings]"
-        hint = f"did you mean {near[0]!r}?" if near else f"it belongs{where}" if where else (
-            f"there are {', '.join(known)}"
-        )  # fmt: skip
-        raise ValueError(f"{path}: has no key {name!r}: {hint}")
+        raise ValueError(f"{path}: has no key {name!r}: {_hint(name, known)}")
     if name in ("data", "validation") and isinstance(value, list) and value:
         value = next((part for part in value if not isinstance(part, str)), "")
     kind: type = dict if name == "settings" else bool if known[name] is False else str
@@ -168,6 +162,15 @@ def _check(path: str, name: str, value: Any) -> None:
         expected = {dict: "a table", bool: "true or false", str: "a string"}[kind]
         expected += ", or a file that ends in .csv or .jsonl" if name == "labels" else ""
         raise ValueError(f"{path}: {name} must be {expected}, got {shown(value)}")
+
+
+def _hint(name: str, known: Mapping[str, Any]) -> str:
+    """What somebody may have meant by a key that there is none of."""
+    if near := nearest(name, known):
+        return near
+    if name in TrainSettings.__dataclass_fields__:
+        return "it belongs in [settings]"
+    return f"there are {', '.join(known)}"
 
 
 def _without_none(value: Any) -> Any:

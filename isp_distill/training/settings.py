@@ -7,7 +7,6 @@ and their help from it, a run writes it into its report, its checkpoint and its 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from isp_distill.arguments import real_number, shown, whole_number, whole_numbers
+from isp_distill.arguments import nearest, real_number, shown, whole_number, whole_numbers
 from isp_distill.data.draw import FIXED_PLACES
 from isp_distill.data.exposure import ShortExposure
 from isp_distill.data.loader import PREFETCH_BYTES
@@ -143,8 +142,9 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in _WHOLE.items():
-            self._set(name, self._whole(name, least))
+        for name, least in WHOLE.items():
+            if getattr(self, name) is not None or name not in _MAY_BE_NONE:
+                self._set(name, whole_number(getattr(self, name), name, least=least))
         for name, (least_real, most) in _REAL.items():
             value = real_number(getattr(self, name), name)
             if not (least_real <= value <= most and math.isfinite(value)):
@@ -251,18 +251,9 @@ class TrainSettings:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _whole(self, name: str, least: int | None) -> int | None:
-        value = getattr(self, name)
-        if value is None and name in _MAY_BE_NONE:
-            return None
-        number = whole_number(value, name)
-        if least is not None and number < least:
-            raise ValueError(f"{name} must be at least {least}, got {number}")
-        return number
 
-
-# The least that each whole number may be.
-_WHOLE: dict[str, int | None] = {
+#: Settings that are whole numbers, and the least that each may be.
+WHOLE: dict[str, int | None] = {
     **dict.fromkeys(("steps", "batch_size", "validation_views", "accumulate", "workers"), 1),
     **dict.fromkeys(("prefetch_bytes", "checkpoint_every", "metrics_every"), 1),
     **{"crop": 2, "binning": 1, "seed": None},
@@ -338,9 +329,8 @@ def check_names(names: Iterable[str]) -> None:
     known = [f.name for f in dataclasses.fields(TrainSettings)]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(known)}"
-            raise TypeError(f"train has no setting {name!r}{hint}")
+            hint = nearest(name, known) or f"there are {', '.join(known)}"
+            raise TypeError(f"train has no setting {name!r}: {hint}")
 
 
 def _pair(value: Any, name: str) -> tuple[float, float] | None:
