@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from dng_cases import CFA, bare_dng, noise
-from training_run import raw_image
-
-import isp_distill
+from training_run import write_image
 
 
 def write_folder(folder, count):
     folder.mkdir()
     for index in range(count):
-        raw = raw_image(index)
-        isp_distill.write_dng(
-            folder / f"{index:02}.dng",
-            raw.mosaic,
-            pattern=raw.pattern,
-            black=raw.black,
-            white=raw.white,
-            white_balance=raw.white_balance,
-            ccm=raw.ccm,
-            bits=14,
-        )
+        write_image(folder / f"{index:02}.dng", index)
 
 
 def write_xtrans(path):

@@ -56,22 +56,27 @@ class SlowList(list):
         return super().__getitem__(index)
 
 
+def write_image(path, index):
+    """One of the images as a DNG file."""
+    raw = raw_image(index)
+    write_dng(
+        path,
+        raw.mosaic,
+        pattern=raw.pattern,
+        black=raw.black,
+        white=raw.white,
+        white_balance=raw.white_balance,
+        ccm=raw.ccm,
+        bits=14,
+    )
+
+
 def files(folder, count=10):
     """The images as DNG files, decoded in other processes, anew for every view."""
     if not folder.exists():
         folder.mkdir(parents=True)
         for index in range(count):
-            raw = raw_image(index)
-            write_dng(
-                folder / f"{index:02}.dng",
-                raw.mosaic,
-                pattern=raw.pattern,
-                black=raw.black,
-                white=raw.white,
-                white_balance=raw.white_balance,
-                ccm=raw.ccm,
-                bits=14,
-            )
+            write_image(folder / f"{index:02}.dng", index)
     return RawFolder(folder)
 
 
