@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             here where it is stopped: it waits for no thread, and for nobody to read its output.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A file's name may hold what is no text in any encoding.
-        if isinstance(stream, io.TextIOWrapper):
+        # A file's name may hold what is no text in any encoding. A caller's streams stay as they are.
+        if arguments is None and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         chosen = parser().parse_args(arguments)
