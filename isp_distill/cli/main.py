@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             here where it is stopped: it waits for no thread, and for nobody to read its output.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A file's name may hold what is no text in any encoding. A caller's streams stay as they are.
+        # A file's name may hold what is no text in any encoding. A caller's streams stay so.
         if arguments is None and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

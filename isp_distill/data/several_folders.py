@@ -40,7 +40,7 @@ class SeveralFolders:
         self.parts = list(parts)
         pictures = [isinstance(part, ImageFolder) for part in self.parts]
         if any(pictures) and not all(pictures):
-            one, other = (self._name(pictures.index(kind)) for kind in (True, False))
+            one, other = (self.name_of(pictures.index(kind)) for kind in (True, False))
             raise ValueError(
                 f"{one}: holds pictures, and {other} RAW data: train on one kind at a time"
             )
@@ -53,7 +53,8 @@ class SeveralFolders:
         self.classes, self._numbers = self._joined_classes()
         self.stated: dict[str, Any] | None = None
 
-    def _name(self, number: int) -> str:
+    def name_of(self, number: int) -> str:
+        """What a folder is called in errors: its path."""
         part = self.parts[number]
         return str(getattr(part, "path", None) or getattr(part, "root", f"folder {number}"))
 
@@ -62,14 +63,14 @@ class SeveralFolders:
         if all(one is None for one in maps):
             return None
         if any(one is None for one in maps):
-            lacking = self._name(maps.index(None))
+            lacking = self.name_of(maps.index(None))
             raise ValueError(f"{lacking}: has no label maps, and other folders have: give them all")
         return _JoinedMaps(maps)
 
     def _common_frame(self) -> Frame:
         frames = [_of(part, "frame", None) for part in self.parts]
         if self.label_maps is not None and len(set(frames)) > 1:
-            named = ", ".join(f"{self._name(i)}: {frame!r}" for i, frame in enumerate(frames))
+            named = ", ".join(f"{self.name_of(i)}: {frame!r}" for i, frame in enumerate(frames))
             raise ValueError(f"label maps of one dataset lie over one frame ({named})")
         return cast(Frame, frames[0])
 
@@ -82,8 +83,8 @@ class SeveralFolders:
                 if not classes and has_labels(part):
                     named = next(i for i, others in enumerate(own) if others)
                     raise ValueError(
-                        f"{self._name(number)}: its classes are numbers, and those of "
-                        f"{self._name(named)} have names: give all of them names, or none"
+                        f"{self.name_of(number)}: its classes are numbers, and those of "
+                        f"{self.name_of(named)} have names: give all of them names, or none"
                     )
         place = {name: number for number, name in enumerate(names)}
         return names, [[place[name] for name in classes] or None for classes in own]

@@ -62,13 +62,10 @@ def stored_teacher_of(
     if not sets:
         return None
     if len(sets) < len(found):
-        names = [
-            str(getattr(part, "path", None) or getattr(part, "root", "a dataset"))
-            for part in source.parts
-        ]
         raise ValueError(
-            f"{names[found.index(None)]}: has no stored logits, and {sets[0].folder.parent.parent} "
-            "has: pack both with the teacher, or let the teacher run for both (--live-teacher, "
+            f"{source.name_of(found.index(None))}: has no stored logits, and "
+            f"{sets[0].folder.parent.parent} has: pack both with the teacher, or let the teacher "
+            "run for both (--live-teacher, "
             "PackedRaw(path, use_stored_teacher=False))"
         )
     return SeveralStoredTeachers(sets, [len(part) for part in source.parts])
