@@ -20,7 +20,12 @@ backend:
 * every other ``csrc/cpu/**/*.cpp`` once, for the baseline of the architecture.
 
 Environment: ``ISP_DISTILL_TORCH`` names the torch package whose headers are used, ``CXX`` the
-compiler, ``ISP_DISTILL_BUILD_EXTENSION=0`` skips both libraries.
+compiler, ``MAX_JOBS`` how many files are compiled at a time (default: one for each core),
+``ISP_DISTILL_BUILD_EXTENSION=0`` skips both libraries.
+
+``ISP_DISTILL_CROSS=aarch64-linux-gnu`` builds the CPU library for another machine, with that
+triple's g++ (or ``CXX``): give ``build_ext`` a ``--build-lib`` of its own. torch's headers are the
+same on every machine, and its library is only named, so the torch that is installed here will do.
 
 The CUDA library: ``CUDA_HOME`` names the toolkit (else the nvcc on PATH),
 ``ISP_DISTILL_BUILD_CUDA=0`` skips it, ``ISP_DISTILL_CUDA_ARCHITECTURES`` chooses what it is
@@ -46,6 +51,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = (2, 10)
 REQUIRED = os.environ.get("ISP_DISTILL_REQUIRE_EXTENSION") == "1"
+JOBS = int(os.environ.get("MAX_JOBS") or 0)  # 0: as many as there are cores
 WANTED = os.environ.get("ISP_DISTILL_BUILD_EXTENSION", "1") != "0"
 #: The kernels of Triton lie beside the package, in kernels/.
 PACKAGES = [
@@ -65,14 +71,19 @@ if not FREE_THREADED:
     FLAGS.append("-DPy_LIMITED_API=0x030a0000")
 
 CUDA_FLAGS = [
-    *("-std=c++20", "-O3", "-Werror", "all-warnings", "--threads", "0"),
+    *("-std=c++20", "-O3", "-Werror", "all-warnings", "--threads", str(JOBS)),
     *("-Xcompiler", "-fPIC,-fvisibility=hidden,-Wall"),
     *("-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA"),
 ]
 ARCHITECTURES = os.environ.get("ISP_DISTILL_CUDA_ARCHITECTURES") or "80;86;89;90;100"
 
+#: The triple of another machine to compile for, or "".
+CROSS = os.environ.get("ISP_DISTILL_CROSS", "")
+MACHINE = (CROSS.split("-")[0] or platform.machine()).lower()
+
+#: On aarch64 the baseline has NEON, which csrc/cpu/simd.h uses.
 INSTRUCTION_SETS = {"generic": []}
-if platform.machine().lower() in ("x86_64", "amd64"):
+if MACHINE in ("x86_64", "amd64"):
     INSTRUCTION_SETS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     INSTRUCTION_SETS["avx512"] = [
         *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"),
@@ -82,8 +93,13 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 def compiler():
     """The C++ compiler's command, or None."""
-    named = shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "")
-    for command in (named, ["c++"], ["g++"], ["clang++"]):
+    named = shlex.split(os.environ.get("CXX") or "")
+    if CROSS:
+        candidates = [named or [f"{CROSS}-g++"]]
+    else:
+        named = named or shlex.split(sysconfig.get_config_var("CXX") or "")
+        candidates = [named, ["c++"], ["g++"], ["clang++"]]
+    for command in candidates:
         if command and shutil.which(command[0]):
             return command
     return None
@@ -131,6 +147,13 @@ def torch_package():
             if tuple(map(int, numbers[:2])) >= OLDEST_TORCH:
                 return folder
     return None
+
+
+def without_paths(torch):
+    """Options with which no path of this machine gets into the messages of failed checks."""
+    # Compilers write the resolved path of a system header.
+    folders = {torch / "include", (torch / "include").resolve(), ROOT}
+    return [f"-ffile-prefix-map={folder}/=" for folder in sorted(folders)]
 
 
 def object_name(source):
@@ -196,7 +219,7 @@ class BuildKernels(build_ext):
         includes += [f"-isystem{python[name]}" for name in ("include", "platinclude")]
         # Under a virtual environment these two differ from where Python.h is.
         includes += [f"-isystem{p}" for p in self.include_dirs]
-        flags = FLAGS + shlex.split(os.environ.get("CXXFLAGS", ""))
+        flags = [*FLAGS, *without_paths(torch), *shlex.split(os.environ.get("CXXFLAGS", ""))]
         jobs = []
         for source in map(Path, ext.sources):
             kernel = source.stem.endswith("_kernel")
@@ -211,7 +234,7 @@ class BuildKernels(build_ext):
                 )
         # The longest compilations first.
         jobs.sort(key=lambda job: "avx" not in " ".join(job))
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(JOBS or os.cpu_count() or 1) as pool:
             list(pool.map(self.run_compiler, jobs))
         library = self.get_ext_fullpath(ext.name)
         os.makedirs(os.path.dirname(library), exist_ok=True)
@@ -221,7 +244,11 @@ class BuildKernels(build_ext):
         ]  # fmt: skip
         # torch's own directory is not recorded: isp_distill imports torch before this library, and
         # the loader then takes the libtorch_cpu that is already there.
-        link += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
+        if CROSS:
+            self.link_empty_library(folder / "libtorch_cpu.so")
+            link += ["-Wl,--no-as-needed", f"-L{folder}", "-ltorch_cpu"]
+        else:
+            link += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
         self.run_compiler([*command, *objects, *link, "-o", library])
 
     def compile_and_link_cuda(self, ext):
@@ -236,6 +263,7 @@ class BuildKernels(build_ext):
         for path in (python["include"], python["platinclude"], *self.include_dirs):
             includes += ["-isystem", str(path)]
         nvcc = [str(toolkit / "bin" / "nvcc"), *CUDA_FLAGS, *architecture_flags()]
+        nvcc += ["-Xcompiler", ",".join(without_paths(torch))]
         if not FREE_THREADED:
             nvcc.append("-DPy_LIMITED_API=0x030a0000")
         objects = []
@@ -243,19 +271,23 @@ class BuildKernels(build_ext):
         for source in map(Path, ext.sources):
             objects.append(str(folder / f"{object_name(source)}.o"))
             self.run_compiler([*nvcc, *includes, "-c", str(source), "-o", objects[-1]])
-        # A library of that name and nothing in it: torch without CUDA has no libtorch_cuda, and the
-        # loader will take the one of the torch that is in the process.
-        empty = folder / "libtorch_cuda.so"
-        command = compiler()
-        soname = "-Wl,-soname,libtorch_cuda.so"
-        self.run_compiler([*command, "-shared", soname, "-x", "c", "/dev/null", "-o", str(empty)])
+        # torch without CUDA has no libtorch_cuda.
+        self.link_empty_library(folder / "libtorch_cuda.so")
         library = self.get_ext_fullpath(ext.name)
         os.makedirs(os.path.dirname(library), exist_ok=True)
         link = ["-shared", "-Wl,--no-as-needed", f"-L{folder}", "-ltorch_cuda", "-Wl,--as-needed"]
         link += [f"-L{torch / 'lib'}", "-ltorch_cpu"]
         # The runtime goes into the library: it must not depend on which one torch was built with.
         link += [f"-L{toolkit / 'lib64'}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-        self.run_compiler([*command, *objects, *link, "-o", library])
+        self.run_compiler([*compiler(), *objects, *link, "-o", library])
+
+    def link_empty_library(self, path):
+        """A library of a name and nothing in it, to link against.
+
+        The loader will take the one of that name of the torch that is in the process.
+        """
+        soname = f"-Wl,-soname,{path.name}"
+        self.run_compiler([*compiler(), "-shared", soname, "-x", "c", "/dev/null", "-o", str(path)])
 
     def run_compiler(self, command):
         if self.verbose:
@@ -270,24 +302,28 @@ def extensions():
         give_up("they are built with GCC or Clang, on Linux and macOS")
         return []
     if compiler() is None:
-        give_up("there is no C++ compiler (set CXX, or install g++ or clang++)")
+        wanted = f"{CROSS}-g++" if CROSS else "g++ or clang++"
+        give_up(f"there is no C++ compiler (set CXX, or install {wanted})")
         return []
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cpu").rglob("*.cpp"))
     found = [Extension("isp_distill._C", sources, py_limited_api=not FREE_THREADED)]
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").rglob("*.cu"))
     wanted = os.environ.get("ISP_DISTILL_BUILD_CUDA", "1") != "0" and sys.platform == "linux"
+    wanted = wanted and not CROSS
     if sources and wanted and cuda_toolkit() is not None:
         found.append(Extension("isp_distill._cuda", sources, py_limited_api=not FREE_THREADED))
     return found
 
 
 modules = extensions()
-limited = {} if FREE_THREADED or not modules else {"bdist_wheel": {"py_limited_api": "cp310"}}
+wheel = {} if FREE_THREADED or not modules else {"py_limited_api": "cp310"}
+if CROSS and modules:
+    wheel["plat_name"] = f"linux_{MACHINE}"
 setup(
     packages=PACKAGES,
     ext_modules=modules,
     cmdclass={"build_ext": BuildKernels},
-    options=limited,
+    options={"bdist_wheel": wheel},
     # Only where the headers are nowhere to be found does pip bring torch into the build.
     setup_requires=["torch>=2.10"] if modules and torch_package() is None else [],
 )

@@ -110,13 +110,24 @@ PyModuleDef definition = {
 
 }  // namespace
 
+// What the plain variant is compiled for: the vectors that every processor of the architecture has.
+#if defined(__aarch64__)
+constexpr const char* kBaseline = "NEON";
+#elif defined(__x86_64__)
+constexpr const char* kBaseline = "SSE2";
+#else
+constexpr const char* kBaseline = "";
+#endif
+
 // What the Python sources expect of this library; raised here and in isp_distill/backends/cpu_library.py whenever
 // an operator appears or changes its arguments.
-constexpr long kInterface = 5;
+constexpr long kInterface = 8;
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__C() {
   PyObject* module = PyModule_Create(&definition);
-  if (module != nullptr && PyModule_AddIntConstant(module, "interface", kInterface) != 0) {
+  if (module != nullptr &&
+      (PyModule_AddIntConstant(module, "interface", kInterface) != 0 ||
+       PyModule_AddStringConstant(module, "baseline", kBaseline) != 0)) {
     Py_DECREF(module);
     return nullptr;
   }

@@ -24,7 +24,7 @@ PyModuleDef definition = {
 };
 
 // Raised here and in isp_distill/backends/cuda_library.py whenever an operator appears or changes.
-constexpr long kInterface = 3;
+constexpr long kInterface = 4;
 
 }  // namespace
 

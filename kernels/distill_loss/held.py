@@ -67,6 +67,26 @@ def describe_rows(
 
 
 @triton.jit
+def rows_of_program(
+    neighbours, others, size_a,
+    ALONG: tl.constexpr, UNIT: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+):  # fmt: skip
+    """The program's number, the width of a row, the row's places n, a and b, and which are there.
+
+    ``ALONG``: neighbours in memory are those of a row. ``neighbours`` is divided by UNIT.
+    """
+    if ALONG:
+        width, size_b = neighbours * UNIT, others
+    else:
+        width, size_b = others, neighbours * UNIT
+    blocks = tl.cdiv(size_b, BLOCK_ROWS)
+    program = tl.program_id(0)
+    outer = program // blocks
+    b = (program % blocks) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    return program, width, outer // size_a, outer % size_a, b, b < size_b
+
+
+@triton.jit
 def tile_offsets(
     n, a, b, index, stride_class, stride_n, stride_a, stride_b,
     ALONG_CLASSES: tl.constexpr, UNIT: tl.constexpr,
@@ -96,17 +116,11 @@ def held_kernel(
     ``neighbours`` is the number of neighbours in memory divided by UNIT, ``others`` the number of
     classes or of rows along the last axis, whichever is left.
     """
-    if ALONG_CLASSES:
-        classes, size_b = neighbours * UNIT, others
-    else:
-        classes, size_b = others, neighbours * UNIT
-    blocks = tl.cdiv(size_b, BLOCK_ROWS)
-    program = tl.program_id(0)
-    outer = program // blocks
-    n, a = outer // size_a, outer % size_a
-    b = (program % blocks) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    program, classes, n, a, b, there = rows_of_program(
+        neighbours, others, size_a, ALONG_CLASSES, UNIT, BLOCK_ROWS
+    )
     index = tl.arange(0, BLOCK_CLASSES)
-    there, exists = b < size_b, (index < classes)[None, :]
+    exists = (index < classes)[None, :]
     row, inside, label, weight_objective, weight_label = describe_rows(
         n, a, b, there, labels, mask, weight, factors, row_n, row_a, row_b,
         rows_per_sample, ignore_index,
@@ -151,7 +165,9 @@ def held_kernel(
 
     a_, b_, c_, d_ = weight_objective, weight_objective, weight_objective, weight_objective
     if OBJECTIVE != "none":
-        sum_s, sum_t, mixed = combine(s, s, t, s, s, top_s, top_t, k, OBJECTIVE, True)
+        sum_s, sum_t, mixed = combine(
+            s, s, t, s, s, top_s, top_t, k, parameter0, parameter1, OBJECTIVE, True
+        )
         first, second = mixed, mixed
         if OBJECTIVE == "jsd" or OBJECTIVE == "tvd":
             terms = compare(
@@ -183,7 +199,7 @@ def held_kernel(
             k = LOG2E / T
         found = gradient(
             s, t, at_target, top_s[:, None], top_t[:, None], a_[:, None], b_[:, None], c_[:, None],
-            d_[:, None], k, parameter0, OBJECTIVE,
+            d_[:, None], k, parameter0, parameter1, OBJECTIVE,
         )  # fmt: skip
         if CROSS_ENTROPY:
             if OBJECTIVE == "dkd":

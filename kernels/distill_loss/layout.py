@@ -101,6 +101,23 @@ class Launch:
     agreements: Tensor
 
 
+def tiles_of(
+    layout: Layout, width: int, block_rows: int, gradient: Tensor | None
+) -> tuple[int, tuple[int, ...]]:
+    """How many programs there are, and what every kernel is told of where its tile lies.
+
+    That is the strides of student, teacher and gradient, those of the rows' tensors, and the sizes
+    ``neighbours``, ``others`` and ``size_a``.
+    """
+    size_n, size_a, size_b = layout.sizes
+    neighbours, others = (width, size_b) if layout.along_classes else (size_b, width)
+    strides = [layout.in_units(s) for s in layout.strides]
+    of_gradient = strides[2] if gradient is not None else (0, 0, 0, 0)
+    places = (*strides[0], *strides[1], *of_gradient, *layout.rows)
+    programs = size_n * size_a * -(-size_b // block_rows)
+    return programs, (*places, neighbours // layout.unit, others, size_a)
+
+
 def arrange(
     layout: Layout,
     tile: tuple[int, int, int],
@@ -119,18 +136,13 @@ def arrange(
     ``tile`` is rows, classes and warps; ``row_tensors`` are labels, mask, weight and, for the
     streamed kernel, the mask of classes; ``numbers`` are the kernels' own, from ``k`` on.
     """
-    classes, (size_n, size_a, size_b) = student.shape[1], layout.sizes
     block_rows, block_classes, warps = tile
-    programs = size_n * size_a * -(-size_b // block_rows)
+    programs, places = tiles_of(layout, student.shape[1], block_rows, gradient)
     losses = factors.new_empty(programs)
     agreements = factors.new_empty(programs, dtype=torch.int64)
-    neighbours, others = (classes, size_b) if layout.along_classes else (size_b, classes)
-    strides = [layout.in_units(s) for s in layout.strides]
-    of_gradient = strides[2] if gradient is not None else (0, 0, 0, 0)
     arguments = (
         *(student, teacher, gradient, *row_tensors, factors, row_losses, losses, agreements),
-        *(*strides[0], *strides[1], *of_gradient, *layout.rows),
-        *(neighbours // layout.unit, others, size_a, student.shape[2:].numel(), *numbers),
+        *(*places, student.shape[2:].numel(), *numbers),
     )
     constants = {
         "OBJECTIVE": objective,

@@ -43,17 +43,22 @@ def _grow(top, x, k):
 
 
 @triton.jit
-def observe(s, t, top_s, sum_s, top_t, sum_t, mixed, k, OBJECTIVE: tl.constexpr):
+def observe(
+    s, t, top_s, sum_s, top_t, sum_t, mixed, k, parameter0, parameter1, OBJECTIVE: tl.constexpr
+):  # fmt: skip
     """Take one more logit of student and teacher into each lane's state.
 
     ``sum_s`` and ``sum_t`` are of exponentials relative to the maxima so far. ``mixed`` is, for
     forward_kl and dkd, the teacher's exponentials times the difference of exponents (teacher's
-    less student's); for reverse_kl the mirror image; for mse the squared differences.
+    less student's); for reverse_kl the mirror image; for mse the squared differences; for binary_kl
+    its value, in base 2.
     """
     leads_s, far_s = _grow(top_s, s, k)
     leads_t, far_t = _grow(top_t, t, k)
     if OBJECTIVE == "mse":
         mixed += squared_difference(s, t)
+    elif OBJECTIVE == "binary_kl":
+        mixed += binary(s, t, k, parameter0, parameter1)[0]
     elif OBJECTIVE != "none":
         # One exponential serves both cases: it scales the old sum, or it is the new term.
         exp_s, exp_t = tl.exp2(-far_s), tl.exp2(-far_t)
@@ -103,6 +108,29 @@ def squared_difference(s, t):
 
 
 @triton.jit
+def binary(s, t, k, gamma, floor):
+    """binary_kl of one class in base 2, and the weighted q - p.
+
+    Mirrored where the teacher says yes, so that p is the smaller of its two probabilities and no
+    difference cancels: with x and y the exponents, log2((1 + 2^x) / (1 + 2^y)) - p (x - y). A class
+    that is not there, -inf in both, counts nothing.
+    """
+    a, b = s * k, t * k
+    yes = b > 0
+    x, y = tl.where(yes, -a, a), -tl.abs(b)
+    ex, ey = tl.exp2(-tl.abs(a)), tl.exp2(y)
+    over_x, over_y = 1 / (1 + ex), 1 / (1 + ey)
+    q, p = tl.where(x > 0, over_x, ex * over_x), ey * over_y
+    value = tl.where(x < 0, 0.0, x) + tl.log2((1 + ex) * over_y)
+    value -= tl.where(p == 0, 0.0, p * (x - y))
+    confidence = tl.where(yes, over_y, p)
+    # gamma = 0 weighs nothing less, a confidence of 0 neither.
+    power = tl.log2(tl.where(confidence < floor, floor, confidence))
+    weight = tl.exp2(tl.where(gamma == 0, 0.0, gamma * power))
+    return weight * value, weight * tl.where(yes, p - q, q - p)
+
+
+@triton.jit
 def choose(top, index):
     """The maximum over the lanes of each row, and its first class."""
     best = tl.max(top, 1)
@@ -111,7 +139,7 @@ def choose(top, index):
 
 @triton.jit
 def combine(
-    top_s, sum_s, top_t, sum_t, mixed, best_s, best_t, k,
+    top_s, sum_s, top_t, sum_t, mixed, best_s, best_t, k, parameter0, parameter1,
     OBJECTIVE: tl.constexpr, FRESH: tl.constexpr,
 ):  # fmt: skip
     """Sums over the lanes of each row, relative to the row's maxima ``best_s`` and ``best_t``.
@@ -134,6 +162,8 @@ def combine(
             part += tl.where(scale_s > 0, scale_s * mixed, 0.0)
     elif OBJECTIVE == "mse":
         part = squared_difference(top_s, top_t) if FRESH else mixed
+    elif OBJECTIVE == "binary_kl":
+        part = binary(top_s, top_t, k, parameter0, parameter1)[0] if FRESH else mixed
     return tl.sum(part_s, 1), tl.sum(part_t, 1), tl.sum(part, 1)
 
 
@@ -224,6 +254,8 @@ def settle(
         a, b, c, d = 1 / sum_s, 1 / sum_t, 0.5 / T * out, second
     elif OBJECTIVE == "mse":
         value, a = mixed, 2 * out
+    elif OBJECTIVE == "binary_kl":
+        value, a = scale * mixed, T * out
     elif OBJECTIVE == "dkd":
         odds_s, odds_t = _finite(target_s) - tl.log2(sum_s), _finite(target_t) - tl.log2(sum_t)
         not_s, not_t = -_log2_one_plus(odds_s), -_log2_one_plus(odds_t)
@@ -250,7 +282,7 @@ def settle_label(total, plain, at_label, weight, smoothing, classes, SMOOTHED: t
 
 @triton.jit
 def gradient(
-    s, t, at_target, top_s, top_t, a, b, c, d, k, parameter0, OBJECTIVE: tl.constexpr
+    s, t, at_target, top_s, top_t, a, b, c, d, k, parameter0, parameter1, OBJECTIVE: tl.constexpr
 ):  # fmt: skip
     """The objective's derivative by the student's logit of each class; see ``settle``."""
     if OBJECTIVE == "forward_kl" or OBJECTIVE == "dkd":
@@ -270,6 +302,8 @@ def gradient(
         result = c * q * (sign - d)
     elif OBJECTIVE == "mse":
         result = a * _difference(s, t)
+    elif OBJECTIVE == "binary_kl":
+        result = a * binary(s, t, k, parameter0, parameter1)[1]
     else:
         result = s * 0.0
     return result

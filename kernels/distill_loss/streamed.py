@@ -21,7 +21,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from isp_distill.kernels.distill_loss.held import describe_rows, tile_offsets
+from isp_distill.kernels.distill_loss.held import describe_rows, rows_of_program, tile_offsets
 from isp_distill.kernels.distill_loss.layout import Layout, all_registers, arrange, power_of_two
 from isp_distill.kernels.distill_loss.math import (
     INFINITY,
@@ -88,17 +88,10 @@ def streamed_kernel(
     BLOCK_ROWS: tl.constexpr, BLOCK_CLASSES: tl.constexpr,
 ):  # fmt: skip
     """``BLOCK_ROWS`` rows along the last row axis; arguments as ``held_kernel`` has them."""
-    if ALONG_CLASSES:
-        classes, size_b = neighbours * UNIT, others
-    else:
-        classes, size_b = others, neighbours * UNIT
-    blocks = tl.cdiv(size_b, BLOCK_ROWS)
-    program = tl.program_id(0)
-    outer = program // blocks
-    n, a = outer // size_a, outer % size_a
-    b = (program % blocks) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    program, classes, n, a, b, there = rows_of_program(
+        neighbours, others, size_a, ALONG_CLASSES, UNIT, BLOCK_ROWS
+    )
     lane = tl.arange(0, BLOCK_CLASSES)
-    there = b < size_b
     row, inside, label, weight_objective, weight_label = describe_rows(
         n, a, b, there, labels, mask, weight, factors, row_n, row_a, row_b,
         rows_per_sample, ignore_index,
@@ -128,7 +121,7 @@ def streamed_kernel(
         arg_s = tl.where(s > top_s, index[None, :], arg_s)
         arg_t = tl.where(t > top_t, index[None, :], arg_t)
         top_s, sum_s, top_t, sum_t, mixed = observe(
-            s, t, top_s, sum_s, top_t, sum_t, mixed, k, FIRST
+            s, t, top_s, sum_s, top_t, sum_t, mixed, k, parameter0, parameter1, FIRST
         )
     best_s, choice_s = choose(top_s, arg_s)
     best_t, choice_t = choose(top_t, arg_t)
@@ -175,7 +168,7 @@ def streamed_kernel(
             at_target = index[None, :] == target[:, None]
             s, t = tl.where(at_target, -INFINITY, s), tl.where(at_target, -INFINITY, t)
             top_s, sum_s, top_t, sum_t, mixed = observe(
-                s, t, top_s, sum_s, top_t, sum_t, mixed, k, OBJECTIVE
+                s, t, top_s, sum_s, top_t, sum_t, mixed, k, parameter0, parameter1, OBJECTIVE
             )
         row_top_s, row_top_t = tl.max(top_s, 1), tl.max(top_t, 1)
 
@@ -183,7 +176,18 @@ def streamed_kernel(
     counts = inside
     if OBJECTIVE != "none":
         row_sum_s, row_sum_t, row_mixed = combine(
-            top_s, sum_s, top_t, sum_t, mixed, row_top_s, row_top_t, k, OBJECTIVE, False
+            top_s,
+            sum_s,
+            top_t,
+            sum_t,
+            mixed,
+            row_top_s,
+            row_top_t,
+            k,
+            parameter0,
+            parameter1,
+            OBJECTIVE,
+            False,
         )
         if class_mask is not None:  # a row none of whose classes is inside the mask
             counts = inside & (row_sum_t != 0)
@@ -244,7 +248,7 @@ def streamed_kernel(
                 at_target = index[None, :] == target[:, None]
             found = gradient(
                 s, t, at_target, row_top_s[:, None], row_top_t[:, None], a_[:, None], b_[:, None],
-                c_[:, None], d_[:, None], k, parameter0, OBJECTIVE,
+                c_[:, None], d_[:, None], k, parameter0, parameter1, OBJECTIVE,
             )  # fmt: skip
             if CROSS_ENTROPY:
                 found += gradient_label(

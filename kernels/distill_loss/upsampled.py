@@ -143,7 +143,7 @@ def pixels_kernel(
             tl.where(t > top_t, index, choice_t),
         )
         top_s, sum_s, top_t, sum_t, mixed = observe(
-            s, t, top_s, sum_s, top_t, sum_t, mixed, k, FIRST
+            s, t, top_s, sum_s, top_t, sum_t, mixed, k, parameter0, parameter1, FIRST
         )
     counts = inside[:, None]
     agreed = tl.sum(tl.sum((counts & (choice_s == choice_t)).to(tl.int64), 1), 0)
@@ -174,7 +174,7 @@ def pixels_kernel(
             t = _of_class(teacher, t_at, t_share_y, t_share_x, step, t_class)
             s, t = tl.where(target == index, -INFINITY, s), tl.where(target == index, -INFINITY, t)
             top_s, sum_s, top_t, sum_t, mixed = observe(
-                s, t, top_s, sum_s, top_t, sum_t, mixed, k, OBJECTIVE
+                s, t, top_s, sum_s, top_t, sum_t, mixed, k, parameter0, parameter1, OBJECTIVE
             )
     first, second = empty, empty
     if OBJECTIVE == "jsd" or OBJECTIVE == "tvd":
@@ -234,7 +234,7 @@ def cells_kernel(
     s_height, s_width, t_height, t_width, classes, height, width, reach_x,
     s_slope_y, s_offset_y, s_divisor_y, s_slope_x, s_offset_x, s_divisor_x,
     t_slope_y, t_offset_y, t_divisor_y, t_slope_x, t_offset_x, t_divisor_x,
-    k, parameter0, smoothing,
+    k, parameter0, parameter1, smoothing,
     OBJECTIVE: tl.constexpr, CROSS_ENTROPY: tl.constexpr, SMOOTHED: tl.constexpr,
     FLOATS: tl.constexpr, CELLS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
@@ -285,7 +285,7 @@ def cells_kernel(
             at_target = index[:, None] == d[None, :].to(tl.int32)
             found = gradient(
                 s, t, at_target, top_s[None, :], top_t[None, :], a[None, :], b[None, :],
-                c[None, :], d[None, :], k, parameter0, OBJECTIVE,
+                c[None, :], d[None, :], k, parameter0, parameter1, OBJECTIVE,
             )  # fmt: skip
             if CROSS_ENTROPY:
                 best_s, label_scale = tl.load(own + FLOATS - 3), tl.load(own + FLOATS - 2)
@@ -381,7 +381,7 @@ def launch_upsampled(
         cells_kernel[(grid * s_height * batch,)](
             student, teacher, of_pixels, gradient, row_tensors[0],
             *strides[0], *strides[1], *of_gradient, *sizes, reach, *axes,
-            numbers[0], numbers[2], numbers[5],
+            numbers[0], numbers[2], numbers[3], numbers[5],
             CELLS=BLOCK_CELLS, CLASSES=BLOCK_CLASSES, num_warps=4, maxnreg=128,
             **constants,
         )  # fmt: skip

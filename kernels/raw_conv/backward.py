@@ -63,11 +63,13 @@ def _times_derivative(g, y, ACTIVATION: tl.constexpr):
 @triton.jit
 def _gradient_tile(
     grad, out, sample, grad_sample, grad_channel, grad_pixel, out_sample, out_channel, out_pixel,
-    sample_ptr, row_stride, pattern, weight, bias, black_ptr, scale_ptr, mix_ptr, gamma,
+    sample_ptr, row_stride, table, last_code, pattern, weight, bias, black_ptr, scale_ptr, mix_ptr,
+    gamma,
     padding_ptr, tile, channel, channels, positions,
     height, width, left, top, out_width, out_pixels,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, CLIP: tl.constexpr, MIX: tl.constexpr,
     CURVE: tl.constexpr, PADDED: tl.constexpr, PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+    LINEARISE: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
     RECOMPUTE: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
@@ -81,10 +83,12 @@ def _gradient_tile(
         return g
     if RECOMPUTE:
         y = convolve_tile(
-            sample_ptr, row_stride, pattern, weight, black_ptr, scale_ptr, mix_ptr, gamma,
+            sample_ptr, row_stride, table, last_code, pattern, weight, black_ptr, scale_ptr,
+            mix_ptr,
+            gamma,
             padding_ptr, tile, channel, channels, positions,
     height, width, left, top, out_width, out_pixels,
-            KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, OPERAND, PRECISION,
+            KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, LINEARISE, OPERAND, PRECISION,
             BLOCK_CHANNELS, BLOCK_PIXELS, 16,
         )  # fmt: skip
         if BIAS:
@@ -97,13 +101,15 @@ def _gradient_tile(
 
 @triton.jit
 def raw_conv_weight_kernel(
-    mosaic, weight, bias, black, scale, mix, gamma_ptr, padding_value, patterns, grad, out,
+    mosaic, weight, bias, black, scale, mix, gamma_ptr, padding_value, patterns, linearise, grad,
+    out,
     weight_sums, bias_sums,
-    sample_stride, row_stride, grad_sample, grad_channel, grad_pixel,
+    sample_stride, row_stride, table_step, last_code, grad_sample, grad_channel, grad_pixel,
     out_sample, out_channel, out_pixel,
     channels, positions, height, width, left, top, out_width, out_pixels, tiles, all_tiles, splits,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, CLIP: tl.constexpr, MIX: tl.constexpr,
     CURVE: tl.constexpr, PADDED: tl.constexpr, PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+    LINEARISE: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
     RECOMPUTE: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
@@ -131,12 +137,15 @@ def raw_conv_weight_kernel(
         tile = (index % tiles).to(tl.int32)
         pattern = tl.load(patterns + sample).to(tl.int32) & 3
         sample_ptr = mosaic + sample * sample_stride
+        table = linearise + sample * table_step
         g = _gradient_tile(
             grad, out, sample, grad_sample, grad_channel, grad_pixel,
-            out_sample, out_channel, out_pixel, sample_ptr, row_stride, pattern, weight, bias,
+            out_sample, out_channel, out_pixel, sample_ptr, row_stride, table, last_code, pattern,
+            weight, bias,
             black + 4 * sample, scale + 4 * sample, mix + 16 * sample, gamma, padding_value,
             tile, channel, channels, positions, height, width, left, top, out_width, out_pixels,
-            KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, OPERAND, PRECISION, BIAS,
+            KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, LINEARISE, OPERAND,
+            PRECISION, BIAS,
             ACTIVATION, RECOMPUTE, BLOCK_CHANNELS, BLOCK_PIXELS,
         )  # fmt: skip
         of_bias += tl.sum(g, axis=1)
@@ -145,9 +154,9 @@ def raw_conv_weight_kernel(
             KERNEL, STRIDE, BLOCK_POSITIONS, BLOCK_PIXELS,
         )  # fmt: skip
         x0, x1, x2, x3 = planes_of_tile(
-            sample_ptr, row_stride, pattern, row, column, there, height, width,
+            sample_ptr, row_stride, table, last_code, pattern, row, column, there, height, width,
             black + 4 * sample, scale + 4 * sample, mix + 16 * sample, gamma, padding_value,
-            PAIRS, ELEMENT, CLIP, MIX, CURVE, PADDED,
+            PAIRS, ELEMENT, LINEARISE, CLIP, MIX, CURVE, PADDED,
         )  # fmt: skip
         g = g.to(OPERAND)
         sum0 = tl.dot(g, tl.trans(x0.to(OPERAND)), sum0, input_precision=PRECISION)
@@ -176,20 +185,25 @@ def _share(gradient, factor, own, MIX: tl.constexpr):
 
 
 @triton.jit
-def _sum_of_gain(gradient, normalised, value, black, unit, CLIP: tl.constexpr):
+def _sum_of_gain(
+    gradient, normalised, value, black_ptr, unit_ptr, PLANE: tl.constexpr, CLIP: tl.constexpr
+):  # fmt: skip
     """What a plane's gradient after its clamp adds to the gradient of its gain, per pixel."""
-    return tl.sum(let_through(gradient, normalised, CLIP) * ((value - black) * unit), axis=0)
+    share = (value - tl.load(black_ptr + PLANE)) * tl.load(unit_ptr + PLANE)
+    return tl.sum(let_through(gradient, normalised, CLIP) * share, axis=0)
 
 
 @triton.jit
 def raw_conv_colour_kernel(
-    mosaic, weight, bias, black, scale, unit, mix, gamma_ptr, padding_value, patterns, grad, out,
+    mosaic, weight, bias, black, scale, unit, mix, gamma_ptr, padding_value, patterns, linearise,
+    grad, out,
     colour_sums,
-    sample_stride, row_stride, grad_sample, grad_channel, grad_pixel,
+    sample_stride, row_stride, table_step, last_code, grad_sample, grad_channel, grad_pixel,
     out_sample, out_channel, out_pixel,
     channels, positions, height, width, left, top, out_width, out_pixels, tiles, splits,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, CLIP: tl.constexpr, MIX: tl.constexpr,
     CURVE: tl.constexpr, PADDED: tl.constexpr, PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+    LINEARISE: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
     RECOMPUTE: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
@@ -210,6 +224,7 @@ def raw_conv_colour_kernel(
         gamma = tl.load(gamma_ptr)
     pattern = tl.load(patterns + sample).to(tl.int32) & 3
     sample_ptr = mosaic + sample * sample_stride
+    table = linearise + sample * table_step
     black_ptr, scale_ptr, unit_ptr = black + 4 * sample, scale + 4 * sample, unit + 4 * sample
     mix_r, mix_gr, mix_gb, mix_b = 0.0, 0.0, 0.0, 0.0
     if MIX:
@@ -223,10 +238,12 @@ def raw_conv_colour_kernel(
     for index in range(split, tiles, splits):
         g = _gradient_tile(
             grad, out, sample, grad_sample, grad_channel, grad_pixel,
-            out_sample, out_channel, out_pixel, sample_ptr, row_stride, pattern, weight, bias,
+            out_sample, out_channel, out_pixel, sample_ptr, row_stride, table, last_code, pattern,
+            weight, bias,
             black_ptr, scale_ptr, mix + 16 * sample, gamma, padding_value,
             index, channel, channels, positions, height, width, left, top, out_width, out_pixels,
-            KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, OPERAND, PRECISION, BIAS,
+            KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, LINEARISE, OPERAND,
+            PRECISION, BIAS,
             ACTIVATION, RECOMPUTE, BLOCK_CHANNELS, BLOCK_PIXELS,
         ).to(OPERAND)  # fmt: skip
         for begin in range(0, positions, BLOCK_POSITIONS):
@@ -236,8 +253,9 @@ def raw_conv_colour_kernel(
             )  # fmt: skip
             inside = there & (row >= 0) & (row < height) & (column >= 0) & (column < width)
             r, gr, gb, b = load_planes(
-                sample_ptr, row_stride, pattern, row, column, inside, PAIRS, ELEMENT
-            )
+                sample_ptr, row_stride, table, last_code, pattern, row, column, inside,
+                PAIRS, ELEMENT, LINEARISE,
+            )  # fmt: skip
             nr, ngr, ngb, nb = normalised_planes(r, gr, gb, b, black_ptr, scale_ptr)
             ur, ugr, ugb, ub = (
                 clamped(nr, CLIP), clamped(ngr, CLIP), clamped(ngb, CLIP), clamped(nb, CLIP),
@@ -263,31 +281,16 @@ def raw_conv_colour_kernel(
             of_mix_gb += tl.sum(gh * ugb, axis=0)
             of_mix_b += tl.sum(gh * ub, axis=0)
             of_gain_r += _sum_of_gain(
-                _share(gh, mix_r, k == 0, MIX), nr, r, tl.load(black_ptr), tl.load(unit_ptr), CLIP
+                _share(gh, mix_r, k == 0, MIX), nr, r, black_ptr, unit_ptr, 0, CLIP
             )
             of_gain_gr += _sum_of_gain(
-                _share(gh, mix_gr, k == 1, MIX),
-                ngr,
-                gr,
-                tl.load(black_ptr + 1),
-                tl.load(unit_ptr + 1),
-                CLIP,
+                _share(gh, mix_gr, k == 1, MIX), ngr, gr, black_ptr, unit_ptr, 1, CLIP
             )
             of_gain_gb += _sum_of_gain(
-                _share(gh, mix_gb, k == 2, MIX),
-                ngb,
-                gb,
-                tl.load(black_ptr + 2),
-                tl.load(unit_ptr + 2),
-                CLIP,
+                _share(gh, mix_gb, k == 2, MIX), ngb, gb, black_ptr, unit_ptr, 2, CLIP
             )
             of_gain_b += _sum_of_gain(
-                _share(gh, mix_b, k == 3, MIX),
-                nb,
-                b,
-                tl.load(black_ptr + 3),
-                tl.load(unit_ptr + 3),
-                CLIP,
+                _share(gh, mix_b, k == 3, MIX), nb, b, black_ptr, unit_ptr, 3, CLIP
             )
     # [sample][block of channels][split][plane][gain 4, mix row 4, gamma]
     place = (sample * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + split * 4 + k

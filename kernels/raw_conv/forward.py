@@ -35,10 +35,12 @@ BLOCK_POSITIONS = 16
 
 @triton.jit
 def convolve_tile(
-    sample_ptr, row_stride, pattern, weight, black_ptr, scale_ptr, mix_ptr, gamma, padding_ptr,
+    sample_ptr, row_stride, table, last_code, pattern, weight, black_ptr, scale_ptr, mix_ptr, gamma,
+    padding_ptr,
     tile, channel, channels, positions, height, width, left, top, out_width, out_pixels,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, CLIP: tl.constexpr, MIX: tl.constexpr,
     CURVE: tl.constexpr, PADDED: tl.constexpr, PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+    LINEARISE: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr,
 ):  # fmt: skip
@@ -55,9 +57,9 @@ def convolve_tile(
             KERNEL, STRIDE, BLOCK_POSITIONS, BLOCK_PIXELS,
         )  # fmt: skip
         x0, x1, x2, x3 = planes_of_tile(
-            sample_ptr, row_stride, pattern, row, column, there, height, width,
+            sample_ptr, row_stride, table, last_code, pattern, row, column, there, height, width,
             black_ptr, scale_ptr, mix_ptr, gamma, padding_ptr,
-            PAIRS, ELEMENT, CLIP, MIX, CURVE, PADDED,
+            PAIRS, ELEMENT, LINEARISE, CLIP, MIX, CURVE, PADDED,
         )  # fmt: skip
         position = begin + tl.arange(0, BLOCK_POSITIONS)
         w_ptr = weight + channel[:, None] * (4 * AREA) + position[None, :]
@@ -111,16 +113,17 @@ def _fitting(configurations: Any, arguments: Any, **constants: Any) -> list[trit
 
 @triton.autotune(
     configs=forward_configurations(True) + forward_configurations(False),
-    key=["channels", "KERNEL", "STRIDE", "CURVE", "MIX", "OPERAND"],
+    key=["channels", "KERNEL", "STRIDE", "CURVE", "MIX", "OPERAND", "ELEMENT", "LINEARISE"],
     prune_configs_by={"early_config_prune": _fitting},
 )
 @triton.jit
 def raw_conv_forward_kernel(
-    mosaic, weight, bias, black, scale, mix, gamma_ptr, padding_value, patterns, out,
-    sample_stride, row_stride, out_sample, out_channel, out_pixel,
+    mosaic, weight, bias, black, scale, mix, gamma_ptr, padding_value, patterns, linearise, out,
+    sample_stride, row_stride, table_step, last_code, out_sample, out_channel, out_pixel,
     channels, positions, height, width, left, top, out_width, out_pixels,
     KERNEL: tl.constexpr, STRIDE: tl.constexpr, CLIP: tl.constexpr, MIX: tl.constexpr,
     CURVE: tl.constexpr, PADDED: tl.constexpr, PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+    LINEARISE: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr, BLOCK_POSITIONS: tl.constexpr, BLOCK_PIXELS: tl.constexpr,
 ):  # fmt: skip
@@ -132,10 +135,11 @@ def raw_conv_forward_kernel(
     if CURVE == "gamma":
         gamma = tl.load(gamma_ptr)
     y = convolve_tile(
-        mosaic + sample * sample_stride, row_stride, tl.load(patterns + sample).to(tl.int32) & 3,
-        weight, black + 4 * sample, scale + 4 * sample, mix + 16 * sample, gamma, padding_value,
+        mosaic + sample * sample_stride, row_stride, linearise + sample * table_step, last_code,
+        tl.load(patterns + sample).to(tl.int32) & 3, weight, black + 4 * sample,
+        scale + 4 * sample, mix + 16 * sample, gamma, padding_value,
         tile, channel, channels, positions, height, width, left, top, out_width, out_pixels,
-        KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, OPERAND, PRECISION,
+        KERNEL, STRIDE, CLIP, MIX, CURVE, PADDED, PAIRS, ELEMENT, LINEARISE, OPERAND, PRECISION,
         BLOCK_CHANNELS, BLOCK_PIXELS, BLOCK_POSITIONS,
     )  # fmt: skip
     if BIAS:

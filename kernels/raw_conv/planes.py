@@ -2,8 +2,9 @@
 
 A tile is ``[positions, pixels]``: the positions of the convolution kernel, row by row, against
 consecutive output pixels of one sample. For each of its elements the four sensor values of one 2x2
-period are loaded together: two loads, each of the two neighbours in a row at once (``PAIRS``), so a
-warp reads whole periods and consecutive pixels read consecutive memory.
+period are loaded together: two loads, each of the two neighbours in a row at once (``PAIRS``, see
+``kernels/sensor.py``),
+so a warp reads whole periods and consecutive pixels read consecutive memory.
 
 The pattern is data. Plane k is site ``pattern ^ k`` (see ``isp_distill/cfa.py``), so the row of
 planes 0 and 1 is ``pattern >> 1``, the other row that of planes 2 and 3, and the two columns change
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from ..sensor import load_pair
 
 # mu-law companding, ITU-T G.711: log(1 + 255 x) / log(1 + 255), and log2(256) is 8.
 _MU = tl.constexpr(255.0)
@@ -38,50 +41,21 @@ def place_tile(
 
 
 @triton.jit
-def halves(pair, ELEMENT: tl.constexpr):
-    """Two neighbours in a row, float32, from the integer of twice their width."""
-    if ELEMENT == "uint8":
-        return (pair & 0xFF).to(tl.float32), ((pair >> 8) & 0xFF).to(tl.float32)
-    elif ELEMENT == "uint16":
-        return (pair & 0xFFFF).to(tl.float32), ((pair >> 16) & 0xFFFF).to(tl.float32)
-    elif ELEMENT == "int16":
-        return ((pair << 16) >> 16).to(tl.float32), (pair >> 16).to(tl.float32)
-    elif ELEMENT == "float16":
-        low = (pair & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-        high = ((pair >> 16) & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True)
-        return low.to(tl.float32), high.to(tl.float32)
-    elif ELEMENT == "int32":
-        return pair.to(tl.int32).to(tl.float32), (pair >> 32).to(tl.int32).to(tl.float32)
-    else:
-        low = pair.to(tl.int32).to(tl.float32, bitcast=True)
-        return low, (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _load_row(row_ptr, column, inside, PAIRS: tl.constexpr, ELEMENT: tl.constexpr):
-    if PAIRS:
-        return halves(tl.load(row_ptr + column, mask=inside, other=0), ELEMENT)
-    else:
-        first = tl.load(row_ptr + 2 * column, mask=inside, other=0).to(tl.float32)
-        second = tl.load(row_ptr + 2 * column + 1, mask=inside, other=0).to(tl.float32)
-        return first, second
-
-
-@triton.jit
 def load_planes(
-    sample_ptr, row_stride, pattern, row, column, inside,
-    PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+    sample_ptr, row_stride, table, last_code, pattern, row, column, inside,
+    PAIRS: tl.constexpr, ELEMENT: tl.constexpr, LINEARISE: tl.constexpr,
 ):  # fmt: skip
-    """The sensor values R, Gr, Gb, B of each element, float32; 0 outside the mosaic.
+    """The sensor values R, Gr, Gb, B of each element, float32; those of code 0 outside the mosaic.
 
-    ``sample_ptr`` and ``row_stride`` count pairs where ``PAIRS``, else elements.
+    ``sample_ptr`` and ``row_stride`` count pairs where ``PAIRS``, else elements; ``table`` and
+    ``last_code``: see :func:`~isp_distill.kernels.sensor.load_pair`.
     """
     first_row = pattern >> 1
     # Rows in int64: a frame may hold more than 2^31 bytes.
     upper = sample_ptr + (2 * row + first_row).to(tl.int64) * row_stride
     lower = sample_ptr + (2 * row + (1 - first_row)).to(tl.int64) * row_stride
-    u0, u1 = _load_row(upper, column, inside, PAIRS, ELEMENT)
-    l0, l1 = _load_row(lower, column, inside, PAIRS, ELEMENT)
+    u0, u1 = load_pair(upper, column, inside, table, last_code, PAIRS, ELEMENT, LINEARISE)
+    l0, l1 = load_pair(lower, column, inside, table, last_code, PAIRS, ELEMENT, LINEARISE)
     swap = (pattern & 1) == 1
     red, green_r = tl.where(swap, u1, u0), tl.where(swap, u0, u1)
     green_b, blue = tl.where(swap, l1, l0), tl.where(swap, l0, l1)
@@ -183,14 +157,26 @@ def _finish(x, k: tl.constexpr, gamma, padding_ptr, inside, there, CURVE: tl.con
 
 @triton.jit
 def planes_of_tile(
-    sample_ptr, row_stride, pattern, row, column, there, height, width,
+    sample_ptr, row_stride, table, last_code, pattern, row, column, there, height, width,
     black_ptr, scale_ptr, mix_ptr, gamma, padding_ptr,
-    PAIRS: tl.constexpr, ELEMENT: tl.constexpr, CLIP: tl.constexpr, MIX: tl.constexpr,
-    CURVE: tl.constexpr, PADDED: tl.constexpr,
+    PAIRS: tl.constexpr, ELEMENT: tl.constexpr, LINEARISE: tl.constexpr, CLIP: tl.constexpr,
+    MIX: tl.constexpr, CURVE: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     """The convolution's input, plane by plane: normalised, clamped, mixed, curved, padded."""
     inside = there & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    r, gr, gb, b = load_planes(sample_ptr, row_stride, pattern, row, column, inside, PAIRS, ELEMENT)
+    r, gr, gb, b = load_planes(
+        sample_ptr,
+        row_stride,
+        table,
+        last_code,
+        pattern,
+        row,
+        column,
+        inside,
+        PAIRS,
+        ELEMENT,
+        LINEARISE,
+    )
     r, gr, gb, b = normalised_planes(r, gr, gb, b, black_ptr, scale_ptr)
     r, gr, gb, b = clamped(r, CLIP), clamped(gr, CLIP), clamped(gb, CLIP), clamped(b, CLIP)
     if MIX:

@@ -13,6 +13,9 @@ import triton
 import triton.language as tl
 
 _LEAST = tl.constexpr(1e-8)
+# The "log" tone, see isp_distill/ops/reference.py; 1 / log2(5001).
+_MU = tl.constexpr(5000.0)
+_PER_OCTAVE = tl.constexpr(0.0813802024)
 
 
 @triton.jit
@@ -39,14 +42,26 @@ def demosaic(
 
 
 @triton.jit
-def demosaic_pair(row, above, below, above_2, below_2, pattern, ODD_ROW: tl.constexpr,
+def demosaic_pair(row, above, below, above_2, below_2, pattern, planes, ODD_ROW: tl.constexpr,
                   METHOD: tl.constexpr):  # fmt: skip
     """The two pixels of a pair from five rows of :func:`load_row`: RGB of the even one, then of
     the odd one. For superpixel ``above`` is an even row, ``row`` the odd one below it, and both
-    pixels are the period's one."""
+    pixels are the period's one.
+
+    ``METHOD`` is "planes" for superpixels of a filter with four colours, which the matrix
+    ``planes`` takes to three, and "none" for a mono sensor, whose sites are pixels."""
     if METHOD == "superpixel":
-        red, green, blue = superpixel(above[2], above[3], row[2], row[3], pattern)
+        red, green_r, green_b, blue = ordered(above[2], above[3], row[2], row[3], pattern)
+        green = 0.5 * (green_r + green_b)
         return red, green, blue, red, green, blue
+    elif METHOD == "planes":
+        x0, x1, x2, x3 = ordered(above[2], above[3], row[2], row[3], pattern)
+        red = planes[0] * x0 + planes[1] * x1 + planes[2] * x2 + planes[3] * x3
+        green = planes[4] * x0 + planes[5] * x1 + planes[6] * x2 + planes[7] * x3
+        blue = planes[8] * x0 + planes[9] * x1 + planes[10] * x2 + planes[11] * x3
+        return red, green, blue, red, green, blue
+    elif METHOD == "none":
+        return row[2], row[2], row[2], row[3], row[3], row[3]
     else:
         plane = (2 * ODD_ROW) ^ pattern
         r0, g0, b0 = demosaic(
@@ -63,15 +78,15 @@ def demosaic_pair(row, above, below, above_2, below_2, pattern, ODD_ROW: tl.cons
 
 
 @triton.jit
-def superpixel(s0, s1, s2, s3, pattern):
-    """Red, green, blue of a period from its four sites."""
+def ordered(s0, s1, s2, s3, pattern):
+    """The planes of a period (R, Gr, Gb, B) from its four sites."""
     swap = (pattern & 1) == 1
     u0, u1 = tl.where(swap, s1, s0), tl.where(swap, s0, s1)
     l0, l1 = tl.where(swap, s3, s2), tl.where(swap, s2, s3)
     turn = pattern >= 2
     red, green_r = tl.where(turn, l0, u0), tl.where(turn, l1, u1)
     green_b, blue = tl.where(turn, u0, l0), tl.where(turn, u1, l1)
-    return red, 0.5 * (green_r + green_b), blue
+    return red, green_r, green_b, blue
 
 
 @triton.jit
@@ -85,6 +100,20 @@ def matrix_of(ccm_ptr):
 
 
 @triton.jit
+def planes_of(planes_ptr, METHOD: tl.constexpr):
+    """The twelve numbers of a sample's matrix over the four planes, where it has one."""
+    if METHOD == "planes":
+        return (
+            tl.load(planes_ptr), tl.load(planes_ptr + 1), tl.load(planes_ptr + 2),
+            tl.load(planes_ptr + 3), tl.load(planes_ptr + 4), tl.load(planes_ptr + 5),
+            tl.load(planes_ptr + 6), tl.load(planes_ptr + 7), tl.load(planes_ptr + 8),
+            tl.load(planes_ptr + 9), tl.load(planes_ptr + 10), tl.load(planes_ptr + 11),
+        )  # fmt: skip
+    else:
+        return (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+@triton.jit
 def toned(x, TONE: tl.constexpr):
     """Linear light, clipped to [0, 1], to display values. NaN stays NaN, as in torch."""
     x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
@@ -93,6 +122,8 @@ def toned(x, TONE: tl.constexpr):
     # together within 1e-6 of the curve, where half a 12-bit step is 1.2e-4.
     if TONE == "linear":
         return x
+    if TONE == "log":
+        return tl.log2(x * _MU + 1.0) * _PER_OCTAVE  # a constant first would wrap the tensor
     bright = tl.maximum(x, _LEAST, propagate_nan=tl.PropagateNan.ALL)
     if TONE == "srgb":
         power = tl.exp2(tl.log2(bright) * (1.0 / 2.4))

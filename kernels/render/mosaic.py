@@ -16,7 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..raw_conv.planes import clamped, halves
+from ..raw_conv.planes import clamped
+from ..sensor import load_pair
 
 
 @triton.jit
@@ -26,16 +27,6 @@ def mirrored(index, size):
     index = index % period
     index = tl.where(index < 0, index + period, index)  # the remainder has the sign of the index
     return tl.where(index < size, index, period - index)
-
-
-@triton.jit
-def load_pair(row_ptr, pair, PAIRS: tl.constexpr, ELEMENT: tl.constexpr):
-    """The sensor's values in the even and the odd column, float32."""
-    if PAIRS:
-        return halves(tl.load(row_ptr + pair), ELEMENT)
-    else:
-        even = tl.load(row_ptr + 2 * pair).to(tl.float32)
-        return even, tl.load(row_ptr + 2 * pair + 1).to(tl.float32)
 
 
 @triton.jit
@@ -63,26 +54,33 @@ def normalised(even, odd, black, scale, ODD_ROW: tl.constexpr):
 
 @triton.jit
 def load_row(
-    sample_ptr, row_stride, row, height, pair, pairs, black, scale,
+    sample_ptr, row_stride, table, last_code, row, height, pair, pairs, black, scale,
     REACH: tl.constexpr, ODD_ROW: tl.constexpr, PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+    LINEARISE: tl.constexpr,
 ):  # fmt: skip
     """Columns ``2 pair - 2`` to ``2 pair + 3`` of a row, normalised; only the middle two of them
     where the demosaicing reads no neighbours (``REACH`` 0).
 
     ``row`` may be virtual; ``pair`` is one of the mosaic's ``pairs``. ``sample_ptr`` and
-    ``row_stride`` count pairs where ``PAIRS``, else elements.
+    ``row_stride`` count pairs where ``PAIRS``, else elements; ``table`` and ``last_code``: see
+    :func:`~isp_distill.kernels.sensor.load_pair`.
     """
     # Rows in int64: a frame may hold more than 2^31 bytes.
     row_ptr = sample_ptr + mirrored(row, height).to(tl.int64) * row_stride
-    even, odd = load_pair(row_ptr, pair, PAIRS, ELEMENT)
+    even, odd = load_pair(row_ptr, pair, None, table, last_code, PAIRS, ELEMENT, LINEARISE)
     if REACH == 0:
         even, odd = normalised(even, odd, black, scale, ODD_ROW)
         return even, odd, even, odd, even, odd
     else:
         # Held inside the row, two of the four neighbours at an edge are their own mirror images
         # already: column -1 is column 1, and column W is column W - 2.
-        left_even, left_odd = load_pair(row_ptr, tl.maximum(pair - 1, 0), PAIRS, ELEMENT)
-        right_even, right_odd = load_pair(row_ptr, tl.minimum(pair + 1, pairs - 1), PAIRS, ELEMENT)
+        before, behind = tl.maximum(pair - 1, 0), tl.minimum(pair + 1, pairs - 1)
+        left_even, left_odd = load_pair(
+            row_ptr, before, None, table, last_code, PAIRS, ELEMENT, LINEARISE
+        )
+        right_even, right_odd = load_pair(
+            row_ptr, behind, None, table, last_code, PAIRS, ELEMENT, LINEARISE
+        )
         beyond_left = tl.where(pair == 0, right_even, left_even)  # column -2 is column 2
         beyond_right = tl.where(pair == pairs - 1, left_odd, right_odd)  # column W + 1 is W - 3
         even, odd = normalised(even, odd, black, scale, ODD_ROW)

@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .demosaic import developed, matrix_of
+from .demosaic import developed, matrix_of, planes_of
 from .mosaic import levels_of
 from .window import pixels_of, rows_from, rows_up_to
 
@@ -71,11 +71,12 @@ def _added(sums, x, weight, MAY_BE_NAN: tl.constexpr):
 
 @triton.jit
 def render_rows_kernel(
-    mosaic, black, scale, ccm, patterns, rows,
-    sample_stride, row_stride, sensor_height, pairs,
+    mosaic, black, scale, ccm, planes, patterns, linearise, rows,
+    sample_stride, row_stride, table_step, last_code, sensor_height, pairs,
     top, left, height, width, target, rows_per_program, strips, chunks,
     METHOD: tl.constexpr, TONE: tl.constexpr, DEVELOP: tl.constexpr,
-    PAIRS: tl.constexpr, ELEMENT: tl.constexpr, ODD_LEFT: tl.constexpr, BLOCK_PAIRS: tl.constexpr,
+    PAIRS: tl.constexpr, ELEMENT: tl.constexpr, LINEARISE: tl.constexpr, ODD_LEFT: tl.constexpr,
+    BLOCK_PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Grid: strips of columns, chunks of output rows, samples, on one axis.
 
@@ -84,8 +85,9 @@ def render_rows_kernel(
     """
     # ODD_LEFT: the crop starts in the odd column of a pair. A constant, so that the compiler sees
     # where neighbouring pixels can be written together.
-    SUPERPIXEL: tl.constexpr = METHOD == "superpixel"
-    REACH: tl.constexpr = 0 if SUPERPIXEL else (1 if METHOD == "bilinear" else 2)
+    SUPERPIXEL: tl.constexpr = (METHOD == "superpixel") or (METHOD == "planes")
+    NEIGHBOURS: tl.constexpr = not (SUPERPIXEL or METHOD == "none")
+    REACH: tl.constexpr = (1 if METHOD == "bilinear" else 2) if NEIGHBOURS else 0
     MAY_BE_NAN: tl.constexpr = (ELEMENT == "float16") or (ELEMENT == "float32")
     program = tl.program_id(0)
     strip = program % strips
@@ -94,7 +96,9 @@ def render_rows_kernel(
     pattern = tl.load(patterns + sample).to(tl.int32) & 3
     levels = levels_of(black + 4 * sample, scale + 4 * sample, pattern)
     matrix = matrix_of(ccm + 9 * sample)
+    of_planes = planes_of(planes + 12 * sample, METHOD)
     sample_ptr = mosaic + sample * sample_stride
+    table = linearise + sample * table_step
     plane = tl.cast(target, tl.int64) * width
     rows += sample * 3 * plane
 
@@ -126,8 +130,10 @@ def render_rows_kernel(
     else:
         first_period, last_period = (top + begin) // 2, (top + end + 1) // 2
     row = 2 * first_period
-    a, b, c, d = rows_up_to(sample_ptr, row_stride, row, sensor_height, pair, pairs, levels,
-                            REACH, PAIRS, ELEMENT)  # fmt: skip
+    a, b, c, d = rows_up_to(
+        sample_ptr, row_stride, table, last_code, row, sensor_height, pair, pairs, levels,
+        REACH, PAIRS, ELEMENT, LINEARISE,
+    )  # fmt: skip
     zero = tl.zeros((BLOCK_PAIRS,), tl.float32)
     upper = (zero, zero, zero, zero, zero, zero)  # sums of target row segment - 1
     lower = (zero, zero, zero, zero, zero, zero)  # and of target row segment
@@ -135,11 +141,13 @@ def render_rows_kernel(
     lower_total = 0.0
     for period in range(first_period, last_period):
         row = 2 * period
-        e, f = rows_from(sample_ptr, row_stride, row + 2, sensor_height, pair, pairs, levels,
-                         REACH, PAIRS, ELEMENT)  # fmt: skip
+        e, f = rows_from(
+            sample_ptr, row_stride, table, last_code, row + 2, sensor_height, pair, pairs, levels,
+            REACH, PAIRS, ELEMENT, LINEARISE,
+        )  # fmt: skip
         for odd in tl.static_range(1 if SUPERPIXEL else 2):
             pixel_row = (period if SUPERPIXEL else row + odd) - top
-            x = pixels_of(a, b, c, d, e, f, pattern, odd, SUPERPIXEL, METHOD)
+            x = pixels_of(a, b, c, d, e, f, pattern, of_planes, odd, SUPERPIXEL, METHOD)
             if DEVELOP:
                 p = developed(x[0], x[1], x[2], matrix, TONE)
                 q = developed(x[3], x[4], x[5], matrix, TONE)
@@ -177,7 +185,7 @@ def launch_rows(call: dict[str, Any], rows: Tensor, develop: bool) -> None:
     """Fill ``rows`` ``[N, 3, h, W]`` float32, contiguous. ``call``: the arguments about the mosaic,
     by name (see ``isp_distill/ops/render/triton.py``)."""
     mosaic = {name: value for name, value in call.items() if name not in ("mean", "std")}
-    superpixel = call["METHOD"] == "superpixel"
+    superpixel = call["METHOD"] in ("superpixel", "planes")
     columns = call["width"] if superpixel else (call["width"] + call["left"] % 2 + 1) // 2
     batch, _, target, _ = rows.shape
     strips = triton.cdiv(columns, BLOCK_PAIRS)

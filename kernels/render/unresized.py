@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .demosaic import developed, matrix_of
+from .demosaic import developed, matrix_of, planes_of
 from .mosaic import levels_of
 from .window import pixels_of, rows_from, rows_up_to
 
@@ -37,11 +37,12 @@ def _store(out, slope, x_even, x_odd, column, inside, out_column, SUPERPIXEL: tl
 
 @triton.jit
 def render_unresized_kernel(
-    mosaic, black, scale, ccm, patterns, mean, std, out,
-    sample_stride, row_stride, sensor_height, pairs,
+    mosaic, black, scale, ccm, planes, patterns, linearise, mean, std, out,
+    sample_stride, row_stride, table_step, last_code, sensor_height, pairs,
     top, left, height, width, strips, chunks,
     origin, out_sample, out_row, out_column, out_channel,
     METHOD: tl.constexpr, TONE: tl.constexpr, PAIRS: tl.constexpr, ELEMENT: tl.constexpr,
+    LINEARISE: tl.constexpr,
     ODD_LEFT: tl.constexpr, BLOCK_PAIRS: tl.constexpr, PERIODS: tl.constexpr,
 ):  # fmt: skip
     """Grid: strips of columns, chunks of rows, samples, on one axis.
@@ -52,8 +53,9 @@ def render_unresized_kernel(
     """
     # ODD_LEFT: the crop starts in the odd column of a pair. A constant, so that the compiler sees
     # where neighbouring pixels can be written together.
-    SUPERPIXEL: tl.constexpr = METHOD == "superpixel"
-    REACH: tl.constexpr = 0 if SUPERPIXEL else (1 if METHOD == "bilinear" else 2)
+    SUPERPIXEL: tl.constexpr = (METHOD == "superpixel") or (METHOD == "planes")
+    NEIGHBOURS: tl.constexpr = not (SUPERPIXEL or METHOD == "none")
+    REACH: tl.constexpr = (1 if METHOD == "bilinear" else 2) if NEIGHBOURS else 0
     program = tl.program_id(0)
     strip = program % strips
     chunk = (program // strips) % chunks
@@ -61,10 +63,12 @@ def render_unresized_kernel(
     pattern = tl.load(patterns + sample).to(tl.int32) & 3
     levels = levels_of(black + 4 * sample, scale + 4 * sample, pattern)
     matrix = matrix_of(ccm + 9 * sample)
+    of_planes = planes_of(planes + 12 * sample, METHOD)
     red = (tl.load(mean), 1.0 / tl.load(std))
     green = (tl.load(mean + 1), 1.0 / tl.load(std + 1))
     blue = (tl.load(mean + 2), 1.0 / tl.load(std + 2))
     sample_ptr = mosaic + sample * sample_stride
+    table = linearise + sample * table_step
     out += origin + sample * out_sample
 
     if SUPERPIXEL:
@@ -81,15 +85,19 @@ def render_unresized_kernel(
     inside = (column >= 0) & (column < width)
 
     row = 2 * first_period
-    a, b, c, d = rows_up_to(sample_ptr, row_stride, row, sensor_height, pair, pairs, levels,
-                            REACH, PAIRS, ELEMENT)  # fmt: skip
+    a, b, c, d = rows_up_to(
+        sample_ptr, row_stride, table, last_code, row, sensor_height, pair, pairs, levels,
+        REACH, PAIRS, ELEMENT, LINEARISE,
+    )  # fmt: skip
     for period in range(first_period, last_period):
         row = 2 * period
-        e, f = rows_from(sample_ptr, row_stride, row + 2, sensor_height, pair, pairs, levels,
-                         REACH, PAIRS, ELEMENT)  # fmt: skip
+        e, f = rows_from(
+            sample_ptr, row_stride, table, last_code, row + 2, sensor_height, pair, pairs, levels,
+            REACH, PAIRS, ELEMENT, LINEARISE,
+        )  # fmt: skip
         for odd in tl.static_range(1 if SUPERPIXEL else 2):
             pixel_row = (period if SUPERPIXEL else row + odd) - top
-            x = pixels_of(a, b, c, d, e, f, pattern, odd, SUPERPIXEL, METHOD)
+            x = pixels_of(a, b, c, d, e, f, pattern, of_planes, odd, SUPERPIXEL, METHOD)
             there = inside & (pixel_row >= 0) & (pixel_row < height)
             row_ptr = out + pixel_row.to(tl.int64) * out_row
             r0, g0, b0 = developed(x[0], x[1], x[2], matrix, TONE)
@@ -103,7 +111,7 @@ def render_unresized_kernel(
 def launch_unresized(call: dict[str, Any], place: dict[str, Any], out: Tensor, batch: int) -> None:
     """Fill ``out``. ``call``: the arguments about the mosaic, by name; ``place``: the strides of
     the picture (see ``isp_distill/ops/render/triton.py``)."""
-    superpixel = call["METHOD"] == "superpixel"
+    superpixel = call["METHOD"] in ("superpixel", "planes")
     columns = call["width"] if superpixel else (call["width"] + call["left"] % 2 + 1) // 2
     rows = call["height"] if superpixel else (call["height"] + call["top"] % 2 + 1) // 2
     strips, chunks = triton.cdiv(columns, BLOCK_PAIRS), triton.cdiv(rows, PERIODS)

@@ -8,7 +8,7 @@ namespace isp_distill {
 enum class Dtype { float32, bfloat16, float16 };
 
 // `none` is cross entropy alone (alpha = 0).
-enum class Objective { none, forward_kl, reverse_kl, jsd, tvd, dkd, mse };
+enum class Objective { none, forward_kl, reverse_kl, jsd, tvd, dkd, mse, binary_kl };
 
 // Logits or their gradient. A row's position is (n, a, b); strides count elements.
 struct Logits {

@@ -4,6 +4,7 @@
 //   1  maximum and its first class, of student and teacher           (measure)
 //   2  exponentials relative to the maximum, their sums              (accumulate)
 //   3  for jsd and tvd, what needs both normalised                   (compare)
+//      binary_kl, whose classes know nothing of each other, has this pass alone
 //   4  the gradient, from what the passes before left in the buffers (gradient)
 // Cross entropy has another temperature and so exponentials of its own, in a third buffer.
 //
@@ -166,6 +167,41 @@ static void compare_tvd(const Strip& strip) {
   }
 }
 
+// Binary KL: each class is a distribution of its own over yes and no. Mirrored where the teacher says
+// yes, so that p is the smaller of its two probabilities and no difference cancels; with x and y the
+// exponents, log2((1 + 2^x) / (1 + 2^y)) - p (x - y). Leaves the weighted q - p in the student's buffer.
+template <bool Across, bool Weighted>
+static void compare_binary(const Strip& strip, float k, float gamma, float floor) {
+  for (int64_t v = 0; v < strip.width; v += W) {
+    V value = V{};
+#pragma GCC unroll 2
+    for (int64_t d = 0; d < strip.depth; ++d) {
+      float *ps = strip.s + d * strip.pitch + v, *pt = strip.t + d * strip.pitch + v;
+      if constexpr (Across) {
+        __builtin_prefetch(strip.next_s + d * strip.bytes_s, 0, 3);
+        __builtin_prefetch(strip.next_t + d * strip.bytes_t, 0, 3);
+      }
+      V a = load(ps) * k, b = load(pt) * k;
+      V x = b > 0 ? -a : a, y = -absolute(b);
+      V ex = exp2_of(-absolute(a)), ey = exp2_of(y);
+      V over_x = 1 / (1 + ex), over_y = 1 / (1 + ey);
+      V q = x > 0 ? over_x : ex * over_x, p = ey * over_y;
+      V term = max(V{}, x) + log2_of((1 + ex) * over_y);
+      term -= p == 0 ? V{} : p * (x - y);
+      V slope = q - p;
+      slope = b > 0 ? -slope : slope;
+      if constexpr (Weighted) {
+        V confidence = b > 0 ? over_y : p;
+        V weight = exp2_of(gamma * log2_of(max(splat(floor), confidence)));
+        term *= weight, slope *= weight;
+      }
+      value += term;
+      store(ps, slope);
+    }
+    store(strip.of.mixed + v, total<Across>(value));
+  }
+}
+
 // log2(2^a + 1).
 INLINE V log2_one_plus(V a) {
   return max(a, V{}) + log2_of(1.0f + exp2_of(-absolute(a)));
@@ -201,6 +237,9 @@ static void settle(const Strip& strip, const DistillCall& call) {
     } else if constexpr (O == Objective::mse) {
       value = mixed;
       a = 2 * out;
+    } else if constexpr (O == Objective::binary_kl) {
+      value = scale * mixed;
+      a = T * out;
     } else if constexpr (O == Objective::dkd) {
       // The target's exponents relative to the others' maximum (take_target_out), and the others'
       // sums: log2 of p_target and of 1 - p_target, for both.
@@ -256,7 +295,7 @@ INLINE V gradient(const Strip& strip, int64_t d, int64_t v) {
     V q = a * load(strip.s + at), p = b * load(strip.t + at);
     V sign = q > p ? splat(1.0f) : (q < p ? splat(-1.0f) : V{});
     result = load(of.mixed2 + v) * q * (sign - load(of.mixed + v));
-  } else if constexpr (O == Objective::mse) {
+  } else if constexpr (O == Objective::mse || O == Objective::binary_kl) {
     result = a * load(strip.s + at);
   }
   if constexpr (CrossEntropy) {
@@ -297,6 +336,13 @@ static void settle_strip(const Strip& strip, const DistillCall& call) {
     case Objective::mse:
       accumulate<Objective::mse, Across>(strip, k);
       return settle<Objective::mse>(strip, call);
+    case Objective::binary_kl:
+      if (call.parameters[0] != 0) {
+        compare_binary<Across, true>(strip, k, call.parameters[0], call.parameters[1]);
+      } else {
+        compare_binary<Across, false>(strip, k, 0, 0);
+      }
+      return settle<Objective::binary_kl>(strip, call);
   }
 }
 
@@ -325,6 +371,8 @@ INLINE void with_objective(const DistillCall& call, const Use& use) {
       return choose.template operator()<Objective::dkd>();
     case Objective::mse:
       return choose.template operator()<Objective::mse>();
+    case Objective::binary_kl:
+      return choose.template operator()<Objective::binary_kl>();
   }
 }
 

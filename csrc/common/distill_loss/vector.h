@@ -150,6 +150,19 @@ INLINE void end_of_streaming() {
 template <Dtype D>
 constexpr int size_of = D == Dtype::float32 ? 4 : 2;
 
+// Calls a template with the dtype that only the call knows.
+template <class Function>
+INLINE void with_dtype(Dtype dtype, Function&& function) {
+  switch (dtype) {
+    case Dtype::float32:
+      return function.template operator()<Dtype::float32>();
+    case Dtype::bfloat16:
+      return function.template operator()<Dtype::bfloat16>();
+    case Dtype::float16:
+      return function.template operator()<Dtype::float16>();
+  }
+}
+
 // ---------------------------------------------------------------- functions
 
 // 2^x for x <= 0 (any x <= 127 works), to 1 unit in the last place; 0 below 2^-126, also for -inf;

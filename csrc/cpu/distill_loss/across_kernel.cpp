@@ -47,14 +47,9 @@ void load_row(const Strip& strip, const char* from, int64_t stride, float* buffe
 
 void load_row_as(Dtype dtype, const Strip& strip, const char* from, int64_t stride, float* buffer,
                  float fill, float* tops, int32_t* args) {
-  switch (dtype) {
-    case Dtype::float32:
-      return load_row<Dtype::float32>(strip, from, stride, buffer, fill, tops, args);
-    case Dtype::bfloat16:
-      return load_row<Dtype::bfloat16>(strip, from, stride, buffer, fill, tops, args);
-    case Dtype::float16:
-      return load_row<Dtype::float16>(strip, from, stride, buffer, fill, tops, args);
-  }
+  with_dtype(dtype, [&]<Dtype D>() {
+    load_row<D>(strip, from, stride, buffer, fill, tops, args);
+  });
 }
 
 template <Objective O, bool CrossEntropy, Dtype D>
@@ -148,14 +143,9 @@ void distill_across(const DistillCall& call, int64_t begin, int64_t end, float* 
       }
       if (to == nullptr) continue;
       with_objective(call, [&]<Objective O, bool CrossEntropy>() {
-        switch (call.gradient.dtype) {
-          case Dtype::float32:
-            return store_row<O, CrossEntropy, Dtype::float32>(strip, call, to);
-          case Dtype::bfloat16:
-            return store_row<O, CrossEntropy, Dtype::bfloat16>(strip, call, to);
-          case Dtype::float16:
-            return store_row<O, CrossEntropy, Dtype::float16>(strip, call, to);
-        }
+        with_dtype(call.gradient.dtype, [&]<Dtype G>() {
+          store_row<O, CrossEntropy, G>(strip, call, to);
+        });
       });
     }
     call.task_losses[task] = loss;

@@ -15,6 +15,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/distill_loss/call.h"
+#include "cpu/distill_loss/positions.h"
 #include "cpu/workspace.h"
 
 namespace isp_distill {
@@ -54,7 +55,7 @@ void describe(DistillCall& call, const Rows& rows, const Settings& settings) {
   call.weight = rows.weight ? static_cast<const float*>(rows.weight->data_ptr()) : nullptr;
   const double* factors = static_cast<const double*>(rows.factors.data_ptr());
   call.factors[0] = factors[0], call.factors[1] = factors[1];
-  require(settings.objective >= 0 && settings.objective <= 6, "unknown objective");
+  require(settings.objective >= 0 && settings.objective <= 7, "unknown objective");
   require(!settings.cross_entropy || rows.labels, "cross entropy needs labels");
   call.objective = static_cast<Objective>(settings.objective);
   call.parameters[0] = static_cast<float>(settings.parameter0);
@@ -88,40 +89,6 @@ std::tuple<Tensor, Tensor> add_up(const Tensor& like, const std::vector<double>&
 }
 
 namespace {
-
-// Positions of the logits, without the class axis: neighbouring axes that every tensor steps through
-// in one stride are one axis. At most three may remain.
-struct Positions {
-  std::vector<int64_t> sizes;
-  std::vector<std::vector<int64_t>> strides;  // of each tensor
-};
-
-Positions merge(const std::vector<const Tensor*>& tensors) {
-  Positions merged;
-  merged.strides.resize(tensors.size());
-  for (int64_t axis = 0; axis < tensors[0]->dim(); ++axis) {
-    const int64_t size = tensors[0]->size(axis);
-    if (axis == 1 || size == 1) continue;
-    bool joins = !merged.sizes.empty();
-    for (size_t k = 0; k < tensors.size() && joins; ++k) {
-      joins = merged.strides[k].back() == size * tensors[k]->stride(axis);
-    }
-    if (joins) {
-      merged.sizes.back() *= size;
-    } else {
-      merged.sizes.push_back(size);
-    }
-    for (size_t k = 0; k < tensors.size(); ++k) {
-      if (!joins) merged.strides[k].push_back(0);
-      merged.strides[k].back() = tensors[k]->stride(axis);
-    }
-  }
-  while (merged.sizes.size() < 3) {
-    merged.sizes.insert(merged.sizes.begin(), 1);
-    for (auto& strides : merged.strides) strides.insert(strides.begin(), 0);
-  }
-  return merged;
-}
 
 Logits logits_of(const Tensor& tensor, const std::vector<int64_t>& strides) {
   return {static_cast<char*>(tensor.data_ptr()), dtype_of(tensor), tensor.stride(1),

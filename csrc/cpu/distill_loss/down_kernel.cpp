@@ -93,21 +93,13 @@ void load_strip(const Strip& strip, const Logits& logits, const Place& at, float
 
 void load_strip_as(const Strip& strip, const Logits& logits, const Place& at, bool masked,
                    float* buffer, float* tops, int32_t* args) {
-  auto go = [&]<Dtype D>() {
+  with_dtype(logits.dtype, [&]<Dtype D>() {
     if (masked) {
       load_strip<D, true>(strip, logits, at, buffer, tops, args);
     } else {
       load_strip<D, false>(strip, logits, at, buffer, tops, args);
     }
-  };
-  switch (logits.dtype) {
-    case Dtype::float32:
-      return go.template operator()<Dtype::float32>();
-    case Dtype::bfloat16:
-      return go.template operator()<Dtype::bfloat16>();
-    case Dtype::float16:
-      return go.template operator()<Dtype::float16>();
-  }
+  });
 }
 
 template <Dtype D>
@@ -207,17 +199,7 @@ void distill_down(const DistillCall& call, int64_t begin, int64_t end, float* me
       call.task_losses[task] = loss;
     }
     if (call.gradient.data == nullptr) continue;
-    switch (call.gradient.dtype) {
-      case Dtype::float32:
-        store_strip<Dtype::float32>(strip, call, at);
-        break;
-      case Dtype::bfloat16:
-        store_strip<Dtype::bfloat16>(strip, call, at);
-        break;
-      case Dtype::float16:
-        store_strip<Dtype::float16>(strip, call, at);
-        break;
-    }
+    with_dtype(call.gradient.dtype, [&]<Dtype G>() { store_strip<G>(strip, call, at); });
   }
   if (call.streaming) end_of_streaming();
 }

@@ -49,14 +49,9 @@ void read_row(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_t
 
 void read_row_as(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_t classes,
                  int64_t padded, bool teacher, float* to) {
-  switch (logits.dtype) {
-    case Dtype::float32:
-      return read_row<Dtype::float32>(logits, n, y, width, classes, padded, teacher, to);
-    case Dtype::bfloat16:
-      return read_row<Dtype::bfloat16>(logits, n, y, width, classes, padded, teacher, to);
-    case Dtype::float16:
-      return read_row<Dtype::float16>(logits, n, y, width, classes, padded, teacher, to);
-  }
+  with_dtype(logits.dtype, [&]<Dtype D>() {
+    read_row<D>(logits, n, y, width, classes, padded, teacher, to);
+  });
 }
 
 template <Dtype D>
@@ -81,14 +76,9 @@ void write_row(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_
 
 void write_row_as(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_t classes,
                   int64_t padded, const float* from) {
-  switch (logits.dtype) {
-    case Dtype::float32:
-      return write_row<Dtype::float32>(logits, n, y, width, classes, padded, from);
-    case Dtype::bfloat16:
-      return write_row<Dtype::bfloat16>(logits, n, y, width, classes, padded, from);
-    case Dtype::float16:
-      return write_row<Dtype::float16>(logits, n, y, width, classes, padded, from);
-  }
+  with_dtype(logits.dtype, [&]<Dtype D>() {
+    write_row<D>(logits, n, y, width, classes, padded, from);
+  });
 }
 
 // Two neighbouring low-resolution rows as [pixel, class], and their mixture for one output row.

@@ -13,7 +13,7 @@
 //
 // Predicted floor: 4 * kernel^2 multiply-adds an output for each of 2 and 3.
 #include "cpu/raw_conv/colour.h"
-#include "cpu/raw_conv/row.h"
+#include "cpu/raw_conv/tile.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {

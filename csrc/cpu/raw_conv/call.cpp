@@ -5,6 +5,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -55,73 +56,111 @@ struct Settings {
   int64_t packing, pixels;
 };
 
-// Everything that both passes read, checked; `scale` and `unit` keep what is derived from it alive.
+// Everything that both passes read, checked; the vectors keep alive what `conv` points to.
 struct Call {
   RawConv conv = {};
   int64_t batch = 0;
-  std::vector<float> scale, unit;
+  std::vector<float> black, scale, unit, mix;
+  std::vector<int64_t> pattern;
 
   Call(const Tensor& mosaic, const Tensor& weight, const std::optional<Tensor>& bias,
        const Tensor& black, const Tensor& white, const Tensor& pattern, const Tensor& gain,
        const std::optional<Tensor>& padding_value, const std::optional<Tensor>& mix,
-       const std::optional<Tensor>& gamma, const Settings& settings) {
+       const std::optional<Tensor>& gamma, const std::optional<Tensor>& linearise,
+       const Settings& settings) {
+    take_mosaic(mosaic, linearise, settings);
+    take_weight(weight, bias);
+    take_camera(black, white, pattern, gain, mix);
+    STD_TORCH_CHECK(settings.curve >= 0 && settings.curve <= 3, "unknown curve");
+    STD_TORCH_CHECK(settings.activation >= 0 && settings.activation <= 4, "unknown activation");
+    conv.curve = static_cast<Curve>(settings.curve);
+    conv.activation = static_cast<Activation>(settings.activation);
+    STD_TORCH_CHECK(conv.curve != Curve::gamma || gamma, "the gamma curve needs its exponent");
+    if (gamma) {
+      STD_TORCH_CHECK(gamma->numel() == 1, "gamma must be one exponent");
+      conv.gamma = per_sample<float>(*gamma, ScalarType::Float, 1, {}, "gamma")[0];
+    }
+    conv.clip = settings.clip;
+    if (padding_value) {
+      STD_TORCH_CHECK(padding_value->dim() <= 1, "padding_value must be a number or [4]");
+      const auto values =
+          per_sample<float>(*padding_value, ScalarType::Float, 1, {4}, "padding_value");
+      std::copy(values.begin(), values.end(), conv.padding_value);
+    }
+    place(settings);
+  }
+
+ private:
+  void take_mosaic(
+      const Tensor& mosaic, const std::optional<Tensor>& linearise, const Settings& settings) {
     STD_TORCH_CHECK(mosaic.is_cpu() && mosaic.dim() == 3, "mosaic must be [N, H, W] on the CPU");
+    check_storage(mosaic, "mosaic");
     batch = mosaic.size(0);
-    STD_TORCH_CHECK(mosaic.size(1) % 2 == 0, "odd mosaic");
+    STD_TORCH_CHECK(
+        mosaic.size(1) % 2 == 0 && mosaic.size(1) > 0 && settings.pixels > 0, "odd mosaic");
     STD_TORCH_CHECK(mosaic.stride(2) == 1, "the rows of the mosaic must be contiguous");
     conv.mosaic = mosaic.data_ptr();
     conv.packing = packing_of(mosaic, settings.packing, settings.pixels);
     conv.mosaic_type =
         conv.packing == Packing::none ? element_of(mosaic, "mosaic") : Element::uint16;
     STD_TORCH_CHECK(conv.mosaic_type != Element::bfloat16, "mosaic must not be bfloat16");
+    conv.companding = companding_of(linearise, batch, conv.mosaic_type);
     conv.mosaic_sample = mosaic.stride(0);
     conv.mosaic_row = mosaic.stride(1);
     conv.height = mosaic.size(1) / 2;
     conv.width = settings.pixels / 2;
-    STD_TORCH_CHECK(weight.dim() == 4 && weight.size(2) > 0, "weight must be [C, 4, K, K]");
+  }
+
+  void take_weight(const Tensor& weight, const std::optional<Tensor>& bias) {
+    STD_TORCH_CHECK(
+        weight.dim() == 4 && weight.size(0) > 0 && weight.size(2) > 0, "weight must be [C, 4, K, K]");
     STD_TORCH_CHECK(weight.size(2) <= kLargestKernel, "kernels go up to ", kLargestKernel);
     conv.channels = weight.size(0);
     conv.kernel = weight.size(2);
     conv.weight = floats(weight, {conv.channels, 4, conv.kernel, conv.kernel}, "weight");
     conv.bias = floats(bias, {conv.channels}, "bias");
-    conv.black = floats(black, {batch, 4}, "black");
-    const float* whites = floats(white, {batch}, "white");
-    const float* gains = floats(gain, {batch, 4}, "gain");
-    STD_TORCH_CHECK(
-        pattern.is_cpu() && pattern.scalar_type() == ScalarType::Long && pattern.is_contiguous() &&
-            pattern.numel() == batch,
-        "pattern must be int64 [N]");
-    conv.pattern = static_cast<const int64_t*>(pattern.data_ptr());
+  }
+
+  void take_camera(
+      const Tensor& of_black, const Tensor& of_white, const Tensor& of_pattern, const Tensor& of_gain,
+      const std::optional<Tensor>& of_mix) {
+    black = per_sample<float>(of_black, ScalarType::Float, batch, {4}, "black");
+    const auto white = per_sample<float>(of_white, ScalarType::Float, batch, {}, "white");
+    const auto gain = per_sample<float>(of_gain, ScalarType::Float, batch, {4}, "gain");
+    pattern = per_sample<int64_t>(of_pattern, ScalarType::Long, batch, {}, "pattern");
     scale.resize(4 * batch);
     unit.resize(4 * batch);
     for (int64_t i = 0; i < 4 * batch; ++i) {
-      const float range = whites[i / 4] - conv.black[i];
-      scale[i] = gains[i] / range;
+      // Written so that NaN fails it too.
+      STD_TORCH_CHECK(
+          std::isfinite(black[i]) && black[i] < white[i / 4] && std::isfinite(white[i / 4]),
+          "black ", black[i], " must be below white ", white[i / 4], ", and both finite");
+      const float range = white[i / 4] - black[i];
+      scale[i] = gain[i] / range;
       unit[i] = 1.0f / range;
     }
+    conv.black = black.data();
     conv.scale = scale.data();
     conv.unit = unit.data();
-    conv.mix = floats(mix, {batch, 4, 4}, "mix");
-    STD_TORCH_CHECK(settings.curve >= 0 && settings.curve <= 3, "unknown curve");
-    STD_TORCH_CHECK(settings.activation >= 0 && settings.activation <= 4, "unknown activation");
-    conv.curve = static_cast<Curve>(settings.curve);
-    conv.activation = static_cast<Activation>(settings.activation);
-    STD_TORCH_CHECK(conv.curve != Curve::gamma || gamma, "the gamma curve needs its exponent");
-    if (const float* exponent = floats(gamma, {}, "gamma")) conv.gamma = *exponent;
-    conv.clip = settings.clip;
-    if (const float* values = floats(padding_value, {4}, "padding_value")) {
-      std::copy(values, values + 4, conv.padding_value);
-    }
+    conv.pattern = pattern.data();
+    if (!of_mix) return;
+    STD_TORCH_CHECK(of_mix->dim() > 0, "mix has a wrong rank");
+    mix = per_sample<float>(*of_mix, ScalarType::Float, batch, {4, 4}, "mix");
+    conv.mix = mix.data();
+  }
+
+  void place(const Settings& settings) {
     STD_TORCH_CHECK(
         settings.stride > 0 && settings.left >= 0 && settings.right >= 0 && settings.top >= 0 &&
             settings.bottom >= 0,
         "stride must be positive and padding not negative");
-    conv.stride = settings.stride;
-    conv.left = settings.left;
-    conv.top = settings.top;
     const int64_t height = conv.height + settings.top + settings.bottom;
     const int64_t width = conv.width + settings.left + settings.right;
     STD_TORCH_CHECK(height >= conv.kernel && width >= conv.kernel, "the kernel does not fit");
+    // Beyond the padded picture a longer stride gives the same, but the strip of rows would be as long.
+    conv.stride = std::min(settings.stride, std::max(height, width));
+    conv.left = settings.left;
+    conv.top = settings.top;
     conv.out_height = (height - conv.kernel) / conv.stride + 1;
     conv.out_width = (width - conv.kernel) / conv.stride + 1;
   }
@@ -162,11 +201,11 @@ int64_t widest(const std::vector<Piece>& pieces) {
 void raw_conv_forward(
     Tensor mosaic, Tensor weight, std::optional<Tensor> bias, Tensor black, Tensor white,
     Tensor pattern, Tensor gain, std::optional<Tensor> padding_value, std::optional<Tensor> mix,
-    std::optional<Tensor> gamma, int64_t stride, int64_t left, int64_t right, int64_t top,
-    int64_t bottom, bool clip, int64_t curve, int64_t activation, int64_t packing, int64_t pixels,
-    Tensor out) {
+    std::optional<Tensor> gamma, std::optional<Tensor> linearise, int64_t stride, int64_t left,
+    int64_t right, int64_t top, int64_t bottom, bool clip, int64_t curve, int64_t activation,
+    int64_t packing, int64_t pixels, Tensor out) {
   Call call(mosaic, weight, bias, black, white, pattern, gain, padding_value, mix, gamma,
-            {stride, left, right, top, bottom, clip, curve, activation, packing, pixels});
+            linearise, {stride, left, right, top, bottom, clip, curve, activation, packing, pixels});
   RawConv& conv = call.conv;
   conv.out = image_of(out, conv, call.batch, "out");
   STD_TORCH_CHECK(
@@ -200,12 +239,12 @@ void raw_conv_backward(
     Tensor grad_out, std::optional<Tensor> out, Tensor mosaic, Tensor weight,
     std::optional<Tensor> bias, Tensor black, Tensor white, Tensor pattern, Tensor gain,
     std::optional<Tensor> padding_value, std::optional<Tensor> mix, std::optional<Tensor> gamma,
-    int64_t stride, int64_t left, int64_t right, int64_t top, int64_t bottom, bool clip,
-    int64_t curve, int64_t activation, int64_t packing, int64_t pixels,
+    std::optional<Tensor> linearise, int64_t stride, int64_t left, int64_t right, int64_t top,
+    int64_t bottom, bool clip, int64_t curve, int64_t activation, int64_t packing, int64_t pixels,
     std::optional<Tensor> grad_weight, std::optional<Tensor> grad_bias,
     std::optional<Tensor> grad_gain, std::optional<Tensor> grad_mix, std::optional<Tensor> grad_gamma) {
   Call call(mosaic, weight, bias, black, white, pattern, gain, padding_value, mix, gamma,
-            {stride, left, right, top, bottom, clip, curve, activation, packing, pixels});
+            linearise, {stride, left, right, top, bottom, clip, curve, activation, packing, pixels});
   RawConv& conv = call.conv;
   const int64_t batch = call.batch;
   const Image gradient = image_of(grad_out, conv, batch, "grad_out");
@@ -270,13 +309,13 @@ void raw_conv_backward(
 STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cpu, m) {
   m.def(
       "raw_conv_forward(Tensor mosaic, Tensor weight, Tensor? bias, Tensor black, Tensor white, "
-      "Tensor pattern, Tensor gain, Tensor? padding_value, Tensor? mix, Tensor? gamma, int stride, "
-      "int left, int right, int top, int bottom, bool clip, int curve, int activation, int packing, "
+      "Tensor pattern, Tensor gain, Tensor? padding_value, Tensor? mix, Tensor? gamma, "
+      "Tensor? linearise, int stride, int left, int right, int top, int bottom, bool clip, int curve, int activation, int packing, "
       "int pixels, Tensor(a!) out) -> ()");
   m.def(
       "raw_conv_backward(Tensor grad_out, Tensor? out, Tensor mosaic, Tensor weight, Tensor? bias, "
       "Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor? padding_value, Tensor? mix, "
-      "Tensor? gamma, int stride, int left, int right, int top, int bottom, bool clip, int curve, "
+      "Tensor? gamma, Tensor? linearise, int stride, int left, int right, int top, int bottom, bool clip, int curve, "
       "int activation, int packing, int pixels, Tensor(a!)? grad_weight, Tensor(b!)? grad_bias, "
       "Tensor(c!)? grad_gain, Tensor(d!)? grad_mix, Tensor(e!)? grad_gamma) -> ()");
 }

@@ -22,6 +22,7 @@ struct RawConv {
   const void* mosaic;  // [N, 2 height, 2 width], contiguous rows; where packed, [N, 2 height, bytes]
   Element mosaic_type;  // of the codes
   Packing packing;
+  Companding companding;
   int64_t mosaic_sample, mosaic_row;  // strides in elements
   int64_t height, width;
   const int64_t* pattern;        // [N]

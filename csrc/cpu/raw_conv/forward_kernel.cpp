@@ -2,11 +2,33 @@
 //
 // Predicted floor: 4 * kernel^2 multiply-adds an output, at the processor's peak rate, plus converting
 // each mosaic value once (about 13 vector instructions for 2 * kLanes values).
-#include "cpu/raw_conv/row.h"
+#include "cpu/raw_conv/tile.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {
 namespace {
+
+// channels_last is vectorised along the channels: kPixels pixels x kDeep vectors, kDeep loads and
+// kPixels broadcasts for kPixels * kDeep multiply-adds.
+constexpr int kPixels = kRegisters == 32 ? 12 : 6;
+constexpr int kDeep = 2;
+
+template <int pixels, int deep>
+ISP_INLINE void tile_along_channels(
+    const float* const* taps, int64_t count, int64_t x, const float* weight, Vec (*acc)[deep]) {
+  for (int64_t t = 0; t < count; ++t, weight += deep * kLanes) {
+    const float* in = taps[t] + x;
+    Vec w[deep];
+#pragma GCC unroll 8
+    for (int d = 0; d < deep; ++d) w[d] = load(weight + d * kLanes);
+#pragma GCC unroll 16
+    for (int p = 0; p < pixels; ++p) {
+      const Vec v = broadcast(in[p]);
+#pragma GCC unroll 8
+      for (int d = 0; d < deep; ++d) acc[p][d] += w[d] * v;
+    }
+  }
+}
 
 template <int deep>
 void block_along_channels(

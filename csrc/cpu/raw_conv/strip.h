@@ -7,6 +7,7 @@
 // read consecutive floats. Padding is written into the rows, so that the convolution has no edges.
 #pragma once
 
+#include "cpu/companding.h"
 #include "cpu/packing.h"
 #include "cpu/raw_conv/sites.h"
 
@@ -50,7 +51,9 @@ struct Strip {
   float* rows;      // [kernel][4][phases][length]
   float* padding;   // [4][phases][length]
   float* packed;    // [4][line]: one row before it is split into phases
-  float* widened;   // [2][2 * line]: two mosaic rows, for what is widened or unpacked
+  float* widened;   // [2][2 * line]: two mosaic rows, for what is widened, unpacked or linearised
+  const float* table;  // the sample's linear values; null where its codes are linear
+  uint16_t* codes;  // [2 * line]: one row of those, for what is unpacked and linearised
   // For the way back through the colours, null where there is none: what convert_sites keeps of each
   // row of the ring, [kernel][2][4][line].
   float* kept;
@@ -71,7 +74,7 @@ ISP_INLINE int64_t strip_line(const RawConv& c, int64_t columns) {
 ISP_INLINE int64_t strip_floats(const RawConv& c, int64_t columns) {
   const int64_t phases = at_most(c.kernel, c.stride);
   const int64_t row = 4 * phases * strip_length(c, columns);
-  return (c.kernel + 1) * row + (4 + 4) * strip_line(c, columns);
+  return (c.kernel + 1) * row + (4 + 4 + (c.companding.tables ? 1 : 0)) * strip_line(c, columns);
 }
 
 // The packed columns [begin, end) of the mosaic that a strip holds.
@@ -125,6 +128,9 @@ static Strip make_strip(const RawConv& c, const Piece& piece, float* workspace) 
   strip.padding = strip.rows + c.kernel * row;
   strip.packed = strip.padding + row;
   strip.widened = strip.packed + 4 * strip.line;
+  strip.table =
+      c.companding.tables ? c.companding.tables + piece.sample * c.companding.step : nullptr;
+  strip.codes = reinterpret_cast<uint16_t*>(strip.widened + 4 * strip.line);
   strip.kept = nullptr;
   fill_padding(strip);
   return strip;
@@ -142,13 +148,33 @@ ISP_INLINE float* strip_row(const Strip& strip, int64_t row) {
   return strip.rows + row % strip.conv->kernel * 4 * strip.phases * strip.length;
 }
 
-// Pointers to the two mosaic rows of a packed row from packed column `begin` on, unpacked or widened if need
-// be; returns the type to read them as.
+// The linear values of a mosaic row that begins at element `start`, from column `begin` on.
+static void linearise_row(
+    const Strip& strip, int64_t start, int64_t begin, int64_t count, float* out) {
+  const RawConv& c = *strip.conv;
+  if (c.packing == Packing::none) {
+    return linearise_elements(
+        c.mosaic, c.mosaic_type, start + begin, count, strip.table, c.companding.last, out);
+  }
+  const uint8_t* bytes = static_cast<const uint8_t*>(c.mosaic) + start;
+  const uint16_t* codes = unpack(c.packing, {bytes, 2 * c.width}, begin, count, strip.codes);
+  linearise_codes(codes, count, strip.table, c.companding.last, out);
+}
+
+// Pointers to the two mosaic rows of a packed row from packed column `begin` on, unpacked, linearised or
+// widened if need be; returns the type to read them as.
 static Element mosaic_rows(
     const Strip& strip, int64_t row, int64_t begin, int64_t count, const void** row0,
     const void** row1) {
   const RawConv& c = *strip.conv;
   const int64_t start = strip.sample * c.mosaic_sample + 2 * row * c.mosaic_row;
+  if (strip.table) {
+    linearise_row(strip, start, 2 * begin, 2 * count, strip.widened);
+    linearise_row(strip, start + c.mosaic_row, 2 * begin, 2 * count, strip.widened + 2 * strip.line);
+    *row0 = strip.widened;
+    *row1 = strip.widened + 2 * strip.line;
+    return Element::float32;
+  }
   if (c.packing != Packing::none) {
     // Two bytes of the buffer's four hold a code: the rest is room for the last vector.
     const uint8_t* bytes = static_cast<const uint8_t*>(c.mosaic) + start;

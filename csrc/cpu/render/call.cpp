@@ -90,7 +90,7 @@ std::vector<RenderPiece> pieces_of(const Render& r, int64_t batch) {
 // Whether sensor values and black levels are integers of 16 bits, and the steps from black to where
 // the sensor is clipped fewer than 2^15.
 bool are_whole(const Render& r, int64_t batch) {
-  if (r.mosaic_type != Element::uint16) return false;
+  if (r.mosaic_type != Element::uint16 || r.companding.tables) return false;
   for (int64_t i = 0; i < 4 * batch; ++i) {
     const float black = r.black[i], steps = 1.0f / r.scale[i];
     if (!(black >= 0 && black <= 65535 && black == std::floor(black))) return false;
@@ -104,9 +104,9 @@ constexpr int64_t kStreamingBytes = 16 << 20;
 
 void render_picture(
     Tensor mosaic, Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor ccm, Tensor mean,
-    Tensor std, int64_t demosaic, int64_t tone, int64_t orientation, int64_t top, int64_t left,
-    int64_t crop_height, int64_t crop_width, bool resize_linear, int64_t packing, int64_t pixels,
-    Tensor out) {
+    Tensor std, std::optional<Tensor> linearise, int64_t demosaic, int64_t tone, int64_t orientation,
+    int64_t top, int64_t left, int64_t crop_height, int64_t crop_width, bool resize_linear,
+    int64_t packing, int64_t pixels, Tensor out) {
   Render r = {};
   STD_TORCH_CHECK(mosaic.is_cpu() && mosaic.dim() == 3, "mosaic must be [N, H, W] on the CPU");
   const int64_t batch = mosaic.size(0);
@@ -120,13 +120,24 @@ void render_picture(
   STD_TORCH_CHECK(
       r.mosaic_type != Element::bfloat16 && r.mosaic_type != Element::float64,
       "mosaic must not be bfloat16 or float64");
+  r.companding = companding_of(linearise, batch, r.mosaic_type);
   r.mosaic_sample = mosaic.stride(0);
   r.mosaic_row = mosaic.stride(1);
 
   r.black = floats(black, {batch, 4}, "black");
   const float* whites = floats(white, {batch}, "white");
   const float* gains = floats(gain, {batch, 4}, "gain");
-  r.ccm = floats(ccm, {batch, 3, 3}, "ccm");
+  std::vector<float> identities;
+  if (ccm.dim() == 3 && ccm.size(2) == 4) {
+    r.planes = floats(ccm, {batch, 3, 4}, "ccm");
+    identities.resize(9 * batch);
+    for (int64_t n = 0; n < batch; ++n) {
+      for (int c = 0; c < 3; ++c) identities[9 * n + 4 * c] = 1.0f;
+    }
+    r.ccm = identities.data();
+  } else {
+    r.ccm = floats(ccm, {batch, 3, 3}, "ccm");
+  }
   STD_TORCH_CHECK(
       pattern.is_cpu() && pattern.scalar_type() == torch::headeronly::ScalarType::Long &&
           pattern.is_contiguous() && pattern.numel() == batch,
@@ -141,8 +152,8 @@ void render_picture(
     r.offset[c] = -means[c] / stds[c];
   }
 
-  STD_TORCH_CHECK(demosaic >= 0 && demosaic <= 2, "unknown demosaic");
-  STD_TORCH_CHECK(tone >= 0 && tone <= 3, "unknown tone");
+  STD_TORCH_CHECK(demosaic >= 0 && demosaic <= 3, "unknown demosaic");
+  STD_TORCH_CHECK(tone >= 0 && tone <= 4, "unknown tone");
   STD_TORCH_CHECK(orientation >= 1 && orientation <= 8, "no EXIF orientation");
   r.demosaic = static_cast<Demosaic>(demosaic);
   r.tone = static_cast<Tone>(tone);
@@ -154,6 +165,8 @@ void render_picture(
           crop_width <= r.width - left,
       "the crop reaches beyond the mosaic");
   const bool superpixel = r.demosaic == Demosaic::superpixel;
+  STD_TORCH_CHECK(
+      superpixel || r.planes == nullptr, "four colours are rendered by superpixel alone");
   STD_TORCH_CHECK(
       !superpixel || (top | left | crop_height | crop_width) % 2 == 0,
       "superpixel demosaicing takes even crops");
@@ -211,7 +224,7 @@ void render_picture(
 STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cpu, m) {
   m.def(
       "render(Tensor mosaic, Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor ccm, "
-      "Tensor mean, Tensor std, int demosaic, int tone, int orientation, int top, int left, "
+      "Tensor mean, Tensor std, Tensor? linearise, int demosaic, int tone, int orientation, int top, int left, "
       "int crop_height, int crop_width, bool resize_linear, int packing, int pixels, "
       "Tensor(a!) out) -> ()");
 }

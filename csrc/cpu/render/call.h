@@ -10,12 +10,17 @@
 
 namespace isp_distill {
 
-enum class Demosaic { superpixel, bilinear, malvar };
-enum class Tone { linear, srgb, gamma, smoothstep };
+// `none`: of mono, where every site has all that there is.
+enum class Demosaic { superpixel, bilinear, malvar, none };
+enum class Tone { linear, srgb, gamma, smoothstep, log };
 
-// A tone curve: parabola s is curve[s] + x * (curve[kSegments + s] + x * curve[2 * kSegments + s]),
-// where s is bits kSegmentShift and up of the float x * kSegmentScale + kSegmentOffset, modulo
-// kSegments.
+// The log tone is log2(1 + kToneMu x) * kTonePerOctave, see isp_distill/ops/reference.py.
+constexpr float kToneMu = 5000.0f;
+constexpr float kTonePerOctave = 0.0813802024f;  // 1 / log2(1 + kToneMu)
+
+// Any other tone curve, with AVX-512 (for the others see power.h): parabola s is
+// curve[s] + x * (curve[kSegments + s] + x * curve[2 * kSegments + s]), where s is bits kSegmentShift and
+// up of the float x * kSegmentScale + kSegmentOffset, modulo kSegments.
 constexpr int kSegments = 32;
 constexpr int kSegmentShift = 21;
 constexpr float kSegmentOffset = 0x1p-8f;
@@ -60,14 +65,17 @@ struct Render {
   const void* mosaic;  // [N, height, width], contiguous rows; where packed, [N, height, bytes]
   Element mosaic_type;  // of the codes
   Packing packing;
+  Companding companding;
   int64_t mosaic_sample, mosaic_row;  // strides in elements
   int64_t height, width;
   const int64_t* pattern;      // [N]
   const float *black, *scale;  // [N, 4]: (x - black) * scale, scale = gain / (white - black)
   const float* ccm;            // [N, 3, 3]
+  const float* planes;         // [N, 3, 4], of superpixels' four planes, where the filter has four
+                               // colours; `ccm` is then the identity
   Demosaic demosaic;
   Tone tone;
-  const float* curve;    // the tone's table (see colour.h)
+  const float* curve;    // the tone's table, for AVX-512 (see colour.h)
   bool resize_linear;    // resize before matrix, clip and tone rather than after
   int64_t top, left;     // of the crop, sensor pixels
   Taps rows, columns;    // from the demosaiced crop to the picture

@@ -52,6 +52,10 @@ ISP_INLINE void demosaic_pairs(const Rows& rows, int64_t i, Vec* in_even, Vec* i
   Vec* at_green = colour_even ? in_odd : in_even;
 
   const Vec x = rows.x0(i), y = rows.y0(i);
+  if constexpr (method == Demosaic::none) {
+    for (int c = 0; c < 3; ++c) at_colour[c] = x, at_green[c] = y;
+    return;
+  }
   const Vec greens = rows.y0(i + green_left) + rows.y0(i + green_right) + rows.x1(i);
   const Vec diagonal = rows.y1(i + green_left) + rows.y1(i + green_right);
   const Vec beside = rows.x0(i + colour_left) + rows.x0(i + colour_right), upright = rows.y1(i);

@@ -10,7 +10,14 @@ namespace isp_distill {
 namespace ISP_DISTILL_ISA {
 
 constexpr int64_t kReach = 2;               // rows that a demosaicing filter reads on either side
-constexpr int64_t kRing = 2 * kReach + 1;   // normalised rows
+// Source rows that are developed at a time where the picture is smaller (resized_kernel.cpp).
+#if defined(__AVX512F__)
+constexpr int64_t kRowGroup = 1;
+#else
+constexpr int64_t kRowGroup = 4;
+#endif
+constexpr int64_t kRing = 2 * kReach + kRowGroup;  // normalised rows
+static_assert(kRing >= 2 * kRowGroup, "a group of superpixels has two rows each");
 
 struct Developer {
   const Render* render;
@@ -22,11 +29,11 @@ struct Developer {
   Colour colour[2];
   int64_t next;    // the first sensor row that is not normalised yet
   float* ring;     // [kRing][2][span.length]
-  float* widened;  // [2 * span.pairs]
+  float* widened;  // see widened_floats
 };
 
-ISP_INLINE int64_t developer_floats(int64_t pairs) {
-  return kRing * 2 * plane_length(pairs) + round_up(2 * pairs, kPad);
+ISP_INLINE int64_t developer_floats(const Render& r, int64_t pairs) {
+  return kRing * 2 * plane_length(pairs) + widened_floats(r, pairs);
 }
 
 static Developer make_developer(
@@ -64,8 +71,8 @@ static BayerRow bayer_row(Developer& d, int64_t source_row) {
   for (; d.next < end; ++d.next) {
     normalise_row(r, d.levels, d.sample, d.next, d.span, d.widened, ring_row(d, d.next));
   }
-  const float* of_row[kRing];
-  for (int64_t k = 0; k < kRing; ++k) of_row[k] = ring_row(d, reflect(row + k - kReach, r.height));
+  const float* of_row[2 * kReach + 1];
+  for (int64_t k = 0; k <= 2 * kReach; ++k) of_row[k] = ring_row(d, reflect(row + k - kReach, r.height));
   // The plane (R, Gr, Gb, B) of the row's even column.
   const int64_t plane = (2 * (row & 1)) ^ (r.pattern[d.sample] & 3);
   const bool colour_even = plane == 0 || plane == 3, blue = plane >= 2;

@@ -57,6 +57,8 @@ static void colour_in_place(const Finisher& f, int64_t count, float* const* rgb)
       return colour_row<Tone::srgb>(r, f.piece->sample, count, rgb);
     case Tone::gamma:
       return colour_row<Tone::gamma>(r, f.piece->sample, count, rgb);
+    case Tone::log:
+      return colour_row<Tone::log>(r, f.piece->sample, count, rgb);
     default:
       return colour_row<Tone::smoothstep>(r, f.piece->sample, count, rgb);
   }

@@ -29,7 +29,8 @@ namespace {
 
 // Sums of an output row, in the order T0[0], T0[1], C1[0], C1[1], C2[0], C2[1].
 int64_t sums_of(Demosaic demosaic) {
-  return demosaic == Demosaic::superpixel ? 2 : demosaic == Demosaic::bilinear ? 4 : 6;
+  if (demosaic == Demosaic::superpixel || demosaic == Demosaic::none) return 2;
+  return demosaic == Demosaic::bilinear ? 4 : 6;
 }
 
 // Adds weight times sensor row `row` to `count` sums at once, so that the row is normalised in registers
@@ -108,14 +109,14 @@ void demosaic_sums(const SumPlanes& sums, int64_t begin, int64_t end, bool blue,
   }
 }
 
-void superpixel_sums(
-    const SumPlanes& sums, int64_t begin, int64_t end, int64_t pattern, float* const* rgb) {
+void superpixel_sums(const SumPlanes& sums, int64_t begin, int64_t end, int64_t pattern,
+                     const float* matrix, float* const* rgb) {
   const float* plane[4];
   for (int site = 0; site < 4; ++site) plane[site ^ pattern] = sums.of(site / 2, site % 2);
   for (int64_t i = begin; i < end; i += kLanes) {
-    store(rgb[0] + i, load(plane[0] + i));
-    store(rgb[1] + i, 0.5f * (load(plane[1] + i) + load(plane[2] + i)));
-    store(rgb[2] + i, load(plane[3] + i));
+    Vec v[3];
+    superpixel_colours(plane, matrix, i, v);
+    for (int c = 0; c < 3; ++c) store(rgb[c] + i, v[c]);
   }
 }
 
@@ -123,14 +124,19 @@ void superpixel_sums(
 void demosaic(const Render& r, int64_t sample, const SumPlanes& sums, int64_t begin, int64_t end,
               float* const* rgb) {
   const int64_t pattern = r.pattern[sample] & 3;
-  if (r.demosaic == Demosaic::superpixel) return superpixel_sums(sums, begin, end, pattern, rgb);
+  if (r.demosaic == Demosaic::superpixel) {
+    return superpixel_sums(sums, begin, end, pattern, planes_matrix(r, sample), rgb);
+  }
   // The plane (R, Gr, Gb, B) of site 0 is the pattern's code.
   const bool colour_even = pattern == 0 || pattern == 3, blue = pattern >= 2;
-  const auto run = r.demosaic == Demosaic::bilinear
-                       ? (colour_even ? demosaic_sums<Demosaic::bilinear, true>
-                                      : demosaic_sums<Demosaic::bilinear, false>)
-                       : (colour_even ? demosaic_sums<Demosaic::malvar, true>
-                                      : demosaic_sums<Demosaic::malvar, false>);
+  auto run = colour_even ? demosaic_sums<Demosaic::malvar, true>
+                         : demosaic_sums<Demosaic::malvar, false>;
+  if (r.demosaic == Demosaic::bilinear) {
+    run = colour_even ? demosaic_sums<Demosaic::bilinear, true>
+                      : demosaic_sums<Demosaic::bilinear, false>;
+  } else if (r.demosaic == Demosaic::none) {
+    run = colour_even ? demosaic_sums<Demosaic::none, true> : demosaic_sums<Demosaic::none, false>;
+  }
   run(sums, begin, end, blue, rgb);
 }
 
@@ -174,7 +180,7 @@ void run_terms(
 void render_folded_sizes(
     const Render& r, int64_t source_columns, int64_t columns, int64_t* workspace) {
   const int64_t pairs = most_pairs(r, source_columns);
-  const int64_t terms = round_up(2 * pairs, kPad) +
+  const int64_t terms = widened_floats(r, pairs) +
                         r.folded.active * sums_of(r.demosaic) * 2 * plane_length(pairs);
   *workspace = finisher_floats(pairs, columns) + at_least(terms, segment_floats(r.segments, pairs));
 }
@@ -187,7 +193,7 @@ void render_folded(const Render& r, const RenderPiece& piece, float* workspace) 
   const Levels levels = levels_of(r, sample);
   const auto by_terms = [&](int64_t begin, int64_t end) {
     if (begin >= end) return;
-    float *widened = workspace, *ring = widened + round_up(2 * span.pairs, kPad);
+    float *widened = workspace, *ring = widened + widened_floats(r, span.pairs);
     run_terms(r, sample, begin, end, span, levels, widened, ring, [&](int64_t row, const float* sums) {
       demosaic(r, sample, {sums + kPad, span.length}, 0, span.pairs, finisher.wide);
       finish_wide(finisher, row);
@@ -209,6 +215,7 @@ void render_folded(const Render& r, const RenderPiece& piece, float* workspace) 
     using Develop = decltype(develop);
     using Finish = decltype(finish);
     if (r.demosaic == Demosaic::superpixel) run(run_segments<Demosaic::superpixel, Develop, Finish>);
+    if (r.demosaic == Demosaic::none) run(run_segments<Demosaic::none, Develop, Finish>);
     if (r.demosaic == Demosaic::bilinear) run(run_segments<Demosaic::bilinear, Develop, Finish>);
     if (r.demosaic == Demosaic::malvar) run(run_segments<Demosaic::malvar, Develop, Finish>);
     by_terms(end, piece.row_end);

@@ -27,16 +27,20 @@ typedef __m128 Floats;
 ISP_INLINE Word subtract_halves(Word a, Word b) {
 #if defined(ISP_OF_WIDTH)
   return (Word)ISP_OF_WIDTH(subs_epu16)((Integers)a, (Integers)b);
+#elif defined(__aarch64__)
+  return (Word)vqsubq_u16((uint16x8_t)a, (uint16x8_t)b);
 #else
   const Halves x = (Halves)a, y = (Halves)b;
   return (Word)(x > y ? x - y : Halves{});
 #endif
 }
 
-// SSE2 has no maximum and minimum of these.
+// SSE2 alone has no maximum and minimum of these.
 ISP_INLINE Word larger_halves(Word a, Word b) {
 #if defined(__AVX2__)
   return (Word)ISP_OF_WIDTH(max_epu16)((Integers)a, (Integers)b);
+#elif defined(__aarch64__)
+  return (Word)vmaxq_u16((uint16x8_t)a, (uint16x8_t)b);
 #else
   return (Word)((Halves)subtract_halves(a, b) + (Halves)b);
 #endif
@@ -45,6 +49,8 @@ ISP_INLINE Word larger_halves(Word a, Word b) {
 ISP_INLINE Word smaller_halves(Word a, Word b) {
 #if defined(__AVX2__)
   return (Word)ISP_OF_WIDTH(min_epu16)((Integers)a, (Integers)b);
+#elif defined(__aarch64__)
+  return (Word)vminq_u16((uint16x8_t)a, (uint16x8_t)b);
 #else
   return (Word)((Halves)a - (Halves)subtract_halves(a, b));
 #endif

@@ -6,6 +6,7 @@
 // mirrored there, so that the filters have no edges.
 #pragma once
 
+#include "cpu/companding.h"
 #include "cpu/mosaic.h"
 #include "cpu/packing.h"
 #include "cpu/render/call.h"
@@ -47,6 +48,12 @@ ISP_INLINE Span span_of(const Render& r, const RenderPiece& piece) {
   }
   span.length = plane_length(span.pairs);
   return span;
+}
+
+// What a row that is not read as it lies takes: [2 * pairs] floats, and behind them, where it is unpacked
+// and then linearised, its codes.
+ISP_INLINE int64_t widened_floats(const Render& r, int64_t pairs) {
+  return round_up(2 * pairs, kPad) + (r.companding.tables ? round_up(pairs, kPad) + kPad : 0);
 }
 
 // An index beyond an edge, mirrored about the edge's own element.
@@ -130,6 +137,33 @@ static SensorRow<float> widened_row(
   return sensor;
 }
 
+// The same of a companding sensor: linear values.
+static SensorRow<float> linear_row(
+    const Render& r, int64_t sample, int64_t row, const Span& span, float* widened) {
+  const float* table = r.companding.tables + sample * r.companding.step;
+  const int64_t last = r.companding.last;
+  SensorRow<float> sensor = {widened, widened, {}, {}};
+  if (r.packing != Packing::none) {
+    uint16_t* codes = reinterpret_cast<uint16_t*>(widened + round_up(2 * span.pairs, kPad));
+    const SensorRow<uint16_t> coded = unpacked_row(r, sample, row, span, codes);
+    linearise_codes(coded.pairs, 2 * span.pairs, table, last, widened);
+    linearise_codes(coded.before, 2, table, last, sensor.before);
+    linearise_codes(coded.behind, 2, table, last, sensor.behind);
+    return sensor;
+  }
+  const int64_t start = sample * r.mosaic_sample + row * r.mosaic_row;
+  const int64_t before = 2 * span.pair - 2, behind = 2 * (span.pair + span.pairs);
+  const auto linearise = [&](int64_t column, int64_t count, float* out) {
+    linearise_elements(r.mosaic, r.mosaic_type, start + column, count, table, last, out);
+  };
+  linearise(2 * span.pair, 2 * span.pairs, widened);
+  for (int k = 0; k < 2; ++k) {
+    linearise(reflect(before + k, r.width), 1, sensor.before + k);
+    linearise(reflect(behind + k, r.width), 1, sensor.behind + k);
+  }
+  return sensor;
+}
+
 // Normalises a row and hands it on: use(i, even, odd) for kLanes pairs from pair i on, in ascending
 // order, the last vector filled up beyond the one pair behind; first(even, odd) for the pair in front.
 template <Element type, class T, class First, class Use>
@@ -159,13 +193,18 @@ ISP_INLINE void normalise_pairs(
   use(i, a, b);
 }
 
-// Sensor row `row` of a sample, normalised, to first and use as above. `widened` holds [2 * pairs].
+// Sensor row `row` of a sample, normalised, to first and use as above. `widened` holds
+// widened_floats.
 template <class First, class Use>
 ISP_INLINE void for_each_pair(
     const Render& r, const Levels& levels, int64_t sample, int64_t row, const Span& span,
     float* widened, First first, Use use) {
   const int site = 2 * (int)(row & 1);
   const float *black = levels.black + site, *scale = levels.scale + site;
+  if (r.companding.tables) {
+    return normalise_pairs<Element::float32>(
+        linear_row(r, sample, row, span, widened), span.pairs, black, scale, first, use);
+  }
   switch (r.mosaic_type) {
     case Element::uint16:
       return normalise_pairs<Element::uint16>(

@@ -60,7 +60,7 @@ struct Segment {
 template <Demosaic method>
 struct Corner {
   static constexpr int kCorrections =
-      method == Demosaic::superpixel ? 0 : method == Demosaic::bilinear ? 2 : 4;
+      method == Demosaic::bilinear ? 2 : method == Demosaic::malvar ? 4 : 0;
   static constexpr int kReach = kCorrections > 0 ? 2 : 0;  // sensor rows to either side
   static constexpr int kPlanes = 2 * (2 + kCorrections);   // of T0 and what is corrected
 

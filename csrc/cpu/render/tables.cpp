@@ -18,12 +18,14 @@ double tone_of(Tone tone, double x) {
 
 }  // namespace
 
+// Only AVX-512 reads them; the others compute (power.h).
+//
 // Each parabola meets the curve at the three Chebyshev nodes of its segment. The largest error on [0, 1]
 // is 2.1e-5 for sRGB (a twelfth of a 12-bit step), 4.2e-6 for gamma and 5.1e-6 for smoothstep;
 // tests/test_render_kernels.py measures it.
 std::vector<float> tone_table(Tone tone) {
   std::vector<float> table(3 * kSegments, 0.0f);
-  if (tone == Tone::linear) return table;
+  if (tone == Tone::linear || tone == Tone::log) return table;
   const double offset = kSegmentOffset, scale = kSegmentScale;
   constexpr int kSteps = 1 << (23 - kSegmentShift);  // segments of an octave
   for (int s = 0; s < kSegments; ++s) {
@@ -111,7 +113,7 @@ FoldedTable::FoldedTable(const TapsTable& rows, Demosaic demosaic, int64_t top, 
                          const Segments& others)
     : first(rows.target, height), last(rows.target, -1), begin(height + 1, 0) {
   const bool superpixel = demosaic == Demosaic::superpixel;
-  const int64_t reach = superpixel ? 0 : demosaic == Demosaic::bilinear ? 1 : 2;
+  const int64_t reach = demosaic == Demosaic::bilinear ? 1 : demosaic == Demosaic::malvar ? 2 : 0;
   struct Entry {
     int64_t row;
     FoldedTerm term;

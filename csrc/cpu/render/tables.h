@@ -8,7 +8,7 @@
 
 namespace isp_distill {
 
-// The parabolas of a tone curve, [3][kSegments].
+// The parabolas of a tone curve, [3][kSegments]; zeros for those that need none.
 std::vector<float> tone_table(Tone tone);
 
 // The taps of one axis of the antialiased bilinear resize.

@@ -47,11 +47,13 @@ struct Affine {
 template <Demosaic method, bool colour_even, Tone tone>
 ISP_INLINE void develop_columns(
     const SensorRows& rows, int64_t i, const Colour& colour, const Affine& affine, Vec (*out)[2]) {
-  Vec in_even[3], in_odd[3];
+  Vec in_even[3], in_odd[3], even_columns[3], odd_columns[3];
   demosaic_pairs<method, colour_even>(rows, i, in_even, in_odd);
+  finish_colours<tone>(in_even, colour, even_columns);
+  finish_colours<tone>(in_odd, colour, odd_columns);
   for (int c = 0; c < 3; ++c) {
-    const Vec a = finish_colour<tone>(in_even, c, colour) * affine.slope[c] + affine.offset[c];
-    const Vec b = finish_colour<tone>(in_odd, c, colour) * affine.slope[c] + affine.offset[c];
+    const Vec a = even_columns[c] * affine.slope[c] + affine.offset[c];
+    const Vec b = odd_columns[c] * affine.slope[c] + affine.offset[c];
     out[c][0] = interleave_low(a, b);
     out[c][1] = interleave_high(a, b);
   }
@@ -148,12 +150,18 @@ DevelopRow* with_tone(Tone tone) {
       return develop_row<method, colour_even, Tone::srgb>;
     case Tone::gamma:
       return develop_row<method, colour_even, Tone::gamma>;
+    case Tone::log:
+      return develop_row<method, colour_even, Tone::log>;
     default:
       return develop_row<method, colour_even, Tone::smoothstep>;
   }
 }
 
 DevelopRow* developing(const Render& r, bool colour_even) {
+  if (r.demosaic == Demosaic::none) {
+    return colour_even ? with_tone<Demosaic::none, true>(r.tone)
+                       : with_tone<Demosaic::none, false>(r.tone);
+  }
   if (r.demosaic == Demosaic::bilinear) {
     return colour_even ? with_tone<Demosaic::bilinear, true>(r.tone)
                        : with_tone<Demosaic::bilinear, false>(r.tone);
@@ -167,7 +175,7 @@ DevelopRow* developing(const Render& r, bool colour_even) {
 void render_unresized_sizes(
     const Render& r, int64_t source_columns, int64_t, int64_t* workspace) {
   // The last vector of a row may start up to kLanes - 1 pairs off the planes' own vectors.
-  *workspace = developer_floats(most_pairs(r, source_columns)) + 2 * kPad;
+  *workspace = developer_floats(r, most_pairs(r, source_columns)) + 2 * kPad;
 }
 
 void render_unresized(const Render& r, const RenderPiece& piece, float* workspace) {

@@ -92,14 +92,16 @@ struct Settings {
   bool clip;
   int64_t curve, activation;
   bool channels_last;
+  int64_t packing, pixels;
 };
 
 RawConvCall call_of(const Tensor& mosaic, const Tensor& weight, const std::optional<Tensor>& bias,
                     const Tensor& black, const Tensor& scale, const Tensor& pattern,
                     const std::optional<Tensor>& padding_value, const std::optional<Tensor>& mix,
-                    const std::optional<Tensor>& gamma, const Settings& s) {
+                    const std::optional<Tensor>& gamma, const std::optional<Tensor>& linearise,
+                    const Settings& s) {
   require(mosaic.is_cuda() && mosaic.dim() == 3, "mosaic must be [N, H, W] on a GPU");
-  require(mosaic.size(1) % 2 == 0 && mosaic.size(2) % 2 == 0, "the mosaic has an odd edge");
+  require(mosaic.size(1) % 2 == 0 && s.pixels >= 0 && s.pixels % 2 == 0, "the mosaic has an odd edge");
   require(mosaic.size(2) == 0 || mosaic.stride(2) == 1, "the mosaic's rows must be contiguous");
   require(weight.dim() == 4 && weight.size(0) > 0, "weight must be [C, 4, K, K]");
   require(weight.size(2) >= 1 && weight.size(2) <= kLargestKernel, "no kernel of this size");
@@ -112,7 +114,13 @@ RawConvCall call_of(const Tensor& mosaic, const Tensor& weight, const std::optio
   c.mosaic_sample = mosaic.stride(0), c.mosaic_row = mosaic.stride(1);
   c.batch = small(mosaic.size(0), "too many samples");
   c.height = small(mosaic.size(1) / 2, "the mosaic is too high");
-  c.width = small(mosaic.size(2) / 2, "the mosaic is too wide");
+  c.width = small(s.pixels / 2, "the mosaic is too wide");
+  require(s.packing >= 0 && s.packing <= 6, "unknown packing");
+  c.packing = static_cast<Packing>(s.packing);
+  const int64_t length = row_bytes(c, s.pixels);
+  require(c.packing == Packing::none ? mosaic.size(2) == s.pixels
+                                     : c.sensor == Sensor::uint8 && mosaic.size(2) >= length,
+          "the mosaic's rows do not have as many pixels as the call says");
   c.channels = small(weight.size(0), "too many channels"), c.kernel = small(weight.size(2), "kernel");
   c.stride = static_cast<int>(s.stride);
   c.left = small(s.left, "left padding"), c.top = small(s.top, "top padding");
@@ -128,6 +136,16 @@ RawConvCall call_of(const Tensor& mosaic, const Tensor& weight, const std::optio
   c.padding_value = floats(padding_value, mosaic, {4}, "padding_value: float32 [4]");
   c.mix = floats(mix, mosaic, {c.batch, 4, 4}, "mix: float32 [N, 4, 4]");
   c.gamma = floats(gamma, mosaic, {}, "gamma: float32 []");
+  if (linearise) {
+    const bool each = linearise->dim() == 2 && linearise->size(0) == c.batch;
+    require(linearise->dim() == 2 && (each || linearise->size(0) == 1) && linearise->size(1) > 0,
+            "linearise: float32 [N, L] or [1, L]");
+    require(c.sensor != Sensor::float16 && c.sensor != Sensor::float32, "linearise takes codes");
+    c.linearise = floats(linearise, mosaic, {linearise->size(0), linearise->size(1)},
+                         "linearise: float32 [N, L] or [1, L]");
+    c.table_step = linearise->size(0) == 1 ? 0 : linearise->size(1);
+    c.last_code = small(linearise->size(1) - 1, "linearise is too long");
+  }
   c.pattern = static_cast<const int64_t*>(
       data_of(pattern, mosaic, ScalarType::Long, {c.batch}, "pattern: int64 [N]"));
   c.clip = s.clip, c.channels_last = s.channels_last;
@@ -181,11 +199,12 @@ cudaStream_t stream_of(int device) {
 void raw_conv_forward(
     Tensor mosaic, Tensor weight, std::optional<Tensor> bias, Tensor black, Tensor scale,
     Tensor pattern, std::optional<Tensor> padding_value, std::optional<Tensor> mix,
-    std::optional<Tensor> gamma, int64_t stride, int64_t left, int64_t right, int64_t top,
-    int64_t bottom, bool clip, int64_t curve, int64_t activation, bool channels_last, Tensor out) {
+    std::optional<Tensor> gamma, std::optional<Tensor> linearise, int64_t stride, int64_t left,
+    int64_t right, int64_t top, int64_t bottom, bool clip, int64_t curve, int64_t activation,
+    bool channels_last, int64_t packing, int64_t pixels, Tensor out) {
   RawConvCall c = call_of(
-      mosaic, weight, bias, black, scale, pattern, padding_value, mix, gamma,
-      {stride, left, right, top, bottom, clip, curve, activation, channels_last});
+      mosaic, weight, bias, black, scale, pattern, padding_value, mix, gamma, linearise,
+      {stride, left, right, top, bottom, clip, curve, activation, channels_last, packing, pixels});
   c.out = image_of(out, c, mosaic, "out must be [N, C, h, w], laid out as the call says");
   const Kernel kernel = kernel_of(out.scalar_type(), false);
   const int bytes = bytes_of(out.scalar_type());
@@ -215,12 +234,13 @@ void add_up(const Tensor& sums, const Tensor& out, int places, cudaStream_t stre
 void raw_conv_backward(
     Tensor mosaic, Tensor weight, std::optional<Tensor> bias, Tensor black, Tensor scale,
     Tensor pattern, std::optional<Tensor> padding_value, std::optional<Tensor> mix,
-    std::optional<Tensor> gamma, int64_t stride, int64_t left, int64_t right, int64_t top,
-    int64_t bottom, bool clip, int64_t curve, int64_t activation, bool channels_last, Tensor grad,
-    std::optional<Tensor> out, Tensor of_weight, Tensor of_bias) {
+    std::optional<Tensor> gamma, std::optional<Tensor> linearise, int64_t stride, int64_t left,
+    int64_t right, int64_t top, int64_t bottom, bool clip, int64_t curve, int64_t activation,
+    bool channels_last, int64_t packing, int64_t pixels, Tensor grad, std::optional<Tensor> out,
+    Tensor of_weight, Tensor of_bias) {
   RawConvCall c = call_of(
-      mosaic, weight, bias, black, scale, pattern, padding_value, mix, gamma,
-      {stride, left, right, top, bottom, clip, curve, activation, channels_last});
+      mosaic, weight, bias, black, scale, pattern, padding_value, mix, gamma, linearise,
+      {stride, left, right, top, bottom, clip, curve, activation, channels_last, packing, pixels});
   c.grad = image_of(grad, c, mosaic, "grad must be [N, C, h, w], laid out as the call says");
   if (out) {
     require(out->scalar_type() == grad.scalar_type(), "out and grad must have one type");
@@ -266,8 +286,9 @@ void raw_conv_backward(
 
 #define ISP_CALL                                                                                  \
   "Tensor mosaic, Tensor weight, Tensor? bias, Tensor black, Tensor scale, Tensor pattern, "      \
-  "Tensor? padding_value, Tensor? mix, Tensor? gamma, int stride, int left, int right, int top, " \
-  "int bottom, bool clip, int curve, int activation, bool channels_last"
+  "Tensor? padding_value, Tensor? mix, Tensor? gamma, Tensor? linearise, int stride, int left, "  \
+  "int right, int top, int bottom, bool clip, int curve, int activation, bool channels_last, "    \
+  "int packing, int pixels"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cuda, library) {
   library.def("raw_conv_forward(" ISP_CALL ", Tensor(a!) out) -> ()");

@@ -12,6 +12,8 @@
 namespace isp_distill::cuda {
 
 enum class Sensor : int { uint8, uint16, int16, int32, float16, float32 };
+// How codes share bytes, in the order of isp_distill/raw/packings.py; the sensor is then uint8.
+enum class Packing : int { none, mipi10, mipi12, mipi14, pfnc10p, pfnc12p, gige12packed };
 enum class Curve : int { linear, sqrt, log, gamma };
 enum class Activation : int { none, relu, relu6, silu, gelu };
 
@@ -23,10 +25,13 @@ inline constexpr int kLargestKernel = 7;
 
 // Sizes are on the packed grid (a step is a 2x2 period) unless said otherwise; strides in elements.
 struct RawConvCall {
-  const void* mosaic;  // [N, 2 height, 2 width], contiguous rows
+  const void* mosaic;  // [N, 2 height, 2 width], contiguous rows; where packed, of bytes
   int64_t mosaic_sample, mosaic_row;
   const int64_t* pattern;        // [N]
   const float *black, *scale;    // [N, 4]: (x - black) * scale
+  const float* linearise;        // a table of each sample, or of all; null where codes are linear
+  int64_t table_step;            // from one sample's table to the next, or 0
+  int last_code;                 // of a table
   const float* mix;              // [N, 4, 4] or null
   const float* gamma;            // [] on the device, or null
   const float* padding_value;    // [4] or null
@@ -40,6 +45,7 @@ struct RawConvCall {
   int tile_columns, tiles_of_sample;
   int group;                     // channels of a block, a multiple of 32 (forward)
   Sensor sensor;
+  Packing packing;
   Curve curve;
   Activation activation;
   bool clip, channels_last;
@@ -65,6 +71,18 @@ ISP_BOTH inline int sensor_bytes(Sensor sensor) {
   return sensor == Sensor::uint8 ? 1 : sensor == Sensor::int32 || sensor == Sensor::float32 ? 4 : 2;
 }
 
+// Bytes of four pixels, where packed: half as many as a code has bits. Two of 12 bits take half of them.
+ISP_BOTH inline int bytes_of_four(Packing packing) {
+  return packing == Packing::mipi14 ? 7 : packing == Packing::mipi10 || packing == Packing::pfnc10p ? 5 : 6;
+}
+
+// Bytes of the first `pixels` pixels of a row, an even number; the last group is whole.
+ISP_BOTH inline int64_t row_bytes(const RawConvCall& c, int64_t pixels) {
+  if (c.packing == Packing::none) return pixels * sensor_bytes(c.sensor);
+  const int four = bytes_of_four(c.packing);
+  return four == 6 ? pixels / 2 * 3 : (pixels + 3) / 4 * four;
+}
+
 // Forward: a step of a product takes the four planes of 4 positions. A warp stages 16 channels of its
 // 32 pixels at once, with a gap that keeps neighbours in different banks.
 inline constexpr int kPositions = 4, kStagedChannels = 16, kGap = 8;
@@ -81,7 +99,9 @@ inline Layout tile_layout(const RawConvCall& c, int words, int word_rows = 0) {
   l.columns = (kTileColumns - 1) * c.stride + c.kernel;
   l.pitch = l.columns;
   l.word_rows = word_rows ? word_rows : l.rows;
-  l.raw_pitch = round_up(2 * l.columns * sensor_bytes(c.sensor) + 15, 16);
+  // Packed rows may begin in the middle of a group.
+  const int pixels = 2 * l.columns + (c.packing == Packing::none ? 0 : 2);
+  l.raw_pitch = round_up(static_cast<int>(row_bytes(c, pixels)) + 15, 16);
   l.raw = 0;
   l.packed = l.raw + 2 * l.rows * l.raw_pitch;
   l.offsets = round_up(l.packed + 4 * words * l.word_rows * l.pitch, 16);

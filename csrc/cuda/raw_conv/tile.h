@@ -83,9 +83,16 @@ ISP_DEVICE Place place_of(const RawConvCall& c, int64_t tile) {
   return {sample, out_row, out_column, out_row * c.stride - c.top, out_column * c.stride - c.left};
 }
 
-// Bytes from the beginning of a mosaic's row to where a tile's copy of it begins: rounded down to 16.
-ISP_DEVICE int64_t first_byte(const Place& place, int size) {
-  return int64_t(2) * place.column * size & ~int64_t(15);
+// Bytes from the beginning of a mosaic's row to the pair of pixels at packed column `column`, which may be
+// negative; where packed, to the four pixels that the pair is part of.
+ISP_DEVICE int64_t pair_byte(const RawConvCall& c, int64_t column) {
+  if (c.packing == Packing::none) return 2 * column * sensor_bytes(c.sensor);
+  return (column >> 1) * bytes_of_four(c.packing);
+}
+
+// Likewise to where a tile's copy of the row begins: rounded down to 16.
+ISP_DEVICE int64_t first_byte(const RawConvCall& c, const Place& place) {
+  return pair_byte(c, place.column) & ~int64_t(15);
 }
 
 template <class T>
@@ -96,17 +103,17 @@ ISP_DEVICE void copy_element(char* to, const char* from) {
 // Starts the copies of a tile's sensor values. What lies outside the mosaic is not written.
 ISP_DEVICE void stage_tile(const RawConvCall& c, const Layout& l, const Place& place, int size) {
   char* raw = shared_memory() + l.raw;
-  const int64_t begin = first_byte(place, size), row_bytes = int64_t(2) * c.width * size;
+  const int64_t begin = first_byte(c, place), length = row_bytes(c, int64_t(2) * c.width);
   const int units = l.raw_pitch / 16, rows = 2 * l.rows;
   const char* sample = static_cast<const char*>(c.mosaic) + place.sample * c.mosaic_sample * size;
   for (int i = threadIdx.x; i < rows * units; i += kThreads) {
     const int row = i / units, unit = i % units;
     const int source = 2 * place.row + row;
     const int64_t at = begin + 16 * unit;
-    if (source < 0 || source >= 2 * c.height || at < 0 || at >= row_bytes) continue;
+    if (source < 0 || source >= 2 * c.height || at < 0 || at >= length) continue;
     const char* from = sample + source * c.mosaic_row * size + at;
     char* to = raw + row * l.raw_pitch + 16 * unit;
-    const int bytes = row_bytes - at < 16 ? static_cast<int>(row_bytes - at) : 16;
+    const int bytes = length - at < 16 ? static_cast<int>(length - at) : 16;
     if (c.aligned) {
       copy_16(to, from, bytes);
     } else if (size == 2) {
@@ -141,6 +148,44 @@ ISP_DEVICE void load_pair(Sensor sensor, const char* at, float& first, float& se
   }
 }
 
+ISP_DEVICE int byte_at(const char* at) { return load_as<uint8_t>(at); }
+
+// The same of packed bytes: `four` is where the four pixels begin, `second` whether theirs is the second pair.
+ISP_DEVICE void load_packed_pair(Packing packing, const char* four, int second, float& first,
+                                 float& other) {
+  int a, b;
+  if (packing == Packing::mipi10) {
+    const int low = byte_at(four + 4) >> 4 * second;
+    a = byte_at(four + 2 * second) << 2 | (low & 3);
+    b = byte_at(four + 2 * second + 1) << 2 | (low >> 2 & 3);
+  } else if (packing == Packing::mipi14) {
+    const int low = (byte_at(four + 4 + second) | byte_at(four + 5 + second) << 8) >> 4 * second;
+    a = byte_at(four + 2 * second) << 6 | (low & 63);
+    b = byte_at(four + 2 * second + 1) << 6 | (low >> 6 & 63);
+  } else {
+    const char* at = four + (packing == Packing::pfnc10p ? 2 : 3) * second;
+    const int b0 = byte_at(at), b1 = byte_at(at + 1), b2 = byte_at(at + 2);
+    if (packing == Packing::mipi12) {
+      a = b0 << 4 | (b2 & 15), b = b1 << 4 | b2 >> 4;
+    } else if (packing == Packing::gige12packed) {
+      a = b0 << 4 | (b1 & 15), b = b2 << 4 | b1 >> 4;
+    } else if (packing == Packing::pfnc12p) {
+      a = b0 | (b1 & 15) << 8, b = b1 >> 4 | b2 << 4;
+    } else {
+      const int bits = (b0 | b1 << 8 | b2 << 16) >> 4 * second;
+      a = bits & 1023, b = bits >> 10 & 1023;
+    }
+  }
+  first = static_cast<float>(a), other = static_cast<float>(b);
+}
+
+// A code's linear value, those beyond the table's ends held.
+ISP_DEVICE float linear_value(const RawConvCall& c, const Place& place, float code) {
+  const float last = static_cast<float>(c.last_code);
+  const float held = code < 0.0f ? 0.0f : code > last ? last : code;
+  return c.linearise[place.sample * c.table_step + static_cast<int>(held)];
+}
+
 // Between 0 and 1; NaN stays NaN, as in torch.
 ISP_DEVICE float clamped(float x) { return x < 0.0f ? 0.0f : x > 1.0f ? 1.0f : x; }
 
@@ -154,21 +199,31 @@ ISP_DEVICE float curved(float x, Curve curve, float gamma) {
   return x;
 }
 
-// The planes of the period at a row and a column of a tile; `raw`: of the tile's first period.
+// The planes of the period at a row and a column of a tile; `raw`: of the tile's first byte.
 ISP_DEVICE void develop_period(const RawConvCall& c, const Layout& l, const Place& place,
                                const char* raw, int row, int column, float (&plane)[4]) {
-  const int size = sensor_bytes(c.sensor), pattern = static_cast<int>(c.pattern[place.sample]) & 3;
+  const int pattern = static_cast<int>(c.pattern[place.sample]) & 3;
   const float* black = c.black + 4 * place.sample;
   const float* scale = c.scale + 4 * place.sample;
-  const char* at = raw + 2 * row * l.raw_pitch + 2 * column * size;
+  const int64_t x = int64_t(place.column) + column;
+  const char* at = raw + 2 * row * l.raw_pitch +
+                   static_cast<int>(pair_byte(c, x) - first_byte(c, place));
   // Plane k is site `pattern ^ k`: which row holds R and Gr, and whether columns change places.
   const int first = (pattern >> 1) * l.raw_pitch, second = l.raw_pitch - first;
   float top[2], bottom[2];
-  load_pair(c.sensor, at + first, top[0], top[1]);
-  load_pair(c.sensor, at + second, bottom[0], bottom[1]);
+  if (c.packing == Packing::none) {
+    load_pair(c.sensor, at + first, top[0], top[1]);
+    load_pair(c.sensor, at + second, bottom[0], bottom[1]);
+  } else {
+    load_packed_pair(c.packing, at + first, x & 1, top[0], top[1]);
+    load_packed_pair(c.packing, at + second, x & 1, bottom[0], bottom[1]);
+  }
   const bool swap = pattern & 1;
   plane[0] = swap ? top[1] : top[0], plane[1] = swap ? top[0] : top[1];
   plane[2] = swap ? bottom[1] : bottom[0], plane[3] = swap ? bottom[0] : bottom[1];
+  if (c.linearise) {
+    ISP_UNROLL for (int k = 0; k < 4; ++k) plane[k] = linear_value(c, place, plane[k]);
+  }
   ISP_UNROLL for (int k = 0; k < 4; ++k) {
     plane[k] = (plane[k] - black[k]) * scale[k];
     if (c.clip) plane[k] = clamped(plane[k]);
@@ -192,9 +247,7 @@ ISP_DEVICE void develop_period(const RawConvCall& c, const Layout& l, const Plac
 template <class Keep>
 ISP_DEVICE void convert_tile(const RawConvCall& c, const Layout& l, const Place& place,
                              const Keep& keep) {
-  const int size = sensor_bytes(c.sensor);
-  const char* raw = shared_memory() + l.raw +
-                    static_cast<int>(int64_t(2) * place.column * size - first_byte(place, size));
+  const char* raw = shared_memory() + l.raw;
   const int rows = (c.out_height - place.out_row - 1) * c.stride + c.kernel;
   const int columns = (c.out_width - place.out_column - 1) * c.stride + c.kernel;
   for (int i = threadIdx.x; i < l.rows * l.columns; i += kThreads) {

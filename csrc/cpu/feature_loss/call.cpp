@@ -1,0 +1,158 @@
+// The operator isp_distill_cpu::feature_loss: checks, the layout of the features, tasks and threads.
+//
+// A task is a fixed part of the rows, whatever the number of threads, and the tasks' losses are added
+// up in their order: the result is the same on any machine with the same instruction set.
+#include "cpu/feature_loss/call.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "cpu/arguments.h"
+#include "cpu/dispatch.h"
+#include "cpu/distill_loss/positions.h"
+#include "cpu/workspace.h"
+
+namespace isp_distill {
+
+ISP_DISTILL_DECLARE_KERNEL(feature_across, (const FeatureCall&, int64_t, int64_t, float*))
+ISP_DISTILL_DECLARE_KERNEL(feature_down, (const FeatureCall&, int64_t, int64_t, float*))
+
+namespace {
+
+using torch::headeronly::ScalarType;
+
+void check(bool holds, const char* what) { STD_TORCH_CHECK(holds, "feature_loss: ", what); }
+
+Logits features_of(const Tensor& tensor, const std::vector<int64_t>& strides) {
+  Dtype dtype = Dtype::float32;
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      break;
+    case ScalarType::BFloat16:
+      dtype = Dtype::bfloat16;
+      break;
+    case ScalarType::Half:
+      dtype = Dtype::float16;
+      break;
+    default:
+      STD_TORCH_CHECK(false, "feature_loss: features must be float32, bfloat16 or float16");
+  }
+  return {static_cast<char*>(tensor.data_ptr()), dtype, tensor.stride(1), strides[0], strides[1],
+          strides[2]};
+}
+
+std::tuple<Tensor, Tensor> feature_loss(
+    Tensor student, Tensor teacher, std::optional<Tensor> gradient, std::optional<Tensor> mean,
+    std::optional<Tensor> scale, std::optional<Tensor> mask, std::optional<Tensor> weight,
+    Tensor factors, std::optional<Tensor> row_losses, int64_t elements, int64_t normalise,
+    double cosine_share, double element_share, double beta, double gradient_scale) {
+  std::vector<const Tensor*> tensors = {&student, &teacher};
+  if (gradient) tensors.push_back(&*gradient);
+  check(student.dim() >= 2 && student.numel() > 0, "features must be [N, D, ...] and not empty");
+  for (const Tensor* tensor : tensors) {
+    check(tensor->is_cpu() && tensor->dim() == student.dim(), "features must match, on the CPU");
+    for (int64_t axis = 0; axis < student.dim(); ++axis) {
+      check(tensor->size(axis) == student.size(axis), "features must have the same shape");
+    }
+  }
+  const Positions positions = merge(tensors);
+  check(positions.sizes.size() == 3, "features have more than three separate axes of positions");
+
+  FeatureCall call{};
+  call.student = features_of(student, positions.strides[0]);
+  call.teacher = features_of(teacher, positions.strides[1]);
+  if (gradient) call.gradient = features_of(*gradient, positions.strides[2]);
+  call.channels = student.size(1);
+  call.size_n = positions.sizes[0], call.size_a = positions.sizes[1];
+  call.size_b = positions.sizes[2];
+  const int64_t rows = call.size_n * call.size_a * call.size_b;
+  check(elements >= 0 && elements <= 2 && normalise >= 0 && normalise <= 3, "unknown objective");
+  call.elements = static_cast<Elements>(elements);
+  call.normalise = static_cast<Normalise>(normalise);
+  call.cosine_share = static_cast<float>(cosine_share);
+  call.element_share = static_cast<float>(element_share);
+  call.beta = static_cast<float>(beta);
+  call.gradient_scale = static_cast<float>(gradient_scale);
+  check((call.normalise == Normalise::teacher) == (mean && scale), "mean and scale are of teacher");
+  // Filled up: kernels read whole vectors of them.
+  const int64_t padded = (call.channels + 15) / 16 * 16;
+  std::vector<float> statistics(scale ? 2 * padded : 0);
+  if (scale) {
+    std::copy_n(floats(*scale, {call.channels}, "scale"), call.channels, statistics.data());
+    std::copy_n(floats(*mean, {call.channels}, "mean"), call.channels, statistics.data() + padded);
+    call.scale = statistics.data(), call.mean = statistics.data() + padded;
+  }
+  check(!mask || (mask->is_cpu() && mask->is_contiguous() && mask->numel() == rows &&
+                  mask->scalar_type() == ScalarType::Bool),
+        "mask must be contiguous bool, a value a row");
+  check(!weight || (weight->is_cpu() && weight->is_contiguous() &&
+                    weight->scalar_type() == ScalarType::Float && weight->numel() > 0 &&
+                    rows % weight->numel() == 0),
+        "weight must be contiguous float32, a value a sample or a row");
+  check(factors.is_cpu() && factors.is_contiguous() && factors.numel() == 2 &&
+            factors.scalar_type() == ScalarType::Double,
+        "factors must be two float64");
+  check(!row_losses || (row_losses->is_cpu() && row_losses->is_contiguous() &&
+                        row_losses->numel() == rows && row_losses->scalar_type() == ScalarType::Float),
+        "row_losses must be contiguous float32, a value a row");
+  call.mask = mask ? static_cast<const bool*>(mask->data_ptr()) : nullptr;
+  call.weight = weight ? static_cast<const float*>(weight->data_ptr()) : nullptr;
+  call.rows_per_weight = weight ? rows / weight->numel() : 1;
+  const double* given = static_cast<const double*>(factors.data_ptr());
+  call.factors[0] = given[0], call.factors[1] = given[1];
+  if (row_losses) call.row_losses = static_cast<float*>(row_losses->data_ptr());
+
+  // Streaming stores pay where the gradient will have left the caches before anybody reads it.
+  if (gradient && gradient->is_contiguous()) advise_huge_pages(*gradient);
+  call.streaming = gradient && rows * call.channels * 4 >= (int64_t{8} << 20);
+  const bool across = call.channels >= 12 && call.student.stride_class == 1 &&
+                      (call.channels >= 48 || call.student.stride_b != 1);
+  int64_t tasks, workspace;
+  if (across) {
+    call.rows = std::max<int64_t>(1, 16384 / call.channels);
+    tasks = (rows + call.rows - 1) / call.rows;
+    workspace = 2 * padded;
+  } else {
+    const int64_t fitting = (int64_t{384} << 10) / (8 * call.channels) / 16 * 16;
+    call.rows = std::clamp<int64_t>(fitting, 16, 256);
+    call.rows = std::min(call.rows, (call.size_b + 15) / 16 * 16);
+    tasks = call.size_n * call.size_a * ((call.size_b + call.rows - 1) / call.rows);
+    workspace = 14 * call.rows + 2 * call.channels * (call.rows + 16);
+  }
+  std::vector<double> losses(tasks), similarities(tasks);
+  call.task_losses = losses.data(), call.task_similarities = similarities.data();
+  auto* kernel = across ? ISP_DISTILL_KERNEL(feature_across) : ISP_DISTILL_KERNEL(feature_down);
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    const Buffer memory = allocate(workspace);
+    kernel(call, begin, end, memory.get());
+  });
+  Tensor loss = torch::stable::new_empty(student, {}, ScalarType::Float);
+  Tensor similarity = torch::stable::new_empty(student, {}, ScalarType::Float);
+  double total = 0, cosine = 0;
+  for (double x : losses) total += x;
+  for (double x : similarities) cosine += x;
+  *static_cast<float*>(loss.data_ptr()) = static_cast<float>(total);
+  *static_cast<float*>(similarity.data_ptr()) = static_cast<float>(cosine);
+  return {loss, similarity};
+}
+
+}  // namespace
+}  // namespace isp_distill
+
+STABLE_TORCH_LIBRARY_FRAGMENT(isp_distill_cpu, library) {
+  library.def(
+      "feature_loss(Tensor student, Tensor teacher, Tensor(a!)? gradient, Tensor? mean, "
+      "Tensor? scale, Tensor? mask, Tensor? weight, Tensor factors, Tensor(b!)? row_losses, "
+      "int elements, int normalise, float cosine_share, float element_share, float beta, "
+      "float gradient_scale) -> (Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(isp_distill_cpu, CPU, library) {
+  library.impl("feature_loss", TORCH_BOX(&isp_distill::feature_loss));
+}

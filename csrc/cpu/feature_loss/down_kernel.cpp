@@ -1,0 +1,281 @@
+// The feature loss of maps [N, D, H, W]: positions lie contiguous, channels far apart.
+//
+// A task is one strip of positions with all their channels. Reading streams along the positions of one
+// channel after the other and copies them into a float buffer: planes whose distance is a power of two
+// fall into the same cache sets, and a second look at them would go to memory again. The buffers
+// (8 bytes an element) fit the second-level cache; the sums after the first and the gradient come from
+// there. A position is a lane, so that sums over channels are sums of vectors.
+// Floor: the memory stream of two reads and one write.
+#include "cpu/feature_loss/settle.h"
+
+namespace isp_distill {
+namespace ISP_DISTILL_ISA {
+
+namespace {
+
+struct Place {
+  int64_t n, a, b, count;  // the strip's first position, and how many it has
+};
+
+// `depth` channels by `width` positions; elements from one channel to the next are `pitch` apart, an
+// odd number of cache lines, for the sake of the caches' sets.
+struct Strip {
+  float *s, *t;
+  int64_t depth, width, pitch;
+  // Arrays of `width`: the rows' means, the sums of `Sums` that the first pass makes, weights, and what
+  // `settle` leaves.
+  float *m_s, *m_t, *ss, *tt, *st, *value, *out, *a_s, *a_t, *p, *q, *r, *z;
+  int32_t* inside;  // -1 or 0
+};
+
+Strip make_strip(float* memory, int64_t depth, int64_t width) {
+  Strip strip{};
+  strip.depth = depth, strip.width = width, strip.pitch = width + 16;
+  float** arrays[] = {&strip.m_s, &strip.m_t, &strip.ss, &strip.tt, &strip.st,
+                      &strip.value, &strip.out, &strip.a_s, &strip.a_t, &strip.p,
+                      &strip.q, &strip.r, &strip.z};
+  for (float** array : arrays) *array = memory, memory += width;
+  strip.inside = (int32_t*)memory, memory += width;
+  strip.s = memory, memory += depth * strip.pitch;
+  strip.t = memory;
+  return strip;
+}
+
+INLINE char* address(const Logits& at, const Place& place) {
+  const int64_t size = at.dtype == Dtype::float32 ? 4 : 2;
+  return at.data + (place.n * at.stride_n + place.a * at.stride_a + place.b * at.stride_b) * size;
+}
+
+// Lanes v to v + W of one channel; zeros beyond the last position.
+template <Dtype D>
+INLINE V load_lanes(const char* from, int64_t stride, int64_t count) {
+  constexpr int size = size_of<D>;
+  if (stride == 1 && count >= W) return load_as<D>(from);
+  char elements[W * size] = {};
+  const int64_t here = count < W ? count : W;
+  for (int64_t i = 0; i < here; ++i) memcpy(elements + i * size, from + i * stride * size, size);
+  return load_as<D>(elements);
+}
+
+// Both strips into the buffers, and their sums of products. Four channels at once, so that the running
+// sums are read and written once for all of them. Plain: lanes [from, to) are all there, contiguous,
+// inside the mask, and nothing is done to them; the loop then holds nothing but loads, products and
+// stores, and keeps up with memory.
+template <Dtype S, Dtype T, bool Plain>
+void load_lanes_of(const Strip& strip, const FeatureCall& call, const Place& at, int64_t from,
+                   int64_t to) {
+  constexpr int s_size = size_of<S>, t_size = size_of<T>, kTogether = 4, kAhead = 8;
+  const char *from_s = address(call.student, at), *from_t = address(call.teacher, at);
+  const int64_t step_s = call.student.stride_class * s_size, along_s = call.student.stride_b;
+  const int64_t step_t = call.teacher.stride_class * t_size, along_t = call.teacher.stride_b;
+  for (int64_t v = from; v < to; v += W) {
+    store(strip.ss + v, V{}), store(strip.tt + v, V{}), store(strip.st + v, V{});
+  }
+  const auto take = [&]<int Together>(int64_t d) __attribute__((always_inline)) {
+    // The last channels look ahead at themselves.
+    const int64_t ahead = d + kAhead + Together <= strip.depth ? kAhead : 0;
+    for (int64_t v = from; v < to; v += W) {
+      V ss = load(strip.ss + v), tt = load(strip.tt + v), st = load(strip.st + v);
+#pragma GCC unroll 4
+      for (int j = 0; j < Together; ++j) {
+        V x, y;
+        if constexpr (Plain) {
+          const char* p = from_s + (d + j) * step_s + v * s_size;
+          const char* q = from_t + (d + j) * step_t + v * t_size;
+          __builtin_prefetch(p + ahead * step_s, 0, 2), __builtin_prefetch(q + ahead * step_t, 0, 2);
+          x = load_as<S>(p), y = load_as<T>(q);
+        } else {
+          const char* p = from_s + (d + j) * step_s + v * along_s * s_size;
+          const char* q = from_t + (d + j) * step_t + v * along_t * t_size;
+          x = load_lanes<S>(p, along_s, at.count - v), y = load_lanes<T>(q, along_t, at.count - v);
+          const I inside = load_int(strip.inside + v);
+          x = inside != 0 ? x : V{}, y = inside != 0 ? y : V{};
+          if (call.scale) {
+            x = (x - call.mean[d + j]) * call.scale[d + j];
+            y = (y - call.mean[d + j]) * call.scale[d + j];
+          }
+        }
+        store(strip.s + (d + j) * strip.pitch + v, x);
+        store(strip.t + (d + j) * strip.pitch + v, y);
+        ss += x * x, tt += y * y, st += x * y;
+      }
+      store(strip.ss + v, ss), store(strip.tt + v, tt), store(strip.st + v, st);
+    }
+  };
+  int64_t d = 0;
+  for (; d + kTogether <= strip.depth; d += kTogether) take.template operator()<kTogether>(d);
+  for (; d < strip.depth; ++d) take.template operator()<1>(d);
+}
+
+template <Dtype S, Dtype T>
+void load_strips(const Strip& strip, const FeatureCall& call, const Place& at, bool masked) {
+  const bool plain = !masked && call.scale == nullptr && call.student.stride_b == 1 &&
+                     call.teacher.stride_b == 1;
+  const int64_t whole = plain ? at.count / W * W : 0;
+  if (whole > 0) load_lanes_of<S, T, true>(strip, call, at, 0, whole);
+  if (whole < strip.width) load_lanes_of<S, T, false>(strip, call, at, whole, strip.width);
+}
+
+void load_strips_as(const Strip& strip, const FeatureCall& call, const Place& at, bool masked) {
+  with_dtype(call.student.dtype, [&]<Dtype S>() {
+    with_dtype(call.teacher.dtype, [&]<Dtype T>() { load_strips<S, T>(strip, call, at, masked); });
+  });
+}
+
+// Layer norm: the means, and the sums of products about them.
+void centre(const Strip& strip) {
+  for (int64_t v = 0; v < strip.width; v += W) {
+    V s = V{}, t = V{};
+    for (int64_t d = 0; d < strip.depth; ++d) {
+      s += load(strip.s + d * strip.pitch + v), t += load(strip.t + d * strip.pitch + v);
+    }
+    const V m_s = s / (float)strip.depth, m_t = t / (float)strip.depth;
+    V ss = V{}, tt = V{}, st = V{};
+    for (int64_t d = 0; d < strip.depth; ++d) {
+      float *ps = strip.s + d * strip.pitch + v, *pt = strip.t + d * strip.pitch + v;
+      const V x = load(ps) - m_s, y = load(pt) - m_t;
+      store(ps, x), store(pt, y);
+      ss += x * x, tt += y * y, st += x * y;
+    }
+    store(strip.ss + v, ss), store(strip.tt + v, tt), store(strip.st + v, st);
+  }
+}
+
+// All lanes' losses (weighted, in `value`), their cosines (in `ss`) and gradients.
+template <Elements E>
+void settle_strip(const Strip& strip, const FeatureCall& call) {
+  for (int64_t v = 0; v < strip.width; v += W) {
+    Sums sums = {load(strip.ss + v), load(strip.tt + v), load(strip.st + v), V{}, V{}, V{}};
+    const Scales scales = scales_of(call, sums.ss, sums.tt);
+    if constexpr (E != Elements::none) {
+      V value = V{}, pull = V{}, along = V{};
+#pragma GCC unroll 4
+      for (int64_t d = 0; d < strip.depth; ++d) {
+        const V x = load(strip.s + d * strip.pitch + v), y = load(strip.t + d * strip.pitch + v);
+        const V distance = scales.a_s * x - scales.a_t * y, k = pull_of<E>(distance, call.beta);
+        value += value_of<E>(distance, k), pull += k, along += k * x;
+      }
+      sums.value = value, sums.pull = pull, sums.along = along;
+    }
+    const V weight = load(strip.out + v);
+    V loss = V{}, cosine = V{};
+    Gradient of;
+    settle(call, sums, scales, weight * call.gradient_scale, loss, cosine, of);
+    store(strip.value + v, weight * loss), store(strip.ss + v, cosine);
+    store(strip.a_s + v, scales.a_s), store(strip.a_t + v, scales.a_t);
+    store(strip.p + v, of.p), store(strip.q + v, of.q), store(strip.r + v, of.r);
+    store(strip.z + v, of.z);
+  }
+}
+
+template <Elements E, bool Alone>
+INLINE V gradient_at(const Strip& strip, const FeatureCall& call, int64_t d, int64_t v) {
+  const V x = load(strip.s + d * strip.pitch + v), y = load(strip.t + d * strip.pitch + v);
+  V g = V{};
+  if constexpr (!Alone) {
+    g = load(strip.p + v) * x + (load(strip.q + v) * y + load(strip.z + v));
+  }
+  if constexpr (E != Elements::none) {
+    const V distance = load(strip.a_s + v) * x - load(strip.a_t + v) * y;
+    g += load(strip.r + v) * pull_of<E>(distance, call.beta);
+  }
+  if (call.scale) g *= call.scale[d];
+  return load_int(strip.inside + v) != 0 ? g : V{};
+}
+
+template <Elements E, bool Alone, Dtype D>
+void write(const Strip& strip, const FeatureCall& call, const Place& at) {
+  constexpr int size = size_of<D>;
+  char* to = address(call.gradient, at);
+  const int64_t plane = call.gradient.stride_class * size, along = call.gradient.stride_b;
+  const bool streaming = D == Dtype::float32 && call.streaming && along == 1 &&
+                         (uintptr_t)to % (4 * W) == 0 && plane % (4 * W) == 0;
+  for (int64_t d = 0; d < strip.depth; ++d, to += plane) {
+    for (int64_t v = 0; v < at.count; v += W) {
+      const V g = gradient_at<E, Alone>(strip, call, d, v);
+      const int64_t here = at.count - v < W ? at.count - v : W;
+      if (here == W && streaming) {
+        stream((float*)to + v, g);
+      } else if (here == W && along == 1) {
+        store_as<D>(to + v * size, g);
+      } else {
+        char elements[W * size];
+        store_as<D>(elements, g);
+        for (int64_t i = 0; i < here; ++i) {
+          memcpy(to + (v + i) * along * size, elements + i * size, size);
+        }
+      }
+    }
+  }
+}
+
+template <Elements E>
+void write_as(const Strip& strip, const FeatureCall& call, const Place& at) {
+  with_dtype(call.gradient.dtype, [&]<Dtype D>() {
+    if (E != Elements::none && elements_alone(call)) {
+      write<E, true, D>(strip, call, at);
+    } else {
+      write<E, false, D>(strip, call, at);
+    }
+  });
+}
+
+// Which positions count, and their weights; how many count.
+int64_t describe(const Strip& strip, const FeatureCall& call, int64_t row, int64_t count) {
+  int64_t counting = 0;
+  for (int64_t i = 0; i < strip.width; ++i) {
+    const bool inside = i < count && counts(call, row + i);
+    strip.inside[i] = inside ? -1 : 0;
+    strip.out[i] = inside ? (float)(call.factors[0] * weight_of(call, row + i)) : 0.0f;
+    counting += inside;
+  }
+  return counting;
+}
+
+void clear(const FeatureCall& call, const Place& at) {
+  const int64_t size = call.gradient.dtype == Dtype::float32 ? 4 : 2;
+  char* to = address(call.gradient, at);
+  for (int64_t c = 0; c < call.channels; ++c, to += call.gradient.stride_class * size) {
+    for (int64_t i = 0; i < at.count; ++i) memset(to + i * call.gradient.stride_b * size, 0, size);
+  }
+}
+
+}  // namespace
+
+// Tasks [begin, end), each one strip of call.rows positions.
+void feature_down(const FeatureCall& call, int64_t begin, int64_t end, float* memory) {
+  const Strip strip = make_strip(memory, call.channels, call.rows);
+  const int64_t strips = (call.size_b + call.rows - 1) / call.rows;
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t line = task / strips;
+    Place at = {line / call.size_a, line % call.size_a, task % strips * call.rows, call.rows};
+    if (at.b + at.count > call.size_b) at.count = call.size_b - at.b;
+    const int64_t row = line * call.size_b + at.b;
+    call.task_losses[task] = call.task_similarities[task] = 0;
+    const int64_t counting = describe(strip, call, row, at.count);
+    if (counting == 0) {
+      if (call.gradient.data) clear(call, at);
+      if (call.row_losses) memset(call.row_losses + row, 0, at.count * sizeof(float));
+      continue;
+    }
+    load_strips_as(strip, call, at, counting < at.count);
+    if (call.normalise == Normalise::layer) centre(strip);
+    with_elements(call.elements, [&]<Elements E>() {
+      settle_strip<E>(strip, call);
+      if (call.gradient.data) write_as<E>(strip, call, at);
+    });
+    double loss = 0, similarity = 0;
+    for (int64_t i = 0; i < at.count; ++i) {
+      const float value = strip.inside[i] ? strip.value[i] : 0.0f;
+      if (call.row_losses) call.row_losses[row + i] = value;
+      loss += value;
+      if (strip.inside[i]) similarity += call.factors[1] * weight_of(call, row + i) * strip.ss[i];
+    }
+    call.task_losses[task] = loss;
+    call.task_similarities[task] = similarity;
+  }
+  if (call.streaming) end_of_streaming();
+}
+
+}  // namespace ISP_DISTILL_ISA
+}  // namespace isp_distill
