@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 #: What the operations compute in and write.
 FLOATING_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -87,6 +88,32 @@ def check_dense(tensor: Tensor, name: str) -> None:
         raise TypeError(f"{name} has dtype {tensor.dtype}: expected real numbers")
 
 
+def is_stored(tensor: Tensor) -> bool:
+    """Whether a tensor's storage holds all of its elements: it may have been resized since.
+
+    torch itself does not look, and reads beyond its end.
+    """
+    if tensor.numel() == 0 or tensor.is_meta or torch.compiler.is_compiling():
+        return True
+    last = tensor.storage_offset()
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        last += (size - 1) * stride
+    return bool((last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes())
+
+
+def check_stored(tensor: Tensor, name: str) -> None:
+    """Refuse a tensor whose storage was made smaller behind its back.
+
+    Raises:
+        ValueError: that names it.
+    """
+    if not is_stored(tensor):
+        raise ValueError(
+            f"{name} has shape {list(tensor.shape)} and a storage of "
+            f"{tensor.untyped_storage().nbytes()} bytes, which is too small for it: it was resized"
+        )
+
+
 def check_floating(dtype: Any, name: str) -> None:
     """Refuse what is not one of :data:`FLOATING_TYPES`.
 
@@ -112,11 +139,6 @@ def transformed() -> bool:
 NOT_TRANSFORMED = "only plain PyTorch has torch.func's transforms and forward-mode derivatives"
 
 
-def not_packed(packing: str) -> str:
-    """Why a kernel that reads whole codes does not serve a packed mosaic."""
-    return f"it reads whole codes, and the mosaic is packed as {packing}"
-
-
 def is_plain_eager(*tensors: Tensor | None) -> bool:
     """Whether nothing but autograd looks at these tensors' operations.
 
@@ -129,7 +151,14 @@ def is_plain_eager(*tensors: Tensor | None) -> bool:
             for x in tensors
             if x is not None
         )
-        and not torch.compiler.is_compiling()
+        and nobody_looks()
+    )
+
+
+def nobody_looks() -> bool:
+    """Whether no compiler, tracer, function transform or mode looks at operations."""
+    return (
+        not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._get_tracing_state() is None
@@ -138,8 +167,6 @@ def is_plain_eager(*tensors: Tensor | None) -> bool:
 
 def readable(tensor: Tensor) -> bool:
     """Whether values can be looked at: there are some, and no device waits for it."""
-    from torch._subclasses.fake_tensor import is_fake
-
     return (
         tensor.device.type == "cpu"
         and not torch.compiler.is_compiling()

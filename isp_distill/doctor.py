@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from isp_distill.backends import choice, cpu_library, cuda_library
+from isp_distill.raw.dng import lossless_jpeg
 from isp_distill.version import __version__
 
 
 def doctor() -> str:
     """Print, and return, what serves each operation on this machine and what is missing.
 
-    A table of versions (Python, torch and its CUDA, the GPUs, triton, rawpy and its LibRaw, the
-    compiled kernels), the backend in force, and for each operation and backend the types of device
-    it serves here, or one sentence on why it serves none. A call may still be refused for its own
-    arguments; the exception then says why.
+    A table of versions (Python, torch and its CUDA, the GPUs, triton, rawpy and its LibRaw, what
+    decodes lossless JPEG, the compiled kernels), the backend in force, and for each operation and
+    backend the types of device it serves here, or one sentence on why it serves none. A call may
+    still be refused for its own arguments; the exception then says why.
 
     Returns:
         The text that was printed. Nothing is raised: what cannot be found out is said in its place.
@@ -35,6 +36,7 @@ def doctor() -> str:
         ("CUDA", _answer(_cuda)),
         ("triton", _answer(lambda: str(importlib.import_module("triton").__version__))),
         ("rawpy", _answer(_rawpy)),
+        ("DNG pixels", _answer(_lossless_jpeg)),
         ("CPU kernels", _answer(_extension)),
         ("GPU kernels", _answer(lambda: cuda_library.missing() or "built, usable")),
         ("backend", _answer(choice.requested)),
@@ -98,12 +100,17 @@ def _rawpy() -> str:
     return f"{rawpy.__version__}, LibRaw {'.'.join(str(part) for part in rawpy.libraw_version)}"
 
 
+def _lossless_jpeg() -> str:
+    reason = lossless_jpeg.missing()
+    return f"LibRaw: {reason}" if reason else f"lossless JPEG by {lossless_jpeg.version()}"
+
+
 def _extension() -> str:
     reason = cpu_library.missing()
     if reason is not None:
         return reason
     able = ", ".join(cpu_library.instruction_sets())
-    return f"{cpu_library.instruction_set()} (this processor can run: {able})"
+    return f"{cpu_library.vectors()} (this processor can run: {able})"
 
 
 def _import_problem(module: str) -> str | None:

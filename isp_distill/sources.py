@@ -11,6 +11,7 @@ from isp_distill.data.folder import RAW_EXTENSIONS, RawFolder
 from isp_distill.data.image_folder import IMAGE_EXTENSIONS, ImageFolder
 from isp_distill.data.label_file import LabelFile, is_label_file
 from isp_distill.data.labels import Labels, stated
+from isp_distill.data.picture_files import BESIDE, EMBEDDED
 from isp_distill.data.sensor_files import is_sensor_folder
 from isp_distill.data.sensor_folder import SensorFolder, missing_description
 from isp_distill.data.several_folders import SeveralFolders, several_folders
@@ -40,6 +41,7 @@ def open_source(
     label_maps: str | os.PathLike[str] | None = None,
     *,
     labels: Labels = None,
+    picture: str | os.PathLike[str] | None = None,
     use_stored_teacher: bool = True,
 ) -> Source:
     """A packed folder, one of RAW files, of sensor dumps, of pictures; several; or a dataset.
@@ -53,29 +55,33 @@ def open_source(
         label_maps: the folder of its label maps, see :class:`RawFolder`. Those of named files lie
             as the files do below the innermost folder that holds them all.
         labels: see :class:`RawFolder`. Packed folders have their own: "folder" asks for these.
+        picture: of RAW files and sensor dumps, the cameras' own pictures: see :class:`RawFolder`. A
+            folder of them holds those of several folders as ``label_maps`` does.
         use_stored_teacher: see :class:`isp_distill.PackedRaw`; False asks for packed folders.
 
     Raises:
         FileNotFoundError: for a folder without either, or a file, a label map or a file of labels
             that is missing.
         ValueError: for an empty dataset, a list of both RAW files and pictures, a folder that lies
-            in another one, a first item whose label is none, or labels that are asked of a packed
-            folder which has none.
+            in another one, a first item whose label is none, labels that are asked of a packed
+            folder which has none, or ``picture`` where there is nothing that it could belong to.
         TypeError: for something that is neither a path nor a dataset.
     """
     if isinstance(data, (str, os.PathLike)):
         root = Path(data)
         if root.is_file():
-            return _open_files([root], label_maps, labels)
-        return _open_folder(root, label_maps, labels, use_stored_teacher)
+            return _open_files([root], label_maps, labels, picture)
+        return _open_folder(root, label_maps, labels, picture, use_stored_teacher)
     if is_list_of_files(data):
         listed = [Path(one) for one in cast("Sequence[str | os.PathLike[str]]", data)]
         if all(one.is_dir() for one in listed):
-            return _open_folders(listed, label_maps, labels, use_stored_teacher)
-        return _open_files(listed, label_maps, labels)
+            return _open_folders(listed, label_maps, labels, picture, use_stored_teacher)
+        return _open_files(listed, label_maps, labels, picture)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         if len(data) == 0:
             raise ValueError("the dataset is empty")
+        if picture is not None:
+            raise ValueError("picture is of paths: a dataset has its own, RawFolder(..., picture=)")
         if isinstance(data, (list, tuple)) and all(isinstance(one, _FOLDERS) for one in data):
             return several_folders(data)
         if not isinstance(data, (*_FOLDERS, SeveralFolders)):
@@ -91,22 +97,40 @@ def _open_folder(
     root: Path,
     label_maps: str | os.PathLike[str] | None,
     labels: Labels,
+    picture: str | os.PathLike[str] | None,
     use_stored_teacher: bool,
 ) -> Source:
     """A folder as what it is."""
     if is_packed(root) or not use_stored_teacher:
+        if picture is not None:
+            raise ValueError(
+                f"{root}: is packed, with whatever pictures it has: leave picture (--picture) out, "
+                "or pack it again with picture= (--picture)"
+            )
         packed = PackedRaw(root, label_maps=label_maps, use_stored_teacher=use_stored_teacher)
         _check_packed_labels(packed, labels)
         return cast(Source, packed)
     if is_sensor_folder(root):
-        return cast(Source, SensorFolder(root, labels=labels, label_maps=label_maps))
+        dumps = SensorFolder(root, labels=labels, label_maps=label_maps, picture=picture)
+        return cast(Source, dumps)
     if root.is_dir():
         held = _held_below(root)
         if held == "pictures":
+            _check_no_picture(root, picture)
             return ImageFolder(root, labels=labels, label_maps=label_maps)
         if isinstance(held, Path):
             raise FileNotFoundError(missing_description(root, held))
-    return cast(Source, RawFolder(root, labels=labels, label_maps=label_maps))
+    whole = RawFolder(root, labels=labels, label_maps=label_maps, picture=picture)
+    return cast(Source, whole)
+
+
+def _check_no_picture(path: Path, picture: str | os.PathLike[str] | None) -> None:
+    """Refuse the pictures of cameras where the data are pictures themselves."""
+    if picture is not None:
+        raise ValueError(
+            f"{path}: is a picture, or holds them, and mosaics are made of them: leave picture "
+            "(--picture) out, which is of RAW files"
+        )
 
 
 def _check_packed_labels(packed: PackedRaw, labels: Labels) -> None:
@@ -129,11 +153,12 @@ def _open_folders(
     roots: Sequence[Path],
     label_maps: str | os.PathLike[str] | None,
     labels: Labels,
+    picture: str | os.PathLike[str] | None,
     use_stored_teacher: bool,
 ) -> Source:
     """Several folders, each as what it is, as one dataset."""
     if len(roots) == 1:
-        return _open_folder(roots[0], label_maps, labels, use_stored_teacher)
+        return _open_folder(roots[0], label_maps, labels, picture, use_stored_teacher)
     places = [root.resolve() for root in roots]
     for number, place in enumerate(places):
         for other in (*places[:number], *places[number + 1 :]):
@@ -152,13 +177,17 @@ def _open_folders(
         below = root.absolute().relative_to(whole)
         own = labels if file is None else file.below(PurePosixPath(below.as_posix()))
         maps = None if label_maps is None else Path(label_maps) / below
-        parts.append(_open_folder(root, maps, own, use_stored_teacher or not has_pack))
+        shown = picture
+        if picture is not None and os.fspath(picture) not in (EMBEDDED, BESIDE):
+            shown = Path(picture) / below
+        parts.append(_open_folder(root, maps, own, shown, use_stored_teacher or not has_pack))
     found = several_folders(parts)
     said = stated(labels)
     found.stated = {
         "data": [str(root) for root in roots],
         "label_maps": None if label_maps is None else str(Path(label_maps)),
         "labels": said if file is not None else said is not None,
+        "picture": None if picture is None else os.fspath(picture),
         "live_teacher": not use_stored_teacher,
     }
     return found
@@ -176,7 +205,10 @@ def _held_below(root: Path) -> Literal["raw", "pictures"] | Path | None:
 
 
 def _open_files(
-    files: Sequence[Path], label_maps: str | os.PathLike[str] | None, labels: Labels
+    files: Sequence[Path],
+    label_maps: str | os.PathLike[str] | None,
+    labels: Labels,
+    picture: str | os.PathLike[str] | None,
 ) -> Source:
     pictures = [file.suffix.lower() in IMAGE_EXTENSIONS for file in files]
     if any(pictures) and not all(pictures):
@@ -185,28 +217,41 @@ def _open_files(
             "give RAW files or pictures, not both"
         )
     root = common_folder(files)
-    kind = ImageFolder if pictures[0] else RawFolder
-    return cast(Source, kind(root, labels=labels, label_maps=label_maps, files=files))
+    if pictures[0]:
+        _check_no_picture(files[0], picture)
+        return ImageFolder(root, labels=labels, label_maps=label_maps, files=files)
+    chosen = RawFolder(root, labels=labels, label_maps=label_maps, files=files, picture=picture)
+    return cast(Source, chosen)
 
 
 def packing_note(source: Source, workers: int) -> str | None:
-    """What packing a folder of RAW files would save, once enough of them were decoded.
+    """What packing folders of RAW files would save, once enough files of them were decoded.
 
     Args:
-        source: any; only a RawFolder that keeps nothing decoded has something to save.
+        source: any; only a RawFolder that keeps nothing decoded has something to save, alone or
+            among several folders.
         workers: files decoded at a time.
     """
-    if not isinstance(source, RawFolder) or source.keeps_decoded:
-        return None
-    if source.pictures is not None:
-        return None  # the shell's pack, which the note names, stores no pictures
-    files, seconds = source.decoded
+    parts = source.parts if isinstance(source, SeveralFolders) else [source]
+    folders = [part for part in parts if isinstance(part, RawFolder) and not part.keeps_decoded]
+    files = sum(folder.decoded[0] for folder in folders)
     if files < _MEASURED:
         return None
-    each = seconds / files
+    each = sum(folder.decoded[1] for folder in folders) / files
+    count = sum(map(len, folders))
+    kept = "" if folders[0].pictures is None else f" --picture {folders[0].pictures.where}"
+    advice = (
+        f"isp-distill pack {folders[0].root} OUT{kept}, then train on OUT (or keep them with "
+        "RawFolder(..., cache=FOLDER))"
+    )
+    if len(folders) > 1:
+        named = ", ".join(str(folder.root) for folder in folders)
+        advice = (
+            f"pack each of {named} into a folder of its own (isp-distill pack FOLDER OUT), then "
+            "train on the packs in their place (or keep them with RawFolder(..., cache=FOLDER))"
+        )
     return (
-        f"decoding takes {1e3 * each:.0f} ms a RAW file ({files} measured), so {len(source)} files "
-        f"cost {each * len(source) / workers:.1f} s of every epoch with {workers} workers; packed "
-        f"they cost it once: isp-distill pack {source.root} OUT, then train on OUT (or keep them "
-        "with RawFolder(..., cache=FOLDER))"
+        f"decoding takes {1e3 * each:.0f} ms a RAW file ({files} measured), so {count} files "
+        f"cost {each * count / workers:.1f} s of every epoch with {workers} workers; packed "
+        f"they cost it once: {advice}"
     )

@@ -20,7 +20,7 @@ import torch
 from isp_distill.errors import BackendError
 
 BACKENDS = ("reference", "cpu", "triton", "cuda")
-OPERATIONS = ("raw_conv", "distill_loss", "render", "unprocess")
+OPERATIONS = ("raw_conv", "distill_loss", "feature_loss", "render", "unprocess")
 
 # Fastest first. On a GPU Triton comes before the CUDA kernels until these have been run on one: its
 # compiler has many users.
@@ -123,6 +123,14 @@ def requested() -> str:
     if override is not None:
         return override
     return _checked(os.environ.get(_ENVIRONMENT) or "auto", _ENVIRONMENT)
+
+
+def preferred(operation: str, device: str) -> Implementation | None:
+    """What :func:`choose` asks first of a call on a type of device, if it is there."""
+    name = requested()
+    if name == "auto":
+        name = _PREFERENCE.get(device, ("reference",))[0]
+    return _implementations.get((operation, name))
 
 
 def choose(operation: str, device: torch.device, **call: Any) -> Implementation:

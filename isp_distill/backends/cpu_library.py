@@ -17,7 +17,7 @@ import torch
 
 _NAME = "isp_distill._C"
 #: Equal to kInterface in csrc/cpu/library.cpp, or the library was built from other sources.
-_INTERFACE = 5
+_INTERFACE = 8
 
 
 @functools.cache
@@ -59,6 +59,16 @@ def instruction_set() -> str:
         RuntimeError: if the kernels are missing, or the override is not one the processor has.
     """
     return cast(str, _library().instruction_set())
+
+
+def vectors() -> str:
+    """What ``instruction_set()`` computes with here: "avx512", "avx2", "generic, NEON" on ARM64.
+
+    Raises:
+        RuntimeError: as ``instruction_set()``.
+    """
+    chosen, baseline = instruction_set(), getattr(_library(), "baseline", "")
+    return f"generic, {baseline}" if chosen == "generic" and baseline else chosen
 
 
 def instruction_sets() -> list[str]:

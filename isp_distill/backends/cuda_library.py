@@ -15,7 +15,7 @@ import torch
 
 _NAME = "isp_distill._cuda"
 #: Equal to kInterface in csrc/cuda/library.cu, or the library was built from other sources.
-_INTERFACE = 3
+_INTERFACE = 4
 
 
 def built() -> bool:

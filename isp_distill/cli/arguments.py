@@ -36,6 +36,15 @@ def add_labels(one: argparse.ArgumentParser) -> None:
     add_classes(one, "; a packed folder has its own labels")
 
 
+def add_picture(one: argparse.ArgumentParser, name: str = "picture", of: str = "") -> None:
+    """The flag of the cameras' own pictures."""
+    one.add_argument(
+        f"--{name}", metavar="WHERE",
+        help=f"the cameras' own pictures{of}, which the teacher sees: embedded (in the RAW file), "
+        "beside (it), or a folder where a/b.jpg is that of a/b.dng",
+    )  # fmt: skip
+
+
 def add_classes(one: argparse.ArgumentParser, more: str = "") -> None:
     """The flag of classes of whole files: alone, or with a file of them."""
     one.add_argument(
@@ -43,6 +52,19 @@ def add_classes(one: argparse.ArgumentParser, more: str = "") -> None:
         help="alone: the first folder is a file's class; or a CSV with the header path,label, or "
         f"JSON lines with these keys{more}",
     )  # fmt: skip
+
+
+def add_trust(one: argparse.ArgumentParser) -> None:
+    """The flag that allows a saved student to call a function."""
+    one.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE",
+        help="call this package's function that makes the model, where a saved student names one",
+    )  # fmt: skip
+
+
+def add_json(one: argparse.ArgumentParser) -> None:
+    """The flag of what prints its figures for another program."""
+    one.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def _label_file(text: str) -> str:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from isp_distill.files.toml import tomllib
+from isp_distill.models.match import Match, matches_of
 from isp_distill.ops.unprocess.noise import NOISE_PRESETS, NoiseModel
-from isp_distill.training.settings import FLAGS, TRAINABLE, VALUES, WHOLE, TrainSettings
+from isp_distill.training.settings import CHOICES, FLAGS, VALUES, WHOLE, TrainSettings
 
 
 def add_settings(parser: argparse._ArgumentGroup) -> None:
@@ -71,9 +72,13 @@ def _shape(name: str) -> dict[str, Any]:
         return {"type": float, "nargs": 2, "metavar": ("LEAST", "LARGEST")}
     if name == "dense_size":
         return {"type": _sides, "metavar": "SIDE or HEIGHTxWIDTH"}
-    if name == "trainable":
-        return {"choices": TRAINABLE}
-    if name in ("objective", "device"):
+    if name == "boxes":
+        return {"metavar": "FILE"}
+    if name in CHOICES:
+        return {"choices": CHOICES[name]}
+    if name == "match":
+        return {"type": matches, "metavar": "TOML"}
+    if name in ("objective", "device", "student_output"):
         return {"metavar": "NAME"}
     return {"type": int if name in WHOLE else float, "metavar": "N" if name in WHOLE else "X"}
 
@@ -86,6 +91,23 @@ def _sides(text: str) -> int | list[int]:
     if len(sides) not in (1, 2):
         raise argparse.ArgumentTypeError(f"{text!r} is no side, and no HEIGHTxWIDTH")
     return sides if len(sides) == 2 else sides[0]
+
+
+def matches(text: str) -> tuple[Match, ...] | None:
+    """A name, an inline table of a match's fields, or an array of both."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if set(text) & set("[{="):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no name, and no array such as "
+                '\'["logits", {student = "blocks.8", teacher = "blocks.11", weight = 0.5}]\''
+            ) from None
+        value = text
+    try:
+        return matches_of(value)
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _reader(name: str) -> Callable[[str], Any]:
@@ -113,7 +135,8 @@ def _reader(name: str) -> Callable[[str], Any]:
 
 
 _EXPECTED = {
-    "exposure": "no factor, and no table such as '{factor = 0.1, noise = {shot = 0.001}}'",
+    "exposure": "no factor, no pair such as '[0.03, 1]', and no table such as "
+    "'{factor = 0.1, noise = {shot = 0.001}}'",
     "noise": f"none of {', '.join(NOISE_PRESETS)}, random, a shot noise, or a table such as "
     "'{shot = 0.001, read = 1e-5}'",
     "augmentation": "no table such as '{exposure_stops = [-1, 1], red = [0.8, 1.2]}'",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from isp_distill.cli.arguments import TEACHER, Command, add_classes, chosen_labels
+from isp_distill.cli.arguments import TEACHER, Command, add_classes, add_picture, chosen_labels
+from isp_distill.cli.flags import matches
 from isp_distill.packs.pack import pack
 from isp_distill.packs.verify import verify
 
@@ -19,8 +20,17 @@ def add_pack(command: Command) -> None:
     one.add_argument("folder")
     one.add_argument("out")
     add_classes(one)
+    add_picture(one)
+    one.add_argument(
+        "--picture-side", type=int, metavar="SIDE",
+        help="resize them once, to this shorter side; default: the JPEGs are stored as they are",
+    )  # fmt: skip
     one.add_argument("--binning", type=int, default=1, help="average so many sites of one colour")
     one.add_argument("--compression", choices=("none", "zstd"), default="none")
+    one.add_argument(
+        "--unpacked", action="store_true",
+        help="store frames of sensor dumps as 16-bit codes, not as their packed bytes",
+    )  # fmt: skip
     one.add_argument(
         "--workers", type=int, help="decoding processes, or threads; default: one a core"
     )
@@ -34,6 +44,9 @@ def add_pack(command: Command) -> None:
     )  # fmt: skip
     one.add_argument("--vertical-flip", action="store_true", help="as in train")
     one.add_argument("--top", type=int, default=0, help="store so many classes a view; 0: all")
+    one.add_argument(
+        "--match", type=matches, metavar="TOML", help="store these features too, as in train"
+    )
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--batch-size", type=int, default=16)
     one.add_argument("--device", help="default: cuda if there is one")
@@ -51,8 +64,11 @@ def _pack(a: argparse.Namespace) -> None:
         a.folder,
         a.out,
         labels=chosen_labels(a.labels),
+        picture=a.picture,
+        picture_side=a.picture_side,
         binning=a.binning,
         compression=a.compression,
+        packed=not a.unpacked,
         workers=a.workers,
         prune=a.prune,
         teacher=a.teacher,
@@ -64,6 +80,7 @@ def _pack(a: argparse.Namespace) -> None:
         seed=a.seed,
         batch_size=a.batch_size,
         device=a.device,
+        match=a.match,
     )
     print(report)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from isp_distill.cli import folders, pictures, training
+from isp_distill.cli import folders, pictures, prediction, training
 from isp_distill.cli.arguments import HelpFormatter
 from isp_distill.doctor import doctor
 from isp_distill.errors import BackendError, RawError
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
     training.add_train(command)
     training.add_evaluate(command)
+    prediction.add_predict(command)
     folders.add_pack(command)
     folders.add_verify(command)
     training.add_export(command)
@@ -64,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = parser().parse_args(arguments)
         chosen.run(chosen)
+    except BrokenPipeError:
+        # Whoever read it, head for one, has seen enough; nothing is left to be flushed.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (
         RawError,
         BackendError,

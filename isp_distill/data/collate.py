@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data._utils.collate import default_collate_fn_map
@@ -13,8 +12,8 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from isp_distill.data.batch import RawBatch
 from isp_distill.data.cut_view import cut_view
 from isp_distill.data.label_maps import IGNORED
+from isp_distill.data.stacking import stacked
 from isp_distill.data.views import View
-from isp_distill.isp.camera import ISP
 from isp_distill.raw.image import RawImage
 
 
@@ -39,9 +38,9 @@ def collate(
             student. None: whole mosaics, which must then be of one size and orientation.
 
     Returns:
-        The :class:`~isp_distill.data.batch.RawBatch`: ``mosaic`` uint16 ``[N, H, W]``, ``isp`` with
-        every sample's camera, ``labels`` int64 ``[N]`` or None; it can be pinned and moved to a
-        device.
+        The :class:`~isp_distill.data.batch.RawBatch`: ``mosaic`` uint16 ``[N, H, W]``, or packed
+        bytes where all images are packed alike; ``isp`` with every sample's camera; ``labels``
+        int64 ``[N]`` or None. It can be pinned and moved to a device.
 
     Raises:
         ValueError: for mosaics of different sizes or orientations, or an empty list.
@@ -73,7 +72,7 @@ def collate(
     if view is not None:
         mosaic, isp = cut_view(raws, view)
         return RawBatch(mosaic.cpu(), isp.to("cpu"), known)
-    sizes = sorted({raw.mosaic.shape for raw in raws})
+    sizes = sorted({(raw.height, raw.width) for raw in raws})
     if len(sizes) > 1:
         named = ", ".join(f"{height} x {width}" for height, width in sizes)
         raise ValueError(
@@ -81,8 +80,7 @@ def collate(
             "collate_fn=functools.partial(isp_distill.collate, view=isp_distill.View(448)), or "
             "take them one by one, collate_fn=list"
         )
-    mosaics = torch.from_numpy(np.stack([raw.mosaic for raw in raws]))
-    return RawBatch(mosaics, ISP.from_raw(raws), known)
+    return RawBatch(*stacked([raw.mosaic for raw in raws], raws), known)
 
 
 def _class(label: Any) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from isp_distill.data.draw import FIXED_PLACES, Draw
+from isp_distill.data.stacking import stacked
 from isp_distill.data.views import View
 from isp_distill.isp.camera import ISP
 from isp_distill.raw.image import RawImage, upright
@@ -33,7 +34,9 @@ def cut_view(raw: RawImage | Sequence[RawImage], view: nn.Module | View) -> tupl
 
     Returns:
         The mosaics, uint16 ``[N, crop, crop]`` in sensor units, and their cameras; on the student's
-        device where one is given, else on the CPU.
+        device where one is given, else on the CPU. Of packed images the mosaics stay packed where
+        the view begins with a whole group of pixels and is not binned: ``packing`` and ``width`` of
+        the ISP then say how, and students and :func:`isp_distill.render` read them so.
 
     Raises:
         ValueError: for an empty list, or a student that was never trained and so knows no view.
@@ -67,6 +70,6 @@ def cut_view(raw: RawImage | Sequence[RawImage], view: nn.Module | View) -> tupl
         if not isinstance(one, RawImage):
             raise TypeError(f"cut_view takes RawImages (read_raw), not {type(one).__name__}")
     middle = View(chosen.crop, chosen.binning)
-    cut = [middle.cut_raw(upright(one), Draw(FIXED_PLACES[0])) for one in raws]
-    mosaics = torch.stack([torch.from_numpy(mosaic.copy()) for mosaic, _ in cut])
-    return mosaics.to(device), ISP.from_raw([camera for _, camera in cut]).to(device)
+    cut = [middle.cut_raw(upright(one), Draw(FIXED_PLACES[0]), packed=True) for one in raws]
+    mosaics, isp = stacked(*zip(*cut, strict=True))
+    return mosaics.to(device), isp.to(device)

@@ -82,8 +82,9 @@ class DecodedCache:
     def put(self, path: Path, raw: RawImage) -> None:
         """Keep a decoded file. Where there is no room, warn once and keep no more."""
         from isp_distill.storage import shards
+        from isp_distill.storage.field_checks import FieldError
         from isp_distill.storage.manifest import digest_of
-        from isp_distill.storage.manifest_schema import FieldError, check_fields
+        from isp_distill.storage.manifest_schema import check_fields
 
         if self._full:
             return

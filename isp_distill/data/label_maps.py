@@ -174,7 +174,7 @@ def map_view(label_map: Array, shown: Shown, grid: LabelGrid, name: str) -> Arra
             not one of the grid's, or it is to lie over a default crop that is not known.
     """
     _checked(label_map, name)
-    first_row, first_column, *picture = _laid_over(label_map.shape, shown, name)
+    first_row, first_column, *picture = laid_over(label_map.shape, shown, name)
     top, left, height, width = shown.window
     rows = _nearest(top - first_row, height, grid.height, label_map.shape[0], picture[0])
     columns = _nearest(left - first_column, width, grid.width, label_map.shape[1], picture[1])
@@ -329,8 +329,10 @@ def _labels(values: Array) -> Array:
     return labels
 
 
-def _laid_over(label_map: tuple[int, ...], shown: Shown, name: str) -> Rectangle:
-    """Which part of the picture a map lies over; see the top of this file.
+def laid_over(
+    label_map: tuple[int, ...], shown: Shown, name: str, what: str = "a label map"
+) -> Rectangle:
+    """Which part of the picture a map (or whatever else) lies over; see the top of this file.
 
     Raises:
         ValueError: it has the aspect ratio of neither, or the part is not known.
@@ -351,7 +353,7 @@ def _laid_over(label_map: tuple[int, ...], shown: Shown, name: str) -> Rectangle
         nearer = away[0] <= away[1] or not _fits(label_map, whole[2:])
         if not mosaics_own and nearer and _fits(label_map, crop[2:]):
             whole = crop
-    _check_aspect(label_map, whole[2:], name)
+    _check_aspect(label_map, whole[2:], name, what)
     return whole
 
 
@@ -360,13 +362,15 @@ def _away(label_map: tuple[int, ...], picture: tuple[int, ...]) -> float:
     return abs(math.log(label_map[0] * picture[1] / (label_map[1] * picture[0])))
 
 
-def _check_aspect(label_map: tuple[int, ...], picture: tuple[int, int], name: str) -> None:
+def _check_aspect(
+    label_map: tuple[int, ...], picture: tuple[int, int], name: str, what: str
+) -> None:
     if _fits(label_map, picture):
         return
     height, width = label_map
     side = _fits((width, height), picture)
     raise ValueError(
-        f"{name}: a label map of {height} x {width} does not fit its picture of {picture[0]} x "
+        f"{name}: {what} of {height} x {width} does not fit its picture of {picture[0]} x "
         f"{picture[1]}: {'it lies on its side; turn it' if side else 'draw it over the picture'} "
         "as the upright picture is (what the camera's JPEG or isp_distill.render shows), at any "
         "resolution of that aspect ratio"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import contextvars
-import functools
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
@@ -28,10 +28,12 @@ from isp_distill.data.label_maps import (
     as_label_map,
     map_view,
 )
+from isp_distill.data.order import training_order
 from isp_distill.data.pairs import MAX_MISALIGNMENT, Aligned, PairedSource, Pairs
 from isp_distill.data.sample import Sample, batch_of
 from isp_distill.data.skipped import skipped_report
 from isp_distill.data.source import RowReader, Source, item_and_label, item_and_picture
+from isp_distill.data.true_boxes import TrueBoxes
 from isp_distill.data.views import View
 from isp_distill.errors import RawError
 from isp_distill.ops.unprocess.noise import NoiseModel
@@ -47,22 +49,15 @@ _AT_FIRST = 2
 _REPLACEMENTS = 50
 
 
-def training_order(length: int, seed: int, position: int) -> int:
-    """Which file stands at a position of the run: every epoch a new permutation."""
-    epoch, place = divmod(position, length)
-    return int(_permutation(length, seed, epoch)[place])
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(length: int, seed: int, epoch: int) -> np.ndarray[Any, Any]:
-    return np.random.default_rng((seed, epoch)).permutation(length)
-
-
 class StoredViews(Protocol):
     """Anything that knows a teacher's logits for fixed views of every file."""
 
     def view(self, index: int, epoch: int) -> tuple[Draw, np.ndarray[Any, Any]]:
         """A file's view in an epoch, and the teacher's logits for it."""
+        ...
+
+    def features(self, index: int, epoch: int) -> dict[str, np.ndarray[Any, Any]] | None:
+        """The teacher's features for that view by their names, where some are read."""
         ...
 
 
@@ -79,7 +74,11 @@ class ViewLoader:
         noise: for pictures: sensor noise that :func:`isp_distill.unprocess` adds.
         stored: the teacher's stored logits: training sees their views.
         grid: what label maps are made for; None leaves them out.
+        boxes: the true boxes of the source's files; None leaves them out.
         pin: make the batches in page-locked memory, from which a GPU copies by itself.
+        packed: let mosaics stay packed in batches of which every view can, see
+            :meth:`View.cut_raw`, and companded codes what they are; for students that read them
+            so. Others get codes, or linear values.
     """
 
     def __init__(
@@ -94,7 +93,9 @@ class ViewLoader:
         noise: NoiseModel | None = None,
         stored: StoredViews | None = None,
         grid: LabelGrid | None = None,
+        boxes: TrueBoxes | None = None,
         pin: bool = False,
+        packed: bool = False,
     ) -> None:
         if min(batch_size, workers, prefetch_bytes) < 1:
             raise ValueError("batch_size, workers and prefetch_bytes must be at least 1")
@@ -103,7 +104,7 @@ class ViewLoader:
         self._paired = source if isinstance(source, PairedSource) else None
         self.seed, self.workers, self.noise = seed, workers, noise
         self.prefetch_bytes, self.stored, self.pin = prefetch_bytes, stored, pin
-        self.grid = grid
+        self.grid, self.boxes, self.packed = grid, boxes, packed
         maps = getattr(source, "label_maps", None)
         self._maps = maps if isinstance(maps, LabelMaps) else None
         most = getattr(source, "max_misalignment", MAX_MISALIGNMENT)
@@ -136,7 +137,9 @@ class ViewLoader:
                     if self.stored is not None:
                         epoch = position // len(self.source)
                         drawn, logits = self.stored.view(index, epoch)
-                        return self._view(index, drawn, seen=False)._replace(logits=logits)
+                        features = self.stored.features(index, epoch)
+                        made = self._view(index, drawn, seen=False)
+                        return made._replace(logits=logits, features=features)
                     return self._view(index, drawn)
                 except RawError as error:
                     self._refuse(error)
@@ -178,8 +181,8 @@ class ViewLoader:
         every = [(index, place) for index in chosen for place in range(views)]
         size = self.batch_size
         groups = [every[i : i + size] for i in range(0, len(every), size)]
-        numbers = range(rank, len(groups), count)
-        return self._batches(sample, iter(groups[rank::count]), numbers)
+        # Without a number: what is measured does not depend on how it is divided into batches.
+        return self._batches(sample, iter(groups[rank::count]), itertools.repeat(None))
 
     def report(self) -> str:
         """The files that were left out, with reasons; empty if none."""
@@ -192,10 +195,12 @@ class ViewLoader:
 
     def _view(self, index: int, drawn: Draw, *, seen: bool = True) -> Sample:
         """One view; ``seen``: the teacher sees it, so that a camera's picture of it is cut too."""
-        if self._rows is not None:
+        if self._rows is not None and self._rows.reads_rows(index):
             aligned = self._aligned(index, None, None)
             within = None if aligned is None else aligned.within
-            mosaic, camera = self.view.cut_rows(self._rows, index, drawn, within)
+            mosaic, camera = self.view.cut_rows(
+                self._rows, index, drawn, within, packed=self.packed
+            )
             size, crop = self._rows.shape(index), self._rows.default_crop(index)
             known = self._class_or_map(index)
         else:
@@ -204,7 +209,10 @@ class ViewLoader:
             if is_picture(item):
                 cut = self.view.cut_picture(item, drawn)
                 label = self._label(index, known, drawn, item.shape[:2])
-                return Sample(np.ascontiguousarray(cut), None, label)
+                window = self.view.picture_part(item.shape[0], item.shape[1], drawn)
+                truth = self._boxes(index, drawn, item.shape[:2])
+                array = np.ascontiguousarray(cut)
+                return Sample(array, None, label, item=index, window=window, boxes=truth)
             if not isinstance(item, RawImage):
                 raise TypeError(
                     f"dataset item {index} is a {type(item).__name__}: expected a RawImage or a "
@@ -212,15 +220,23 @@ class ViewLoader:
                 )
             aligned = self._aligned(index, item, picture)
             within = None if aligned is None else aligned.within
-            mosaic, camera = self.view.cut_raw(item, drawn, within)
+            mosaic, camera = self.view.cut_raw(item, drawn, within, packed=self.packed)
             size, crop = (item.height, item.width), item.default_crop
         label = self._label(index, known, drawn, size, camera, crop, within)
         self._warn_of_unseen(camera)
+        window = self.view.window_within(size, within, drawn, camera.path)
         shown = None
         if aligned is not None and seen:
-            window = self.view.window_within(size, within, drawn, camera.path)
             shown = aligned.view(window, drawn, self.view.crop)
-        return Sample(np.ascontiguousarray(mosaic), camera, label, None, shown)
+        truth = self._boxes(index, drawn, size, camera, crop, within)
+        array = np.ascontiguousarray(mosaic)
+        return Sample(array, camera, label, None, shown, index, window=window, boxes=truth)
+
+    def _boxes(self, index: int, drawn: Draw, size: Sequence[int], *placed: Any) -> Any:
+        """The true boxes that a view shows; ``placed`` are :meth:`_shown`'s last arguments."""
+        if self.boxes is None:
+            return None
+        return self.boxes.view(index, self._shown(index, drawn, size, *(placed or (None,) * 3)))
 
     def _aligned(self, index: int, raw: RawImage | None, picture: Any) -> Aligned | None:
         """The camera's picture of an item over its mosaic; None where there is none."""
@@ -316,11 +332,11 @@ class ViewLoader:
         self,
         sample: Callable[[Any], Sample | None],
         groups: Iterator[list[Any]],
-        numbers: Iterable[int],
+        numbers: Iterable[int | None],
     ) -> Generator[RawBatch, None, None]:
         """The batches, in order: samples by several threads, batches of them by one more."""
 
-        def make(futures: list[Future[Sample | None]], number: int) -> RawBatch | None:
+        def make(futures: list[Future[Sample | None]], number: int | None) -> RawBatch | None:
             samples = [s for f in futures if (s := f.result()) is not None]
             if not samples:
                 return None
@@ -374,5 +390,6 @@ class ViewLoader:
         finally:
             batches.close()
 
-    def _collate(self, samples: list[Sample], number: int) -> RawBatch:
-        return batch_of(samples, self.grid, self.noise, self.seed, number)
+    def _collate(self, samples: list[Sample], number: int | None) -> RawBatch:
+        batch = batch_of(samples, self.grid, self.noise, self.seed, number)
+        return batch if self.packed else batch.linear()

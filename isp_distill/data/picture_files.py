@@ -32,6 +32,7 @@ class PictureFiles:
 
     Raises:
         FileNotFoundError: there is no such folder, or no RAW file has a picture in it.
+        ValueError: ``where`` is empty.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class PictureFiles:
         self._pool: DecodePool | None = None
         self._pictures: list[Path | None] = []
         self._paths = paths
+        if not self.where:
+            raise ValueError('picture is empty: it is "embedded", "beside" or a folder')
         if self.where == EMBEDDED:
             self._pool = DecodePool(workers, timeout_s, decoder=embedded_picture)
             return

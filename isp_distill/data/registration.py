@@ -23,7 +23,7 @@ from isp_distill.errors import RawError
 from isp_distill.files.pillow import pillow
 from isp_distill.isp.camera import ISP
 from isp_distill.ops.render.call import render
-from isp_distill.raw.changes import binned
+from isp_distill.raw.changes import binned_values
 from isp_distill.raw.framing import Rectangle
 from isp_distill.raw.image import RawImage, upright
 
@@ -199,16 +199,16 @@ class _Render:
         raw = upright(raw)
         mosaic = raw.height, raw.width
         factor = max(1, max(mosaic) // WIDTH)
-        small = binned(raw, factor)
-        longer = max(small.height, small.width)
+        values, camera = binned_values(raw, factor)
+        longer = max(values.shape)
         size = None
         if longer > WIDTH:
-            size = [max(3, round(side * WIDTH / longer)) for side in small.mosaic.shape]
-        isp = ISP.from_raw(small, demosaic="bilinear", tone="linear")
-        pixels = torch.from_numpy(np.ascontiguousarray(small.mosaic))[None]
+            size = [max(3, round(side * WIDTH / longer)) for side in values.shape]
+        isp = ISP.from_raw(camera, demosaic="bilinear", tone="linear")
+        pixels = torch.from_numpy(np.ascontiguousarray(values))[None]
         picture = render(pixels, isp, size=size, resize_in="linear")[0].numpy()
         return cls(
-            _luma(picture.transpose(1, 2, 0)), mosaic, (factor * small.height, factor * small.width)
+            _luma(picture.transpose(1, 2, 0)), mosaic, tuple(factor * side for side in values.shape)
         )
 
     def at(self, longer: int) -> tuple[Array, tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 
 from isp_distill.data.batch import RawBatch
 from isp_distill.data.label_maps import LabelGrid, collate_labels
+from isp_distill.data.stacking import stacked
 from isp_distill.isp.camera import ISP
 from isp_distill.ops.unprocess.call import unprocess
 from isp_distill.ops.unprocess.noise import NoiseModel
@@ -20,10 +22,14 @@ class Sample(NamedTuple):
 
     Attributes:
         array: mosaic, or a picture to make one of.
-        camera: of the mosaic.
+        camera: of the mosaic; it says how that is packed.
         label: class, or view of a label map.
         logits: the teacher's, where they are stored.
         picture: the camera's own, where the teacher sees that.
+        item: which of the dataset's it is a view of.
+        features: the teacher's by name, where they are stored.
+        window: top, left, height and width in the file, in its own pixels.
+        boxes: the true ones that it shows, where there are some.
     """
 
     array: Any
@@ -31,6 +37,10 @@ class Sample(NamedTuple):
     label: Any
     logits: Any = None
     picture: Any = None
+    item: int = -1
+    features: Any = None
+    window: Any = None
+    boxes: Any = None
 
 
 def batch_of(
@@ -38,7 +48,7 @@ def batch_of(
     grid: LabelGrid | None,
     noise: NoiseModel | None,
     seed: int,
-    number: int,
+    number: int | None,
 ) -> RawBatch:
     """The batch of some views; of pictures, mosaics are made.
 
@@ -47,22 +57,56 @@ def batch_of(
         grid: of their label maps, if they have any.
         noise: of the mosaics that are made.
         seed: of the run.
-        number: of the batch in it; with the seed it decides the cameras that are made up.
+        number: of the batch in it; with the seed it decides the cameras that are made up. None: a
+            view's item and place decide its camera, whatever else is in the batch.
 
     Raises:
         ValueError: some of them have a camera's picture and others none.
     """
-    arrays, cameras, known, stored, pictures = zip(*samples, strict=True)
+    arrays, cameras, known, stored, pictures, items, features, windows, boxes = zip(
+        *samples, strict=True
+    )
+    placed: dict[str, Any] = {"items": items, "windows": windows}
+    if boxes[0] is not None:
+        placed["boxes"] = tuple(map(torch.from_numpy, boxes))
     labels = collate_labels(known, grid)
-    stacked = torch.from_numpy(np.stack(arrays))
     if cameras[0] is not None:
         logits = None if stored[0] is None else torch.from_numpy(np.stack(stored))
-        return RawBatch(stacked, ISP.from_raw(list(cameras)), labels, pictures_of(pictures), logits)
-    picture = _planes(stacked)
-    drawn = int(np.random.default_rng((seed, 2, number)).integers(2**63))
-    patterns = torch.from_numpy(np.random.default_rng(drawn).integers(0, 4, len(samples)))
-    mosaic, isp = unprocess(picture, pattern=patterns, noise=noise, seed=drawn)
-    return RawBatch(mosaic, isp, labels, picture)
+        held = None
+        if features[0] is not None:
+            names = features[0].keys()
+            held = {n: torch.from_numpy(np.stack([one[n] for one in features])) for n in names}
+        mosaics, camera = stacked(arrays, cameras)
+        shown = pictures_of(pictures)
+        return RawBatch(mosaics, camera, labels, shown, logits, features=held, **placed)
+    picture = _planes(torch.from_numpy(np.stack(arrays)))
+    if number is not None:
+        return RawBatch(*_made(picture, noise, (seed, 2, number)), labels, picture, **placed)
+    each = [
+        _made(one[None], noise, (seed, 3, item, *map(int, window)))
+        for one, item, window in zip(picture, items, windows, strict=True)
+    ]
+    mosaic, isp = torch.cat([mosaic for mosaic, _ in each]), _joined([isp for _, isp in each])
+    return RawBatch(mosaic, isp, labels, picture, **placed)
+
+
+def _made(
+    picture: torch.Tensor, noise: NoiseModel | None, entropy: tuple[int, ...]
+) -> tuple[torch.Tensor, ISP]:
+    """Mosaics of pictures, by made-up cameras."""
+    drawn = int(np.random.default_rng(entropy).integers(2**63))
+    patterns = torch.from_numpy(np.random.default_rng(drawn).integers(0, 4, len(picture)))
+    return unprocess(picture, pattern=patterns, noise=noise, seed=drawn)
+
+
+def _joined(isps: Sequence[ISP]) -> ISP:
+    """Made-up cameras of one picture each as those of a batch."""
+    found = {}
+    for field in dataclasses.fields(isps[0]):
+        values = [getattr(isp, field.name) for isp in isps]
+        if isinstance(values[0], torch.Tensor):
+            found[field.name] = torch.cat([value.reshape(1, *value.shape[1:]) for value in values])
+    return isps[0].replace(**found)
 
 
 def pictures_of(pictures: Sequence[Any]) -> torch.Tensor | None:

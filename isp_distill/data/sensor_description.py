@@ -7,6 +7,7 @@
     height = 1080
     black = 64
     white_balance = [2.1, 1.0, 1.6]
+    companding = [[0, 0], [512, 512], [1023, 65535]]  # of an HDR sensor; levels are then linear
 
     [files."night/*.raw"]           # a glob below the folder, or a sub-folder: "night"
     exposure_time = 0.5

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from isp_distill.data.sensor_description import SENSOR_TOML, SensorDescription
 from isp_distill.files.tree import files_below, is_file, nothing_found
 from isp_distill.raw.image import RawImage, read_raw
-from isp_distill.raw.sensor_file import BYTES, SENSOR_EXTENSIONS, count_frames, read_rows
+from isp_distill.raw.sensor_file import BYTES, SENSOR_EXTENSIONS, count_frames, read_pixels
 from isp_distill.raw.sensor_format import SensorFormat
 
 # How a camera's own .raw begins (Panasonic, Leica and others): a TIFF, which LibRaw reads.
@@ -123,7 +123,7 @@ class SensorFiles:
     def read(
         self, path: Path, frame: int, camera: Callable[[Path], RawImage] = read_raw
     ) -> RawImage:
-        """One frame of a file, as it lies in it.
+        """One frame of a file, as it lies in it: packed bytes where it may hold them.
 
         Args:
             path: of the file.
@@ -136,7 +136,18 @@ class SensorFiles:
         form = self.format(path)
         if form is None:
             return camera(path)
-        return form.image(read_rows(path, frame, 0, form.height, form), str(path))
+        return form.image(read_pixels(path, frame, 0, form.height, form), str(path))
+
+    def read_rows(self, path: Path, frame: int, top: int, bottom: int) -> RawImage:
+        """Rows ``top .. bottom - 1``, both even, of a frame that is no camera's own file.
+
+        Raises:
+            RawError: the file is damaged, or not what the description says.
+        """
+        form = self.format(path)
+        assert form is not None
+        first, last = form.block * top, form.block * bottom
+        return form.image(read_pixels(path, frame, first, last, form), str(path))
 
 
 def _is_camera_file(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,10 +25,15 @@ from isp_distill.data.sensor_files import (
 from isp_distill.errors import RawError
 from isp_distill.files.chosen import Select, chosen_files
 from isp_distill.files.listed import named_files
+from isp_distill.raw.framing import Rectangle
 from isp_distill.raw.image import RawImage
 from isp_distill.raw.image import upright as turn_upright
 from isp_distill.raw.sensor_file import SENSOR_EXTENSIONS
 from isp_distill.raw.sensor_format import SensorFormat
+
+# EXIF orientations above this exchange rows and columns; those of the others upside down.
+_KEEPS_ROWS = 4
+_UPSIDE_DOWN = (3, 4)
 
 
 class SensorFolder(PairedFolder, LabelledFolder, Dataset[RawImage]):
@@ -39,6 +44,8 @@ class SensorFolder(PairedFolder, LabelledFolder, Dataset[RawImage]):
     ``.tif`` (one channel; they need Pillow). Several frames in a file are several samples.
 
     ``train``, ``evaluate`` and the shell open a folder that has a ``sensor.toml`` by its path.
+    They read only the rows that a view shows, and give packed bytes to the kernels as they are
+    where a view is whole groups of pixels, neither binned nor mirrored: the numbers are the same.
     Thread-safe; nothing is kept open.
 
     Args:
@@ -56,6 +63,8 @@ class SensorFolder(PairedFolder, LabelledFolder, Dataset[RawImage]):
         picture: what teachers see instead of what :func:`isp_distill.render` makes: "beside" or a
             folder of pictures, see :class:`isp_distill.RawFolder`. Only for files of one frame.
         max_misalignment: see there.
+        packed: give the bytes of packed frames as they are: ``folder[i].mosaic`` is then uint8
+            ``[H, bytes]``, and ``packing`` says how they lie. False unpacks them.
 
     Attributes:
         root: the folder.
@@ -99,11 +108,13 @@ class SensorFolder(PairedFolder, LabelledFolder, Dataset[RawImage]):
         limit: int | None = None,
         picture: str | os.PathLike[str] | None = None,
         max_misalignment: float = MAX_MISALIGNMENT,
+        packed: bool = False,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
         check_one_kind(labels, label_maps)
         self.root, self.on_error, self.upright = Path(root), on_error, upright
+        self.packed = packed
         self.skipped: dict[str, str] = {}
         if files is None:
             found, self.skipped = sensor_files_below(self.root)
@@ -135,6 +146,12 @@ class SensorFolder(PairedFolder, LabelledFolder, Dataset[RawImage]):
             )
         self._take_pictures(picture, max_misalignment)
 
+    @property
+    def format(self) -> SensorFormat | None:
+        """The format of all frames; None where they have several."""
+        found = {self._files.format(path) for path in self.paths}
+        return found.pop() if len(found) == 1 else None
+
     def _take(self, path: Path) -> None:
         """Count a file's frames, or note why it has none."""
         try:
@@ -158,11 +175,60 @@ class SensorFolder(PairedFolder, LabelledFolder, Dataset[RawImage]):
             RawError: its file cannot be used.
             IndexError: there is no such frame.
         """
+        raw = self._read(index, self._files.read)
+        return raw if self.packed else raw.unpacked()
+
+    def reads_rows(self, index: int) -> bool:
+        """Whether some rows of the i-th frame can be read: not of a camera's own file, or one
+        that is turned on its side, or has a camera's picture."""
+        form = self._files.format(self.paths[index])
+        turned = form is not None and self.upright and form.orientation > _KEEPS_ROWS
+        return form is not None and not turned and self.pictures is None
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Height and width of the i-th frame's mosaic, where rows of it can be read."""
+        form = self._files.format(self.paths[index])
+        assert form is not None
+        return form.height // form.block, form.width // form.block
+
+    def default_crop(self, index: int) -> Rectangle | None:
+        """None: no dump says what a camera shows of it."""
+        return None
+
+    def rows(self, index: int, top: int, bottom: int) -> RawImage:
+        """Rows ``top .. bottom - 1``, both even, of the i-th frame; reads no others.
+
+        Of ``.npz`` and of pictures the whole file is read.
+
+        Raises:
+            RawError: its file cannot be used.
+            ValueError: such rows are not in the mosaic.
+        """
+        raw = self.packed_rows(index, top, bottom)
+        return raw if self.packed else raw.unpacked()
+
+    def packed_rows(self, index: int, top: int, bottom: int) -> RawImage:
+        """The same rows, as packed bytes where the frame is packed."""
+        height, _ = self.shape(index)
+        if not 0 <= top < bottom <= height or top % 2 or bottom % 2:
+            raise ValueError(f"rows {top}:{bottom} must be even and inside the mosaic's {height}")
+
+        def read(path: Path, frame: int) -> RawImage:
+            form = self._files.format(path)
+            assert form is not None
+            below = self.upright and form.orientation in _UPSIDE_DOWN
+            first, last = (height - bottom, height - top) if below else (top, bottom)
+            return self._files.read_rows(path, frame, first, last)
+
+        return self._read(index, read)
+
+    def _read(self, index: int, read: Callable[[Path, int], RawImage]) -> RawImage:
+        """What ``read`` reads of the i-th frame, turned upright, packed if it may be."""
         path = self.paths[index]
         if str(path) in self.skipped:
             raise RawError(path, self.skipped[str(path)])
         try:
-            raw = self._files.read(path, self.frames[index])
+            raw = read(path, self.frames[index])
             return turn_upright(raw) if self.upright else raw
         except RawError as error:
             if self.on_error == "skip":

@@ -149,7 +149,7 @@ class SeveralFolders:
 
 
 class SeveralRowReaders(SeveralFolders):
-    """Folders that all read rows, as packed ones do; see :class:`RowReader`."""
+    """Folders of which some read rows, as packed ones do; see :class:`RowReader`."""
 
     def _reader(self, index: int) -> tuple[RowReader, int]:
         number, own = self._place(index)
@@ -165,6 +165,16 @@ class SeveralRowReaders(SeveralFolders):
         part, own = self._reader(index)
         return part.rows(own, top, bottom)
 
+    def packed_rows(self, index: int, top: int, bottom: int) -> RawImage:
+        """The same, packed where they are stored so."""
+        part, own = self._reader(index)
+        return part.packed_rows(own, top, bottom)
+
+    def reads_rows(self, index: int) -> bool:
+        """Whether the item's folder reads rows, and those of this file."""
+        part, own = self._reader(index)
+        return isinstance(part, RowReader) and part.reads_rows(own)
+
     def default_crop(self, index: int) -> Rectangle | None:
         """What the camera shows of the whole mosaic."""
         part, own = self._reader(index)
@@ -172,12 +182,12 @@ class SeveralRowReaders(SeveralFolders):
 
 
 def several_folders(parts: Sequence[Source]) -> SeveralFolders:
-    """Folders as one dataset; rows are read where all of them can.
+    """Folders as one dataset; rows are read where a folder can.
 
     Raises:
         ValueError: they do not go together, see :class:`SeveralFolders`.
     """
-    rows = all(isinstance(part, RowReader) for part in parts)
+    rows = any(isinstance(part, RowReader) for part in parts)
     return (SeveralRowReaders if rows else SeveralFolders)(parts)
 
 

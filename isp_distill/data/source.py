@@ -49,6 +49,14 @@ class RowReader(Protocol):
         """The rows ``top .. bottom - 1`` of it, with its camera; ``top`` is even."""
         ...
 
+    def packed_rows(self, index: int, top: int, bottom: int) -> RawImage:
+        """The same rows, packed where they are stored so."""
+        ...
+
+    def reads_rows(self, index: int) -> bool:
+        """Whether a file's rows can be read alone; a file of which they cannot is read whole."""
+        ...
+
     def default_crop(self, index: int) -> Rectangle | None:
         """What the camera shows of the whole mosaic."""
         ...

@@ -15,9 +15,11 @@ from isp_distill.data.draw import Draw
 from isp_distill.data.source import RowReader
 from isp_distill.errors import RawError
 from isp_distill.raw.binning import bin_mosaic
-from isp_distill.raw.cfa import PATTERNS
+from isp_distill.raw.companding import linear_values
+from isp_distill.raw.filters import moved
 from isp_distill.raw.framing import Rectangle
 from isp_distill.raw.image import RawImage
+from isp_distill.raw.pixels import Pixels
 from isp_distill.raw.resize import resize_mosaic
 
 Array = np.ndarray[Any, Any]
@@ -99,26 +101,49 @@ class View:
         return factor
 
     def cut_raw(
-        self, raw: RawImage, drawn: Draw, within: Rectangle | None = None
+        self,
+        raw: RawImage,
+        drawn: Draw,
+        within: Rectangle | None = None,
+        *,
+        packed: bool = False,
     ) -> tuple[Array, RawImage]:
         """The view's mosaic, and the camera it is seen with (its pattern follows the flips).
 
-        ``within``: the part of the mosaic, in whole periods, that views are cut from.
+        Args:
+            raw: the whole image.
+            drawn: the view.
+            within: the part of the mosaic, in whole periods, that views are cut from.
+            packed: leave the view of a packed mosaic packed where :class:`Pixels` can, and no pixel
+                is changed by binning or resizing. The camera says how it is packed.
+
+        Returns:
+            The mosaic: uint16, or packed bytes; of a companding sensor, where the view is binned
+            or resized, linear values, float32. The camera says what its numbers mean.
+
+        Raises:
+            RawError: the crop does not fit.
         """
         size = raw.height, raw.width
-        top, left, height, width = self.window_within(size, within, drawn, raw.path)
-        window = raw.mosaic[top : top + height, left : left + width]
-        return self._finished(raw, window, (top, left), drawn)
+        window = self.window_within(size, within, drawn, raw.path)
+        return self._finished(raw, raw.pixels.window(*window), window[:2], drawn, packed)
 
     def cut_rows(
-        self, source: RowReader, index: int, drawn: Draw, within: Rectangle | None = None
+        self,
+        source: RowReader,
+        index: int,
+        drawn: Draw,
+        within: Rectangle | None = None,
+        *,
+        packed: bool = False,
     ) -> tuple[Array, RawImage]:
         """The same view of a file of which only the view's rows are read."""
         path = str(source.paths[index])
         size = source.shape(index)
         top, left, height, width = self.window_within(size, within, drawn, path)
-        raw = source.rows(index, top, top + height)
-        return self._finished(raw, raw.mosaic[:, left : left + width], (0, left), drawn)
+        raw = source.packed_rows(index, top, top + height)
+        window = raw.pixels.window(0, left, height, width)
+        return self._finished(raw, window, (0, left), drawn, packed)
 
     def window(self, height: int, width: int, drawn: Draw, path: str) -> tuple[int, int, int, int]:
         """Top, left, height and width of the view in a mosaic of this size: whole periods.
@@ -153,31 +178,45 @@ class View:
         return first_row + top, first_column + left, height, width
 
     def _finished(
-        self, raw: RawImage, window: Array, corner: tuple[int, int], drawn: Draw
+        self, raw: RawImage, window: Pixels, corner: tuple[int, int], drawn: Draw, packed: bool
     ) -> tuple[Array, RawImage]:
         """The window at ``corner`` of the image at the view's size, turned over as it is drawn."""
         gain_map = raw.gain_map
         if gain_map is not None:
             gain_map = gain_map.cropped(*corner).scaled(
-                window.shape[0] / self.crop, window.shape[1] / self.crop
+                window.height / self.crop, window.width / self.crop
             )
-        if drawn.area is None:
-            mosaic = bin_mosaic(window, window.shape[0] // self.crop)
-        else:
-            mosaic = resize_mosaic(window, self.crop, self.crop)
-        code = PATTERNS.index(raw.pattern)
+        curve = raw.linearise
+        if drawn.area is not None or window.height != self.crop:
+            pixels = window.codes
+            if curve is not None:
+                pixels, curve = linear_values(pixels, curve), None
+            if drawn.area is not None:
+                window = Pixels.of(resize_mosaic(pixels, self.crop, self.crop))
+            else:
+                window = Pixels.of(bin_mosaic(pixels, window.height // self.crop))
+        pattern = raw.pattern
         # Sides are even, so the two sites of a period change places: read them backwards.
         if drawn.mirror:
-            mosaic, code = mosaic[:, ::-1], code ^ 1
+            window, pattern = window.mirrored(), moved(pattern, 0, 1)
             gain_map = None if gain_map is None else gain_map.mirrored(self.crop)
         if drawn.flip:
-            mosaic, code = mosaic[::-1], code ^ 2
+            window, pattern = window.flipped(), moved(pattern, 1, 0)
             gain_map = None if gain_map is None else gain_map.flipped(self.crop)
-        period = np.ascontiguousarray(mosaic[:2, :2])
+        window = window if packed else window.unpacked()
+        # Little memory, and what says how the view is packed.
+        first = window.window(0, 0, 2, 2 if window.packing is None else window.width).copied()
+        if window.array.dtype == np.float32:  # linear values, which an image does not hold
+            first = Pixels.of(np.zeros((2, 2), np.uint16))
         camera = dataclasses.replace(
-            raw, mosaic=period, pattern=PATTERNS[code], default_crop=None, gain_map=gain_map
+            raw,
+            **first.fields(),
+            pattern=pattern,
+            default_crop=None,
+            gain_map=gain_map,
+            linearise=curve,
         )
-        return mosaic, camera
+        return window.array, camera
 
     def cut_picture(self, picture: Array, drawn: Draw) -> Array:
         """The view of an RGB picture ``[H, W, 3]``; without ``area``, its shorter side scaled."""
@@ -198,6 +237,12 @@ class View:
             )
         cut = cut[:, ::-1] if drawn.mirror else cut
         return cut[::-1] if drawn.flip else cut
+
+    def picture_part(self, height: int, width: int, drawn: Draw) -> tuple[float, ...]:
+        """Top, left, height and width of the view of a picture, in the picture's own pixels."""
+        sides, window = self.picture_window(height, width, drawn)
+        scales = height / sides[0], width / sides[1]
+        return tuple(part * scales[place % 2] for place, part in enumerate(window))
 
     def picture_window(
         self, height: int, width: int, drawn: Draw

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,37 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, which then takes the place of ``path``, with all its files or not.
+
+    Where the body raises, or the process is killed in it, the old folder stays.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        OSError: it cannot be written; the message names it, and the disk where that is full.
+    """
+    unique = f"{os.getpid()}.{threading.get_ident()}"
+    made, old = (path.with_name(f".{path.name}.{unique}.{end}") for end in ("tmp", "old.tmp"))
+    try:
+        with naming_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made.mkdir()
+            yield made
+            for file in made.iterdir():
+                with open(file, "rb+") as written:
+                    os.fsync(written.fileno())
+            # A folder cannot take another's place in one step: a kill just here leaves none.
+            if path.exists():
+                os.rename(path, old)
+            os.rename(made, path)
+    finally:
+        for folder in (made, old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def only_writer(
     folder: Path, busy: str = "another process is writing to it", wait: float = 0.0
 ) -> Iterator[None]:
@@ -83,4 +115,7 @@ def only_writer(
 def clear_leftovers(folder: Path) -> None:
     """Delete what killed writers left half written; only for the process that holds the lock."""
     for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

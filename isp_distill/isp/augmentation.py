@@ -23,8 +23,9 @@ class ISPAugmentation:
 
     Attributes:
         exposure_stops: uniform, in stops (powers of two) on top of the ISP's own exposure.
-        red: factor on the red gain, log-uniform.
-        blue: factor on the blue gain, log-uniform.
+        red: factor on the red gain (of another filter, the first colour's), log-uniform. Mono has
+            no colours: it keeps its one gain.
+        blue: factor on the blue gain (the last colour's), log-uniform.
 
     Raises:
         ValueError: for a range that is no range, or a factor that is not positive.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from isp_distill.models.readers import Convolution
 from isp_distill.models.stem import RawStem, same_padding
+from isp_distill.raw.filters import FILTERS, ColourFilter
 
 Padding = str | tuple[int, int, int, int]
 
@@ -30,6 +31,34 @@ class Folding:
     white_balance: bool
     colour_matrix: bool
     learn_camera: bool
+    colour_filter: ColourFilter = FILTERS[0]
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the stem mixes the planes before it convolves them."""
+        return self.colour_matrix or self.learn_camera
+
+    @property
+    def spread(self) -> Tensor:
+        """What each plane is of red, green and blue, float64 ``[4, 3]``; columns sum to 1."""
+        names = self.colour_filter.planes
+        if self.colour_filter.columns == 4:
+            return torch.tensor([[float(name == c) for c in "RGB"] for name in names]).double()
+        if self.colour_filter.columns == 1 and not self.mixes:
+            return torch.full((4, 3), 0.25, dtype=torch.float64)
+        halves = [[1.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 1.0]]
+        return torch.tensor(halves).double()
+
+    @property
+    def mix(self) -> Tensor:
+        """What the stem's ``mix`` begins as, float64 ``[4, 4]``.
+
+        Of mono the mean of a period in every plane: one grey, which the weights of red, green and
+        blue, and the border's three colours, see as their own.
+        """
+        if self.colour_filter.columns == 1 and not self.colour_matrix:
+            return torch.full((4, 4), 0.25, dtype=torch.float64)
+        return torch.eye(4, dtype=torch.float64)
 
     def stem(
         self, weight: Tensor, bias: Tensor | None, stride: int, padding: Padding, dtype: torch.dtype
@@ -47,7 +76,7 @@ class Folding:
         offset = -(weight * self.mean[:, None, None]).sum((1, 2, 3))
         if bias is not None:
             offset = offset + bias
-        red, green, blue = weight.unbind(1)
+        spread = self.spread
         stem = RawStem(
             len(weight),
             weight.shape[-1],
@@ -65,10 +94,13 @@ class Folding:
         bias_of_stem = cast(nn.Parameter, stem.bias)
         bias_of_stem.data = bias_of_stem.data.to(dtype)
         with torch.no_grad():
-            stem.weight.copy_(torch.stack([red, green / 2, green / 2, blue], 1))
+            stem.weight.copy_(torch.einsum("pc,ockl->opkl", spread, weight))
             bias_of_stem.copy_(offset)
+            stem.mix.copy_(self.mix)
             # The RGB model was padded with zeros after (x - mean) / std: with the mean's colour.
-            stem.padding_value.copy_(self.mean[[0, 1, 1, 2]])
+            # A plane of several colours takes their mean; one of none is not looked at.
+            share = spread / spread.sum(1, keepdim=True).clamp(min=1e-12)
+            stem.padding_value.copy_(share @ self.mean)
         return stem
 
     def of_convolution(self, name: str, convolution: Convolution) -> RawStem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from isp_distill.ops.dense_logits import full_size
@@ -107,6 +108,15 @@ class DistillLoss(nn.Module):
             if not size == student.shape[2:] == teacher.shape[2:]:
                 return upsampled_distill_loss(student, teacher, size, labels, **options)
         return distill_loss(student, teacher, labels, inplace_grad=self.inplace_grad, **options)
+
+    def no_labels(self, teacher: Tensor) -> Tensor:
+        """Labels that say of every prediction that it has none: int64 ``[N]`` or ``[N, h, w]``.
+
+        Args:
+            teacher: its logits.
+        """
+        size = full_size(self.size, teacher) if teacher.dim() == 4 else ()
+        return torch.full((len(teacher), *size), self.ignore_index, device=teacher.device)
 
     def positions(self, teacher: Tensor) -> int:
         """How many predictions the loss compares: samples, or pixels at its resolution."""

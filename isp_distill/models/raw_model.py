@@ -78,6 +78,7 @@ class RawModel(StudentModule):
 
     Attributes:
         takeover: how rawify made the model, if it did.
+        made: the arguments of :func:`isp_distill.rawify` that make it again, if it did.
 
     Raises:
         ValueError: if there is no RawStem, or several that do not share gain, mix and gamma.
@@ -97,6 +98,7 @@ class RawModel(StudentModule):
         self.model, self.grid = model, grid
         self._turns = _Turns()
         self.takeover: Takeover | None = None
+        self.made: dict[str, Any] | None = None
         if len({id(stem.gain) for stem in self.stems}) != 1:
             raise ValueError(
                 f"{type(model).__name__} must hold exactly one RawStem, or several of one camera: "
@@ -125,7 +127,19 @@ class RawModel(StudentModule):
     @property
     def stems(self) -> list[RawStem]:
         """Every RawStem of the model. Several share gain, mix and gamma."""
-        return [m for m in self.model.modules() if isinstance(m, RawStem)]
+        # As modules() does, which takes ten times as long, in every call.
+        found: list[RawStem] = []
+        seen: set[nn.Module] = set()
+        ahead: list[nn.Module | None] = [self.model]
+        while ahead:
+            module = ahead.pop()
+            if module is None or module in seen:
+                continue
+            seen.add(module)
+            if isinstance(module, RawStem):
+                found.append(module)
+            ahead += [*module._modules.values()][::-1]
+        return found
 
     def _apply(self, fn: Any, recurse: bool = True) -> RawModel:
         # Moving to another device may make new parameters, one for each stem.
@@ -141,19 +155,26 @@ class RawModel(StudentModule):
     def forward(self, mosaic: Tensor, isp: ISP | None = None) -> Any:
         """What the model makes of ``[N, H, W]`` mosaics, with each sample's camera in ``isp``.
 
+        Mosaics may be packed bytes, uint8 ``[N, H, bytes]``, and companded codes, where ``isp``
+        says how, or the camera that was kept.
+
         Raises:
             TypeError: for anything but a tensor and an :class:`isp_distill.ISP`.
             ValueError: for mosaics of another size than :attr:`view`'s, or if there is neither a
                 camera in ``isp`` nor one that was kept.
         """
         _check_input(mosaic, isp)
-        self.check_size(mosaic)
+        self.check_size(mosaic, isp)
         with self._turns.take():
             return self._called(mosaic, isp)
 
+    def sides(self, mosaic: Tensor, isp: ISP | None) -> tuple[int, int]:
+        """Height and width of mosaics in pixels, also where they are packed."""
+        return _sides(self.stem, mosaic, isp)
+
     def _called(self, mosaic: Tensor, isp: ISP | None) -> Any:
         stems = self.stems
-        height, width = mosaic.shape[-2:]
+        height, width = _sides(stems[0], mosaic, isp)
         if self.grid == "packed":
             height, width = height // 2, width // 2
         # Not a number: whoever else reads it is found out, where zeros would pass for a picture.
@@ -168,6 +189,11 @@ class RawModel(StudentModule):
         finally:
             for stem in stems:
                 stem.read_input()
+
+
+def _sides(stem: RawStem, mosaic: Tensor, isp: ISP | None) -> tuple[int, int]:
+    _, width = stem.packing_of(mosaic, isp)
+    return mosaic.shape[-2], mosaic.shape[-1] if width is None else width
 
 
 def _check_input(mosaic: object, isp: object) -> None:

@@ -23,8 +23,9 @@ from isp_distill.isp.camera import ISP
 from isp_distill.models.folding import CannotFoldError, Folding
 from isp_distill.models.raw_model import GRIDS, RawModel, Takeover
 from isp_distill.models.readers import Reader, readers_of, tensors_in
-from isp_distill.models.stem import RawStem, share_camera
+from isp_distill.models.stem import RawStem, planes_matrix, share_camera
 from isp_distill.ops import reference
+from isp_distill.raw.filters import filter_of
 
 # Sides that models of one fixed size were made for; and small ones first, for all others.
 _SIDES = (64, 224, 256, 128, 192, 240, 288, 320, 384, 448, 512, 32, 1024)
@@ -44,6 +45,7 @@ def rawify(
     learn_camera: bool = True,
     picture: bool = False,
     size: int | Sequence[int] | None = None,
+    colour_filter: str = "RGGB",
 ) -> RawModel:
     """A copy of an RGB model that takes camera mosaics, with the RGB model's weights.
 
@@ -70,6 +72,10 @@ def rawify(
             stays whole.
         size: of a picture that the model takes, a side or (height, width), pixels; found by trying
             if None.
+        colour_filter: of the mosaics, any of its patterns ("mono", "RGIrB"): what each plane's
+            weights begin as. Of mono every plane takes its part of red, green and blue, so that
+            the copy equals the RGB model on a grey picture; infrared begins at 0. With
+            ``colour_matrix`` each sample's own matrix does this, and cameras may be mixed.
 
     Raises:
         ValueError: if the model takes no picture of 3 channels, nothing in it reads the picture,
@@ -86,8 +92,9 @@ def rawify(
     if grid not in GRIDS:
         raise ValueError(f"unknown grid {grid!r}: expected {' or '.join(GRIDS)}")
     folding = Folding(
-        _three(mean), _three(std), grid, curve, white_balance, colour_matrix, learn_camera
-    )
+        _three(mean), _three(std), grid, curve, white_balance, colour_matrix, learn_camera,
+        filter_of(colour_filter),
+    )  # fmt: skip
     with _undisturbed(model):
         trial = _Trial(model, folding, size)
         reason = "asked for" if picture else _unfused(trial.readers)
@@ -107,6 +114,17 @@ def rawify(
                 )
     form = "picture" if reason else "stem" if len(student.stems) == 1 else "stems"
     student.takeover = Takeover(form, tuple(map(str, trial.readers)), reason)
+    student.made = {
+        "mean": folding.mean.tolist(),
+        "std": folding.std.tolist(),
+        "grid": grid,
+        "curve": curve,
+        "white_balance": white_balance,
+        "colour_matrix": colour_matrix,
+        "learn_camera": learn_camera,
+        "picture": form == "picture",
+        "size": size if size is None or isinstance(size, int) else list(size),
+    }
     return student
 
 
@@ -153,7 +171,7 @@ class _Trial:
         for sides in _sizes(model, size):
             if folding.grid == "sensor" and (sides[0] % 2 or sides[1] % 2):
                 continue
-            self.mosaic, self.isp = _random_mosaic(sides, folding.grid, self.device)
+            self.mosaic, self.isp = _random_mosaic(sides, folding, self.device)
             self.picture = self._picture().to(self.dtype)
             try:
                 watched = copy.deepcopy(model).eval()
@@ -185,9 +203,13 @@ class _Trial:
         gain = gain if folding.white_balance else torch.ones_like(gain)
         levels = isp.black.double(), isp.white.double()
         planes = reference.normalise(planes, *levels, gain.double(), clip=True)
+        if folding.mixes:
+            mix = planes_matrix(self.isp.matrix(1).double())[0] if folding.colour_matrix else None
+            mix = folding.mix if mix is None else mix
+            planes = torch.einsum("ij,njhw->nihw", mix.to(self.device), planes).clamp(0, 1)
         gamma = torch.tensor(1 / 2.2, dtype=torch.float64) if folding.curve == "gamma" else None
-        red, green_r, green_b, blue = reference.apply_curve(planes, folding.curve, gamma).unbind(1)
-        image = torch.stack([red, (green_r + green_b) / 2, blue], 1)
+        planes = reference.apply_curve(planes, folding.curve, gamma)
+        image = torch.einsum("pc,nphw->nchw", folding.spread.to(self.device), planes)
         if folding.grid == "sensor":
             image = nn.functional.interpolate(image, scale_factor=2.0, mode="nearest")
         mean, std = (v.to(self.device)[:, None, None] for v in (folding.mean, folding.std))
@@ -239,14 +261,20 @@ def _sizes(model: nn.Module, size: int | Sequence[int] | None) -> list[tuple[int
     return [(side, side) for side in tried]
 
 
-def _random_mosaic(sides: tuple[int, int], grid: str, device: torch.device) -> tuple[Tensor, ISP]:
+def _random_mosaic(
+    sides: tuple[int, int], folding: Folding, device: torch.device
+) -> tuple[Tensor, ISP]:
     """A mosaic that stands for a picture of ``sides``, and the camera it is said to be of."""
     draw = torch.Generator().manual_seed(0)
-    factor = 2 if grid == "packed" else 1
+    factor = 2 if folding.grid == "packed" else 1
     mosaic = torch.randint(400, 18000, (1, sides[0] * factor, sides[1] * factor), generator=draw)
+    colours = folding.colour_filter
     isp = ISP(
-        black=(500, 510, 520, 505), white=16383, pattern="GBRG", white_balance=(1.9, 1.0, 1.4)
-    )
+        black=(500, 510, 520, 505), white=16383, pattern=colours.patterns[2],
+        white_balance=(1.9, 1.0, 1.4),
+        # Planes as they are: infrared counts nothing.
+        ccm={3: torch.eye(3), 4: folding.spread.T.float(), 1: None}[colours.columns],
+    )  # fmt: skip
     return mosaic.to(torch.int32).to(device), isp
 
 

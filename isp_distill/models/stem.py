@@ -14,10 +14,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from isp_distill.isp.camera import ISP
+from isp_distill.isp.camera import ISP, Values
+from isp_distill.isp.curves import batched_curves
+from isp_distill.isp.matrices import of_planes
 from isp_distill.models.module_settings import RecordedModule
 from isp_distill.ops.raw_conv.arguments import quadruple_padding
 from isp_distill.ops.raw_conv.call import raw_conv
+
+
+class Input:
+    """What a stem reads: what it is called with, or, for one call of RawModel, something else."""
+
+    instead: tuple[Tensor, ISP | None, tuple[int, int]] | None = None
 
 
 class RawStem(RecordedModule):
@@ -77,6 +85,7 @@ class RawStem(RecordedModule):
     pattern: Tensor
     balance: Tensor
     ccm: Tensor
+    linearise: Tensor | None
 
     def __init__(
         self,
@@ -117,11 +126,13 @@ class RawStem(RecordedModule):
         names = ("black", "white", "pattern", "balance", "ccm")
         for name, value in zip(names, _no_camera(), strict=True):
             self.register_buffer(name, value)
+        # Only of a companding sensor, float32 [1, L]; so other state dicts are without it.
+        self.register_buffer("linearise", None)
         self.calibrated = False
-        # See read_instead: for the length of one call of RawModel.
-        self._camera: ISP | None = None
-        self._mosaic: Tensor | None = None
-        self._picture: tuple[int, int] | None = None
+        #: How the bytes lie that the kept camera gives, and the pixels of its rows; or None.
+        self.packing: str | None = None
+        self.width: int | None = None
+        self._input = Input()
 
     @property
     def padding(self) -> str | tuple[int, ...]:
@@ -154,12 +165,14 @@ class RawStem(RecordedModule):
         }
 
     def notes(self) -> dict[str, Any]:
-        """Whether the camera in the buffers is one that was kept."""
-        return {"calibrated": self.calibrated}
+        """Whether the camera in the buffers is one that was kept, and how it packs its codes."""
+        packed = {} if self.packing is None else {"packing": self.packing, "width": self.width}
+        return {"calibrated": self.calibrated, **packed}
 
     def take_notes(self, notes: dict[str, Any]) -> None:
         """Take over whether what is loaded was calibrated."""
         self.calibrated = bool(notes.get("calibrated", False))
+        self.packing, self.width = notes.get("packing"), notes.get("width")
 
     def loads_without_record(self, state_dict: Mapping[str, Any], prefix: str) -> None:
         """Say what nobody can check: these weights may have been trained with other settings."""
@@ -167,7 +180,7 @@ class RawStem(RecordedModule):
             return
         # A camera that was kept differs from what a new stem holds.
         self.calibrated = any(
-            not torch.equal(buffer.cpu(), new)
+            buffer.shape != new.shape or not torch.equal(buffer.cpu(), new)
             for buffer, new in zip(
                 (self.black, self.white, self.pattern, self.balance, self.ccm),
                 _no_camera(),
@@ -181,20 +194,50 @@ class RawStem(RecordedModule):
             stacklevel=2,
         )
 
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *others: Any, **named: Any
+    ) -> None:
+        # A camera that was kept may be of a filter whose matrix has another count of columns.
+        saved = state_dict.get(prefix + "ccm")
+        if isinstance(saved, Tensor) and saved.dim() == 2 and saved.shape[1] in (1, 3, 4):
+            self.ccm = self.ccm.new_zeros(3, saved.shape[1])
+        curve = state_dict.get(prefix + "linearise")
+        known = isinstance(curve, Tensor) and curve.dim() == 2
+        self.linearise = self.white.new_zeros(curve.shape) if known else None
+        super()._load_from_state_dict(state_dict, prefix, *others, **named)
+
     @torch.no_grad()
     def calibrate(self, isp: ISP) -> None:
-        """Keep one camera's settings in the module, for calls that bring none (and for export).
+        """Keep one camera's settings in the module, for calls that bring none.
+
+        What its codes mean (``linearise``) is kept too, and how it packs them: calls with bytes,
+        uint8, then read them so.
 
         Raises:
-            ValueError: if ``isp`` holds more than one camera.
+            ValueError: if ``isp`` holds more than one camera, or no colour matrix where the stem
+                applies it.
         """
         one = isp.batched(1)
         self.black.copy_(cast(Tensor, one.black)[0])
         self.white.copy_(cast(Tensor, one.white)[0])
         self.pattern.copy_(cast(Tensor, one.pattern)[0])
         self.balance.copy_(one.gain(1)[0])
-        self.ccm.copy_(cast(Tensor, one.ccm)[0])
+        # Another filter's matrix has another count of columns.
+        matrix = isp.matrix(1) if self.colour_matrix or isp.colours else torch.eye(3)[None]
+        self.ccm = matrix[0].to(self.ccm)
+        curve = one.curves
+        self.linearise = None if curve is None else curve.to(self.white).clone()
+        self.packing, self.width = isp.packing, isp.width
         self.calibrated = True
+
+    def packing_of(self, mosaic: Tensor, isp: ISP | None) -> tuple[str | None, int | None]:
+        """How mosaics are packed, and the pixels of their rows: as ``isp`` says.
+
+        Without one, bytes are read as the kept camera packs them; other types are codes.
+        """
+        if isp is not None:
+            return isp.packing, isp.width
+        return (self.packing, self.width) if mosaic.dtype == torch.uint8 else (None, None)
 
     def camera_parameters(self) -> list[nn.Parameter]:
         """The few numbers that stand for the ISP (gain, mix, gamma), where they are trainable."""
@@ -204,49 +247,58 @@ class RawStem(RecordedModule):
         """Read these mosaics, until :meth:`read_input`, whatever the model hands over.
 
         Args:
-            mosaic: ``[N, H, W]``.
+            mosaic: ``[N, H, W]``, or packed bytes where ``isp`` says so.
             isp: each sample's camera; None for the one that was kept.
             picture: height and width of the stand-in that the model was called with; the stem
                 refuses one of another size.
         """
-        self._mosaic, self._camera, self._picture = mosaic, isp, picture
+        self._input.instead = mosaic, isp, picture
 
     def read_input(self) -> None:
         """Read what the model hands over again."""
-        self._mosaic = self._camera = self._picture = None
+        self._input.instead = None
 
     def forward(self, mosaic: Tensor) -> Tensor:
         """``[N, H, W]`` mosaics to ``[N, C, h, w]`` features.
 
         Raises:
-            ValueError: if there is neither a camera with the call nor one that was kept.
+            ValueError: if there is neither a camera with the call nor one that was kept, or a
+                colour matrix is applied and the camera's filter has none.
         """
-        if self._mosaic is not None and self._picture is not None:
-            check_stand_in(mosaic, self._picture)
-            mosaic = self._mosaic
+        instead, camera = self._input.instead, None
+        if instead is not None:
+            stand_in = mosaic
+            mosaic, camera, picture = instead
+            check_stand_in(stand_in, picture)
         # A flag of Python's, for a GPU's buffers cannot be looked at without waiting for it.
-        if self._camera is None and not self.calibrated and not mosaic.is_meta:
+        if camera is None and not self.calibrated and not mosaic.is_meta:
             raise ValueError(
                 "the mosaic came without its camera (levels, pattern, white balance), and the "
                 "model was never calibrated: call it with isp=ISP.from_raw(raw), or keep one "
                 "camera with calibrate(isp)"
             )
         batch = mosaic.shape[0]
-        if self._camera is None:
-            black, white, pattern = self.black, self.white, self.pattern.expand(batch)
-            gain, ccm = self.balance.expand(batch, 4), self.ccm.expand(batch, 3, 3)
+        packing, width = self.packing_of(mosaic, camera)
+        # What is one sample's stays one: raw_conv spreads it over the batch.
+        black: Values
+        white: Values
+        pattern: str | int | Sequence[str] | Tensor
+        if camera is None:
+            black, white, pattern = self.black, self.white, self.pattern
+            gain, linearise = self.balance, self.linearise
         else:
-            camera = self._camera.batched(batch, mosaic.device)
-            black, white = cast(Tensor, camera.black), cast(Tensor, camera.white)
-            pattern, ccm = cast(Tensor, camera.pattern), cast(Tensor, camera.ccm)
+            if not self.colour_matrix:  # else matrix() does
+                camera.check_matrix()
+            black, white, pattern = camera.black, camera.white, camera.pattern
             gain = camera.gain(batch, mosaic.device)
-        gain = gain * self.gain if self.white_balance else self.gain.expand(batch, 4)
+            linearise = batched_curves(camera.curves, batch, mosaic.device)
         mix: Tensor | None = None
         if self.colour_matrix:
+            ccm = self.ccm[None] if camera is None else camera.matrix(batch, mosaic.device)
             mix = self.mix @ planes_matrix(ccm)
         elif self.learn_camera:
-            mix = self.mix.expand(batch, 4, 4)
-        height, width = mosaic.shape[-2] // 2, mosaic.shape[-1] // 2
+            mix = self.mix
+        rows, columns = mosaic.shape[-2], mosaic.shape[-1] if width is None else width
         return raw_conv(
             mosaic,
             self.weight,
@@ -254,15 +306,18 @@ class RawStem(RecordedModule):
             black=black,
             white=white,
             pattern=pattern,
-            gain=gain,
+            gain=gain * self.gain if self.white_balance else self.gain,
             stride=self.stride[0],
-            padding=self._edges(height, width),
+            padding=self._edges(rows // 2, columns // 2),
             padding_value=self.padding_value,
             clip=self.clip,
             mix=mix,
             curve=self.curve,
             gamma=self.gamma if self.curve == "gamma" else None,
             activation=self.activation,
+            packing=packing,
+            width=width,
+            linearise=linearise,
         )
 
     def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -310,16 +365,18 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 def planes_matrix(ccm: Tensor) -> Tensor:
     """A 3x3 colour matrix as one over the planes R, Gr, Gb, B: ``[N, 3, 3]`` to ``[N, 4, 4]``.
 
-    R and B take half of each green; Gr and Gb each stand for green in their own row.
+    R and B take half of each green; Gr and Gb each stand for green in their own row. Where no
+    colour is doubled, ``[N, 3, 4]`` or ``[N, 3, 1]``, both are green.
     """
-    columns = [ccm[:, :, 0], ccm[:, :, 1] / 2, ccm[:, :, 1] / 2, ccm[:, :, 2]]
-    full = torch.stack(columns, -1)  # [N, 3, 4]
-    red, green, blue = full.unbind(1)
-    own = ccm[:, 1, 1]
-    zero = torch.zeros_like(own)
-    green_r = torch.stack([green[:, 0], own, zero, green[:, 3]], -1)
-    green_b = torch.stack([green[:, 0], zero, own, green[:, 3]], -1)
-    return torch.stack([red, green_r, green_b, blue], 1)
+    planes = of_planes(ccm)
+    rows = torch.cat([planes[:, :2], planes[:, 1:]], 1)  # R, G, G, B
+    if ccm.shape[2] != 3:
+        return rows
+    # Of green each half goes to its own row: h + h there, h - h in the other.
+    half = planes.select(1, 1).select(1, 1)
+    other = -half
+    own = torch.stack([half, other, other, half], 1).reshape(-1, 2, 2)
+    return rows + torch.constant_pad_nd(own, (1, 1, 1, 1))
 
 
 def share_camera(stems: Sequence[RawStem]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from isp_distill.data.unpacking import linear_mosaic
 from isp_distill.isp.camera import ISP
 from isp_distill.models.half_precision import check_trainable_types
 from isp_distill.models.named import is_function, made_by
@@ -42,12 +43,13 @@ class PlanesModel(StudentModule):
         self.model, self.channels = model, first.in_channels
 
     def forward(self, mosaic: Tensor, isp: ISP) -> Any:
-        """What the model makes of ``[N, H, W]`` mosaics.
+        """What the model makes of ``[N, H, W]`` mosaics; packed or companded where ``isp`` says so.
 
         Raises:
             ValueError: for mosaics of another size than :attr:`view`'s.
         """
-        self.check_size(mosaic)
+        self.check_size(mosaic, isp)
+        mosaic, isp = linear_mosaic(mosaic, isp)
         camera = isp.batched(len(mosaic), mosaic.device)
         black, white, pattern = camera.black, camera.white, camera.pattern
         assert isinstance(black, Tensor)
@@ -61,6 +63,11 @@ class PlanesModel(StudentModule):
         return self.model(reference.unpack(planes, pattern)[:, None])
 
 
+def takes_packed_mosaics(student: Student | nn.Module) -> bool:
+    """Whether a student reads packed mosaics as its ISP says: ours do, a function may not."""
+    return isinstance(student, (RawModel, PlanesModel))
+
+
 def as_student(student: Student | nn.Module) -> Student:
     """A student that takes ``(mosaic, isp)``: a RawModel, a wrapped module, or any function."""
     if isinstance(student, (RawModel, PlanesModel)) or not isinstance(student, nn.Module):
@@ -70,18 +77,27 @@ def as_student(student: Student | nn.Module) -> Student:
     return PlanesModel(student)
 
 
-def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
+def student_module(
+    student: nn.Module | str, teacher: Teacher, curve: str | None = None
+) -> nn.Module:
     """The student to train, as a module that takes ``(mosaic, isp)``.
 
     Args:
         student: "rawify" for the teacher's own architecture and weights, MODULE:FUNCTION, or a
             module.
         teacher: of it.
+        curve: of the student that "rawify" makes; None: gamma.
 
     Raises:
-        ValueError: for any other name, or weights that are not float32 or float64.
+        ValueError: for any other name, a curve for another student, or weights that are not
+            float32 or float64.
         TypeError: for a student that is no module.
     """
+    if curve is not None and student != "rawify":
+        raise ValueError(
+            f'curve={curve!r} is for the student "rawify": of one of your own its stem says it, '
+            f"rawify(model, curve={curve!r})"
+        )
     if isinstance(student, str):
         if is_function(student):
             return student_module(made_by(student, "student"), teacher)
@@ -90,11 +106,16 @@ def student_module(student: nn.Module | str, teacher: Teacher) -> nn.Module:
                 f'student {student!r}: give "rawify", MODULE:FUNCTION of a function of yours that '
                 "returns one, or a module"
             )
+        if teacher.module is None:
+            raise ValueError(
+                'student "rawify" is made of the teacher\'s own layers, and this teacher is a '
+                "function: give a student of your own, such as isp_distill.rawify(model)"
+            )
         student = rawify(
-            teacher.model,
+            teacher.module,
             mean=teacher.mean,
             std=teacher.std,
-            curve="gamma",
+            curve=curve or "gamma",
             white_balance=True,
             colour_matrix=True,
             size=teacher.size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,25 +15,15 @@ from isp_distill.arguments import shown, whole_number
 from isp_distill.data.batch import RawBatch
 from isp_distill.isp.augmentation import ISPAugmentation
 from isp_distill.models.named import is_function, made_by
-from isp_distill.models.timm_weights import pretrained_model
+from isp_distill.models.output import TEACHER_OPTION, Output, checked_output, read_output
+from isp_distill.models.timm_weights import class_names, pretrained_model
 from isp_distill.ops.render.call import render
 from isp_distill.raw.cfa import on_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in a model's output: a tensor, or torchvision's ``{"out": ...}``.
-
-    Raises:
-        TypeError: for anything else.
-    """
-    if isinstance(output, dict) and isinstance(output.get("out"), Tensor):
-        output = output["out"]
-    if not isinstance(output, Tensor) or output.dim() < 2:
-        raise TypeError(f"a model must return logits [N, C] or [N, C, H, W], got {type(output)}")
-    return output
+# The scale of CLIP's logits.
+_ZERO_SHOT = 100.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,10 @@ class Teacher:
     """An RGB model and what its input must look like.
 
     Attributes:
-        model: takes ``[N, 3, size, size]`` and returns logits ``[N, C]`` or ``[N, C, H, W]``.
+        model: takes ``[N, 3, size, size]`` and returns logits ``[N, C]`` or ``[N, C, H, W]``, or
+            an embedding ``[N, D]``: a module, or any function of the picture (around a session of
+            onnxruntime, for example; arrays of NumPy are taken too). A function may have a
+            ``fingerprint``, a string that tells its weights from others.
         mean: subtracted from pictures in [0, 1].
         std: divides them.
         size: side of its square input, pixels.
@@ -49,19 +42,30 @@ class Teacher:
         demosaic: of the pictures it sees; None leaves the ISP's.
         tone: of the pictures it sees; None leaves the ISP's.
         resize_in: see :func:`isp_distill.render`.
+        output: which part of what the model returns is compared: a key, with dots for what lies
+            deeper (``"last_hidden_state"``, ``"hidden_states.3"``), a function of it, or its
+            MODULE:FUNCTION. None understands a tensor; ``logits`` or ``out`` of a dict or a
+            dataclass; where there is neither, the embedding that transformers calls
+            ``image_embeds`` or ``pooler_output``; and of a tuple its first.
+        class_embeddings: of a teacher that gives embeddings: ``[C, D]``, one for each class, such
+            as those of a CLIP's texts. Reports then compare the classes that they make of both
+            models' embeddings as well; ``classes`` names them.
 
     Raises:
-        TypeError: for a model that is no module, or a size or numbers that are none.
-        ValueError: for a size below 1, or mean and std that are not three finite numbers, those of
-            ``std`` above 0.
+        TypeError: for a model that cannot be called, or a size or numbers that are none.
+        ValueError: for a size below 1, mean and std that are not three finite numbers, those of
+            ``std`` above 0, or class embeddings that are no table.
 
     Examples:
         >>> teacher = isp_distill.Teacher(model, size=32)
         >>> teacher.logits(torch.rand(2, 3, 32, 32)).shape
         torch.Size([2, 4])
+        >>> teacher = isp_distill.Teacher(lambda x: {"scores": x.mean((2, 3))}, output="scores")
+        >>> teacher.logits(torch.rand(2, 3, 224, 224)).shape
+        torch.Size([2, 3])
     """
 
-    model: nn.Module
+    model: nn.Module | Callable[[Tensor], Any]
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     size: int = 224
@@ -69,10 +73,19 @@ class Teacher:
     demosaic: str | None = None
     tone: str | None = None
     resize_in: str = "display"
+    output: Output = None
+    class_embeddings: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, nn.Module):
-            raise TypeError(f"a teacher's model is an nn.Module, not {type(self.model).__name__}")
+        if not callable(self.model):
+            raise TypeError(
+                "a teacher's model is an nn.Module or a function of pictures, not "
+                f"{type(self.model).__name__}"
+            )
+        checked_output(self.output, "output")
+        table = self.class_embeddings
+        if table is not None and not (isinstance(table, Tensor) and table.dim() == 2):
+            raise ValueError(f"class_embeddings must be a tensor [C, D], got {shown(table)}")
         object.__setattr__(self, "size", whole_number(self.size, "size"))
         if self.size < 1:
             raise ValueError(f"size must be at least 1, got {self.size}")
@@ -89,7 +102,7 @@ class Teacher:
 
     @classmethod
     def from_timm(cls, name: str, **settings: Any) -> Teacher:
-        """A pretrained model of timm, with the mean, std and size that it was trained with.
+        """A pretrained model of timm, with the mean, std, size and classes of its training.
 
         Raises:
             ImportError: if timm is not installed.
@@ -100,7 +113,12 @@ class Teacher:
 
         # Untyped in timm, hence the ignore.
         config: dict[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
-        found = {"mean": config["mean"], "std": config["std"], "size": config["input_size"][-1]}
+        found = {
+            "mean": config["mean"],
+            "std": config["std"],
+            "size": config["input_size"][-1],
+            "classes": class_names(model, name),
+        }
         return cls(model, **{**found, **settings})
 
     def picture(
@@ -121,13 +139,61 @@ class Teacher:
             isp = augmentation.draw(isp, len(batch.mosaic), seed, batch.mosaic.device)
         return render(batch.mosaic, isp, size=(self.size, self.size), resize_in=self.resize_in)
 
-    def logits(self, picture: Tensor) -> Tensor:
-        """The teacher's logits for pictures in [0, 1]."""
+    @property
+    def module(self) -> nn.Module | None:
+        """The model, where it is a module and no other function."""
+        return self.model if isinstance(self.model, nn.Module) else None
+
+    def prepare(self, device: torch.device) -> None:
+        """Move the model to a device and into the mode of evaluation, where it is a module."""
+        if self.module is not None:
+            self.module.to(device).eval()
+
+    def run(self, picture: Tensor) -> Any:
+        """What the model returns for pictures in [0, 1], as it is."""
         mean, std = (
             on_device(value, picture.device, torch.float32).reshape(-1)
             for value in (self.mean, self.std)
         )
-        return logits_of(self.model((picture - mean[:, None, None]) / std[:, None, None]))
+        return self.model((picture - mean[:, None, None]) / std[:, None, None])
+
+    def read(self, output: Any, device: torch.device) -> Tensor:
+        """The part of what the model returned that is compared, on a device.
+
+        Raises:
+            TypeError: the output is not understood; the message lists its keys.
+        """
+        return read_output(output, self.output, TEACHER_OPTION).to(device)
+
+    def logits(self, picture: Tensor) -> Tensor:
+        """The teacher's logits, or its embedding, for pictures in [0, 1].
+
+        Raises:
+            TypeError: the model's output is not understood; the message lists its keys.
+        """
+        return self.read(self.run(picture), picture.device)
+
+    def zero_shot(self, embedding: Tensor) -> Tensor:
+        """Logits ``[N, C]`` of the classes whose embeddings are known: 100 times the cosine.
+
+        The factor is the one that CLIP's training ends at.
+
+        Args:
+            embedding: ``[N, D]``.
+
+        Raises:
+            ValueError: there are no class embeddings, or they are of another width.
+        """
+        table = self.class_embeddings
+        if table is None:
+            raise ValueError("the teacher has no class_embeddings")
+        if embedding.dim() != 2 or embedding.shape[1] != table.shape[1]:
+            raise ValueError(
+                f"class_embeddings are {list(table.shape)}, and the embeddings of pictures are "
+                f"{list(embedding.shape)}: give one row for each class, of the same width"
+            )
+        rows = F.normalize(table.to(embedding.device, torch.float32), dim=1)
+        return _ZERO_SHOT * F.normalize(embedding.float(), dim=1) @ rows.T
 
     @torch.no_grad()
     def output_shape(self, device: torch.device) -> tuple[int, ...]:
@@ -136,12 +202,17 @@ class Teacher:
         Args:
             device: where the model is, in eval mode.
         """
-        picture = torch.zeros(1, 3, self.size, self.size, device=device)
-        return tuple(self.logits(picture).shape[1:])
+        return tuple(self.logits(self.black(device)).shape[1:])
+
+    def black(self, device: torch.device) -> Tensor:
+        """A black picture, to try the model on: ``[1, 3, size, size]``."""
+        return torch.zeros(1, 3, self.size, self.size, device=device)
 
 
-def as_teacher(teacher: Teacher | nn.Module | str) -> Teacher:
+def as_teacher(teacher: Teacher | nn.Module | Callable[[Tensor], Any] | str) -> Teacher:
     """A Teacher from one, from a module (ImageNet's mean, std and 224 pixels), or by its name.
+
+    Any other function of pictures is taken as a module is.
 
     A name is one of timm's, or MODULE:FUNCTION, a function of yours that returns a Teacher or a
     module.

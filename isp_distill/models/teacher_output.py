@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
+from isp_distill.models.output import is_embedding
 from isp_distill.models.teacher import Teacher
 from isp_distill.ops.distill_loss.options import parse_objective
 
@@ -38,15 +39,12 @@ def check_logits(shape: Sequence[int]) -> None:
     raise ValueError(
         f"the teacher returns [{text}]: training compares logits [N, C] of pictures or "
         "[N, C, H, W] of pixels; pass a module that returns these (of tokens, the classifier on "
-        "their mean or on the class token)"
+        'their mean or on the class token), or compare features with objective="cosine"'
     )
 
 
 def warn_of_features(teacher: Teacher, objective: str, device: torch.device) -> None:
     """Warn where an objective that compares classes would be given an embedding.
-
-    Two signs count: timm's ``num_classes == 0``; and an output that comes from a normalisation,
-    whereas a classifier's last layer with weights is linear or a convolution.
 
     Args:
         teacher: its model is run once on a black picture, in eval mode.
@@ -55,23 +53,46 @@ def warn_of_features(teacher: Teacher, objective: str, device: torch.device) -> 
     """
     if parse_objective(objective)[0] in _FOR_ANY_FEATURES:
         return
-    if getattr(teacher.model, "num_classes", None) == 0 or _ends_in_a_norm(teacher, device):
+    if lacks_classifier(teacher, device):
         warnings.warn(
             f"the teacher ({type(teacher.model).__name__}) seems to have no classifier: "
             f'objective="{objective}" takes its embedding for logits; give a teacher with its '
-            'classifier, or compare embeddings with objective="mse"',
+            'classifier, or compare embeddings with objective="cosine"',
             stacklevel=3,
         )
 
 
-def _ends_in_a_norm(teacher: Teacher, device: torch.device) -> bool:
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
-        picture = torch.zeros(1, 3, teacher.size, teacher.size, device=device, requires_grad=True)
+def usual_objective(teacher: Teacher, device: torch.device) -> str:
+    """What a teacher's output is compared by: cosine for an embedding, else forward_kl."""
+    return "cosine" if lacks_classifier(teacher, device) else "forward_kl"
+
+
+def lacks_classifier(teacher: Teacher, device: torch.device) -> bool:
+    """Whether a teacher returns an embedding, of pictures or of tokens, and no logits.
+
+    Three signs count: timm's ``num_classes == 0``; a name that transformers gives to embeddings;
+    and an output that comes from a normalisation, whereas a classifier's last layer with weights is
+    linear or a convolution.
+
+    Args:
+        teacher: its model is run on a black picture, in eval mode.
+        device: where the model is.
+
+    Raises:
+        TypeError: its output is not understood.
+    """
+    if getattr(teacher.model, "num_classes", None) == 0:
+        return True
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
         try:
-            output = teacher.logits(picture)
-        except RuntimeError:
-            return False  # a model that runs only without gradients
-        return _last_weighted(output) == {"norm"}
+            with torch.enable_grad():
+                returned = teacher.run(teacher.black(device).requires_grad_())
+                output = teacher.read(returned, device)
+        except (RuntimeError, ValueError):  # a model that runs only without gradients, or by NumPy
+            with torch.no_grad():
+                return is_embedding(teacher.run(teacher.black(device)), teacher.output)
+    return is_embedding(returned, teacher.output) or _last_weighted(output) == {"norm"}
 
 
 def _last_weighted(output: Tensor) -> set[str]:

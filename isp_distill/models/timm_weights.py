@@ -54,6 +54,31 @@ def pretrained_model(name: str) -> nn.Module:
     return model
 
 
+def class_names(model: nn.Module, name: str) -> tuple[str, ...] | None:
+    """What a model of timm calls its classes; None where nobody says.
+
+    That is what came with its weights, else ImageNet's names where timm's own model has the number
+    of classes of one of its sets. A model of the hub that says nothing may have any classes.
+
+    Args:
+        model: as timm made it.
+        name: that timm knows it by.
+    """
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    count = getattr(model, "num_classes", 0)
+    named = config.get("label_names")
+    if named is not None:
+        return tuple(map(str, named)) if len(named) == count else None
+    if ":" in name or not count:
+        return None
+    imagenet = importlib.import_module("timm.data")
+    subset = imagenet.infer_imagenet_subset(model)
+    if subset is None:
+        return None
+    info = imagenet.ImageNetInfo(subset)
+    return tuple(info.index_to_description(index) for index in range(count))
+
+
 def _kept(config: Any) -> Path | None:
     """The file of the weights in the hub's cache on this machine, or None."""
     # Models with a loader of their own read files that only they know.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from isp_distill.data.cut_view import trained_view
 from isp_distill.data.views import View
+from isp_distill.isp.camera import ISP
 from isp_distill.models.module_settings import RecordedModule
 
 
@@ -24,9 +25,12 @@ class StudentModule(RecordedModule):
     Attributes:
         view: set by :func:`isp_distill.train` and kept in the state dict; mosaics of another size
             are refused. None where it was never trained; set it to None to let any size through.
+        description: what its files say of it, where it was saved or loaded: the names of its
+            classes, its sensor; a :class:`~isp_distill.students.description.StudentDescription`.
     """
 
     view: View | None = None
+    description: Any = None
 
     def settings(self) -> dict[str, Any]:
         """Nothing; see :class:`~isp_distill.models.module_settings.RecordedModule`."""
@@ -41,15 +45,22 @@ class StudentModule(RecordedModule):
         saved = notes.get("view")
         self.view = None if saved is None else _view(saved)
 
-    def check_size(self, mosaic: Tensor) -> None:
-        """Refuse mosaics of another size than the trained view's.
+    def sides(self, mosaic: Tensor, isp: ISP | None) -> tuple[int, int]:
+        """Height and width of mosaics in pixels; ``isp`` knows packed ones."""
+        if isp is None:
+            return mosaic.shape[-2], mosaic.shape[-1]
+        return isp.sides(mosaic)
+
+    def check_size(self, mosaic: Tensor, isp: ISP | None) -> None:
+        """Refuse mosaics of another size than the trained view's; ``isp`` knows packed ones.
 
         Raises:
             ValueError: that names both sizes, and what to do.
         """
         if self.view is None:
             return
-        side, (height, width) = self.view.crop, mosaic.shape[-2:]
+        side = self.view.crop
+        height, width = self.sides(mosaic, isp)
         if height != side or width != side:
             raise ValueError(
                 f"the student was trained on mosaics of {side} x {side}, this one is {height} x "
@@ -90,6 +101,20 @@ def any_size(student: object) -> Iterator[None]:
     finally:
         for module, view in zip(modules, views, strict=True):
             module.view = view
+
+
+def known_view(student: nn.Module, crop: int | None, binning: int | None) -> View:
+    """The view of a student on files, where nobody says a usual size.
+
+    Raises:
+        ValueError: it was never trained, and ``crop`` is None.
+    """
+    if crop is None and trained_view(student) is None:
+        raise ValueError(
+            f"this {type(student).__name__} was never trained: give crop, the side of the mosaics "
+            "that it is to see, as crop=448"
+        )
+    return fixed_view(student, crop, binning, 0)
 
 
 def fixed_view(student: object, crop: int | None, binning: int | None, usual: int) -> View:

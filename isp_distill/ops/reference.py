@@ -20,14 +20,15 @@ from torch import Tensor
 
 def pack(mosaic: Tensor, pattern: Tensor) -> Tensor:
     """``[N, H, W]`` to ``[N, 4, H/2, W/2]``: plane k holds site ``pattern ^ k`` (R, Gr, Gb, B)."""
+    # Patterns above 3 are other filters than Bayer's; their two lowest bits say the site.
     sites = torch.stack([mosaic[:, row::2, column::2] for row in (0, 1) for column in (0, 1)], 1)
-    site_of_plane = pattern[:, None] ^ torch.arange(4, device=mosaic.device)
+    site_of_plane = (pattern[:, None] & 3) ^ torch.arange(4, device=mosaic.device)
     return sites[torch.arange(len(mosaic), device=mosaic.device)[:, None], site_of_plane]
 
 
 def unpack(planes: Tensor, pattern: Tensor) -> Tensor:
     """``[N, 4, h, w]`` planes (R, Gr, Gb, B) back to the ``[N, 2h, 2w]`` mosaic."""
-    plane_of_site = pattern[:, None] ^ torch.arange(4, device=planes.device)
+    plane_of_site = (pattern[:, None] & 3) ^ torch.arange(4, device=planes.device)
     sites = planes[torch.arange(len(planes), device=planes.device)[:, None], plane_of_site]
     return F.pixel_shuffle(sites, 2)[:, 0]
 
@@ -145,6 +146,13 @@ def objective_rows(
         return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
     if objective == "mse":  # summed over classes; a class that the teacher masks counts nothing
         return (s - t).masked_fill(t == -math.inf, 0).square().sum(-1)
+    if objective == "binary_kl":  # classes apart; a weight by the teacher's confidence
+        gamma, floor = parameters
+        log_q, log_p = (
+            torch.stack([F.logsigmoid(x / T), F.logsigmoid(-x / T)], -1) for x in (s, t)
+        )
+        weight = log_p[..., 0].exp().clamp(min=floor) ** gamma
+        return T**2 * (weight * _kl(log_p, log_q)).sum(-1)
     if objective == "dkd":  # Zhao et al. 2022, eq. 7
         alpha, beta = parameters
         at_target = F.one_hot(target, s.shape[-1]).bool()
@@ -293,17 +301,25 @@ def _filter(x: Tensor, taps: list[list[float]], scale: float) -> Tensor:
     return F.conv2d(x[:, rows][:, :, columns][:, None], kernel[None, None])[:, 0]
 
 
-def demosaic(x: Tensor, pattern: Tensor, method: str) -> Tensor:
-    """``[N, H, W]`` to RGB: ``[N, 3, H, W]``, for ``superpixel`` ``[N, 3, H/2, W/2]``."""
+def demosaic(x: Tensor, pattern: Tensor, method: str, colours: int = 3) -> Tensor:
+    """``[N, H, W]`` to ``[N, colours, H, W]``, for ``superpixel`` ``[N, colours, H/2, W/2]``.
+
+    4 colours: none is doubled, ``superpixel`` only. 1: mono, of which nothing is missing.
+    """
     if method == "superpixel":
-        red, green_r, green_b, blue = pack(x, pattern).unbind(1)
+        planes = pack(x, pattern)
+        if colours != 3:
+            return planes if colours == 4 else planes.mean(1, keepdim=True)
+        red, green_r, green_b, blue = planes.unbind(1)
         return torch.stack([red, (green_r + green_b) / 2, blue], 1)
+    if colours == 1:
+        return x[:, None]
     filters, scale = (_BILINEAR, 4) if method == "bilinear" else (_MALVAR, 8)
     green, row, across = (_filter(x, filters[name], scale) for name in ("green", "row", "across"))
     column = _filter(x, [list(taps) for taps in zip(*filters["row"], strict=True)], scale)
     y = torch.arange(x.shape[1], device=x.device)[:, None] % 2
     site = 2 * y + torch.arange(x.shape[2], device=x.device)[None, :] % 2
-    plane = site[None] ^ pattern[:, None, None]  # 0 R, 1 Gr, 2 Gb, 3 B
+    plane = site[None] ^ (pattern[:, None, None] & 3)  # 0 R, 1 Gr, 2 Gb, 3 B
     at_r, at_gr, at_gb, at_b = (plane == k for k in range(4))
     return torch.stack(
         [
@@ -315,6 +331,11 @@ def demosaic(x: Tensor, pattern: Tensor, method: str) -> Tensor:
     )
 
 
+#: mu-law for a high dynamic range, Kalantari and Ramamoorthi: "Deep High Dynamic Range Imaging of
+#: Dynamic Scenes", SIGGRAPH 2017, section 4: the "log" tone is log(1 + MU x) / log(1 + MU).
+TONE_MU = 5000.0
+
+
 def tone_curve(x: Tensor, tone: str) -> Tensor:
     """Linear light in [0, 1] to display values in [0, 1]."""
     if tone == "srgb":  # IEC 61966-2-1
@@ -322,6 +343,8 @@ def tone_curve(x: Tensor, tone: str) -> Tensor:
     if tone in ("gamma", "smoothstep"):
         x = x.clamp(min=1e-8) ** (1 / 2.2)
         return 3 * x**2 - 2 * x**3 if tone == "smoothstep" else x
+    if tone == "log":
+        return torch.log1p(TONE_MU * x) / math.log1p(TONE_MU)
     return x
 
 
@@ -356,12 +379,12 @@ def render(
     Normalise and white-balance with the highlights clipped at the sensor, demosaic, cut the crop
     (top, left, height, width, in sensor pixels, even for superpixel), turn upright, colour matrix,
     clip, tone, antialiased bilinear resize (before clip and tone where ``resize_in`` is "linear"),
-    ``(x - mean) / std``.
+    ``(x - mean) / std``. ``ccm`` is ``[N, 3, colours]``, see :func:`demosaic`.
     """
     compute = torch.float64 if dtype == torch.float64 else torch.float32
     black, white, gain = black.to(compute), white.to(compute), gain.to(compute)
     x = normalise(pack(mosaic.to(compute), pattern), black, white, gain, clip=True)
-    rgb = demosaic(unpack(x, pattern), pattern, demosaic_method)
+    rgb = demosaic(unpack(x, pattern), pattern, demosaic_method, ccm.shape[2])
     top, left, height, width = (c // 2 for c in crop) if demosaic_method == "superpixel" else crop
     rgb = orient(rgb[:, :, top : top + height, left : left + width], orientation)
     rgb = torch.einsum("nij,njhw->nihw", ccm.to(compute), rgb)

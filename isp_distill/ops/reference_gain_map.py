@@ -36,7 +36,7 @@ def apply_gain_map(
     dtype = torch.float64 if double else torch.float32
     height, width = mosaic.shape[1] // 2, mosaic.shape[2] // 2
     planes = pack(mosaic.to(dtype), pattern)
-    site = pattern[:, None] ^ torch.arange(4, device=mosaic.device)  # of planes R, Gr, Gb, B
+    site = (pattern[:, None] & 3) ^ torch.arange(4, device=mosaic.device)  # of planes R, Gr, Gb, B
     top, left, step_y, step_x = maps.place.to(dtype)[:, :, None, None].unbind(1)
     rows = 2 * torch.arange(height, device=mosaic.device) + (site // 2)[:, :, None]
     columns = 2 * torch.arange(width, device=mosaic.device) + (site % 2)[:, :, None]

@@ -8,14 +8,12 @@ checks it.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import math
 import os
 import time
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,28 +26,23 @@ from isp_distill.data.labels import Labels, labelled
 from isp_distill.data.pairs import MAX_MISALIGNMENT
 from isp_distill.data.skipped import skipped_report
 from isp_distill.data.views import View
-from isp_distill.errors import RawError
+from isp_distill.detection.heads import heads_of
 from isp_distill.files.atomic import only_writer
 from isp_distill.isp.augmentation import ISPAugmentation
+from isp_distill.models.match import Match, matches_of
+from isp_distill.models.taps import MAIN
 from isp_distill.models.teacher import Teacher, as_teacher
 from isp_distill.packs.originals import Originals, RawFiles, found_originals
 from isp_distill.packs.packed_pictures import PicturePacker
 from isp_distill.packs.reader import PackedRaw
+from isp_distill.packs.records import Decoded, decoded
 from isp_distill.packs.stored_teacher import ViewSettings
 from isp_distill.packs.teacher_writer import store_teacher
-from isp_distill.packs.writer import PackWriter, Record
-from isp_distill.raw.changes import binned
+from isp_distill.packs.writer import PackWriter
 from isp_distill.raw.decoding.pool import DecodePool
-from isp_distill.raw.image import RawImage
-from isp_distill.raw.image import upright as turn_upright
-from isp_distill.raw.record_fields import stored_fields
 from isp_distill.raw.sensor_format import SensorFormat
-from isp_distill.storage import shards
-from isp_distill.storage.manifest_schema import COMPRESSIONS, FieldError, check_fields
+from isp_distill.storage.manifest_schema import COMPRESSIONS
 from isp_distill.storage.mosaic_codec import compress
-
-#: Files as records, or their names and why they are left out.
-Decoded = Generator[Record | tuple[str, dict[str, Any]], None, None]
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,8 @@ class PackReport:
             f"{self.seconds:.1f} s: {self.stored_bytes / 1e6:.1f} MB"
         ]
         if self.stored_bytes < self.mosaic_bytes:
-            lines[0] += f", compressed {self.mosaic_bytes / self.stored_bytes:.2f} times"
+            ratio = self.mosaic_bytes / self.stored_bytes
+            lines[0] += f", {ratio:.2f} times less than 16 bits a pixel"
         if self.missing:
             lines.append(
                 f"{len(self.missing)} packed files are no longer in the source folder and stay "
@@ -139,9 +133,11 @@ def pack(
     batch_size: int = 16,
     device: torch.device | str | None = None,
     progress: bool = True,
+    packed: bool = True,
     picture: str | os.PathLike[str] | None = None,
     picture_side: int | None = None,
     max_misalignment: float = MAX_MISALIGNMENT,
+    match: Sequence[Match | Mapping[str, Any] | str] | None = None,
 ) -> PackReport:
     """Decode all RAW files or sensor dumps of a folder once, into shards for :class:`PackedRaw`.
 
@@ -187,6 +183,10 @@ def pack(
         batch_size: views that the teacher sees at once.
         device: where the teacher runs; a GPU if there is one, if None.
         progress: show a progress bar.
+        packed: store frames of sensor dumps whose codes share bytes as the bytes that they are
+            (10 bits: 37% less), where neither orientation, binning nor compression needs their
+            codes. The numbers are the same. Packs without such frames can be read by older
+            versions too.
         picture: store the cameras' own pictures too, which teachers then see instead of what
             :func:`isp_distill.render` makes: "embedded", "beside" or a folder, see
             :class:`RawFolder`. Logits that are stored are then of these pictures. A picture beside
@@ -194,6 +194,8 @@ def pack(
         picture_side: shorter side of the stored pictures, resized once; None stores JPEGs as they
             are.
         max_misalignment: see :class:`RawFolder`.
+        match: as in ``train()``: the teacher's features that it names are stored beside its logits,
+            as float16; how much that will be is said before it starts.
 
     Returns:
         The :class:`PackReport`. Damaged and non-Bayer files are left out and listed there.
@@ -226,6 +228,13 @@ def pack(
         "binning": binning,
         "compression": compression,
     }
+    if not packed:
+        settings["packed"] = False
+    if picture is None and picture_side is not None:
+        raise ValueError(
+            f"picture_side={picture_side} is of the cameras' pictures, and none are packed: give "
+            "picture (--picture) too"
+        )
     if picture is not None:
         if not upright:
             raise ValueError("pictures stand upright, and so must mosaics: leave upright at True")
@@ -236,9 +245,16 @@ def pack(
     wanted = None
     if chosen is not None:
         # Now, so that a setting out of range is not found after hours of decoding.
+        if heads_of(chosen.model) is not None:
+            raise ValueError(
+                f"pack stores no output of a detector ({type(chosen.model).__name__}): its heads "
+                "are larger than the pictures; pack without a teacher, and train runs it live"
+            )
         side = 2 * chosen.size if crop is None else crop
         view = View(side, crop_binning, crop_area, flip=vertical_flip)
-        wanted = ViewSettings(views, view, seed, augmentation, top)
+        named = matches_of(match) or ()
+        features = tuple(dict.fromkeys(m.target for m in named if m.target not in MAIN))
+        wanted = ViewSettings(views, view, seed, augmentation, top, features)
     with DecodePool(count, timeout_s) as pool, contextlib.ExitStack() as closing:
         originals = found_originals(root, format, extensions, pool)
         pictures = None
@@ -250,7 +266,7 @@ def pack(
             todo = writer.begin(originals, prune)
             _label(writer, originals, labels)
             bar = tqdm(total=len(todo), desc="pack", unit="file", disable=not progress)
-            _write(writer, _decoded(originals, todo, count, settings, pictures), bar)
+            _write(writer, decoded(originals, todo, count, settings, pictures), bar)
             if chosen is not None and wanted is not None:
                 store_teacher(
                     PackedRaw(target, gain_map=False),
@@ -278,11 +294,11 @@ def _label(writer: PackWriter, originals: Originals, labels: Labels) -> None:
     writer.label(classes, values)
 
 
-def _write(writer: PackWriter, decoded: Decoded, bar: tqdm[Any]) -> None:
+def _write(writer: PackWriter, records: Decoded, bar: tqdm[Any]) -> None:
     """Write records as they are decoded; what was before Ctrl-C, or before an error, is kept."""
     try:
-        with contextlib.closing(decoded):
-            for record in decoded:
+        with contextlib.closing(records):
+            for record in records:
                 writer.add(record)
                 bar.update()
     finally:
@@ -325,79 +341,3 @@ def _picture_packer(
         )
     paths = [originals.file(name) for name in originals.names]
     return PicturePacker(picture, side, max_misalignment, originals.root, paths, pool)
-
-
-def _decoded(
-    originals: Originals,
-    todo: list[str],
-    workers: int,
-    settings: dict[str, Any],
-    pictures: PicturePacker | None = None,
-) -> Decoded:
-    """The files in their order, decoded by several threads ahead of time; or why they are not."""
-    waiting: collections.deque[Future[Record | tuple[str, dict[str, Any]]]] = collections.deque()
-    threads = ThreadPoolExecutor(workers + 1, thread_name_prefix="isp-distill-pack")
-    rest = iter(todo)
-    try:
-        while True:
-            # One file more than there are workers: no decoder waits for a checksum.
-            while len(waiting) < workers + 2 and (name := next(rest, None)) is not None:
-                waiting.append(threads.submit(_decode, originals, name, settings, pictures))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
-
-
-def _decode(
-    originals: Originals,
-    name: str,
-    settings: dict[str, Any],
-    pictures: PicturePacker | None = None,
-) -> Record | tuple[str, dict[str, Any]]:
-    """One file, or one frame, as a record, or its name and why it is left out."""
-    stamp: dict[str, Any] = {"size": 0, "mtime_ns": 0}
-    try:
-        # Before decoding: a file that changes meanwhile is noticed next time.
-        stamp = originals.stamp(name)
-        raw = originals.read(name)
-        stored = None
-        if pictures is not None:
-            stored = pictures.of(originals.file(name), turn_upright(raw), settings["binning"])
-    except OSError as error:
-        return name, {
-            "error": "CorruptRawError",
-            "reason": f"cannot be opened: {error.strerror}",
-            **stamp,
-        }
-    except RawError as error:
-        return name, {"error": type(error).__name__, "reason": error.reason, **stamp}
-    record = _record(name, raw, stamp, settings)
-    if stored is not None and isinstance(record, Record):
-        record.entry["picture"] = stored.entry
-        record = replace(record, picture=stored.array)
-    return record
-
-
-def _record(
-    name: str, raw: RawImage, stamp: dict[str, Any], settings: dict[str, Any]
-) -> Record | tuple[str, dict[str, Any]]:
-    if settings["upright"]:
-        raw = turn_upright(raw)
-    if settings["binning"] > 1:
-        if min(raw.mosaic.shape) < 2 * settings["binning"]:
-            reason = f"its mosaic of {raw.height} x {raw.width} is too small to bin"
-            return name, {"error": "UnsupportedRawError", "reason": reason, **stamp}
-        raw = binned(raw, settings["binning"])
-    mosaic, fields = raw.mosaic, stored_fields(raw)
-    try:
-        check_fields(fields, (raw.height, raw.width))
-    except FieldError as error:
-        return name, {"error": "CorruptRawError", "reason": f"what it says: {error}", **stamp}
-    entry: dict[str, Any] = {**stamp, "shape": list(mosaic.shape), "fields": fields}
-    array = mosaic
-    if settings["compression"] == "zstd":
-        array, entry["bands"] = compress(mosaic)
-    entry["checksum"] = shards.digest(array)
-    return Record(name, array, entry)

@@ -23,6 +23,8 @@ from isp_distill.raw.changes import corrected
 from isp_distill.raw.framing import Frame, Rectangle, checked_frame, checked_rectangle
 from isp_distill.raw.image import RawImage
 from isp_distill.raw.image import crop as crop_raw
+from isp_distill.raw.packings import row_bytes
+from isp_distill.raw.pixels import Pixels
 from isp_distill.raw.record_fields import fields_of_rows, image_fields
 from isp_distill.storage import shards
 from isp_distill.storage.manifest import MANIFEST, digest_of, mismatched, read_manifest
@@ -54,6 +56,7 @@ class PackedRaw(Dataset[RawImage]):
         use_stored_teacher: whether ``train()`` takes the logits that ``pack(teacher=...)`` stored.
         frame: over what label maps lie; see :class:`RawFolder`.
         gain_map: whether mosaics are corrected by their files' gain maps; see :class:`RawFolder`.
+        packed: give the bytes of packed frames as they are, see :class:`SensorFolder`.
 
     Attributes:
         root: the folder that was packed, on the machine where it was.
@@ -88,10 +91,11 @@ class PackedRaw(Dataset[RawImage]):
         use_stored_teacher: bool = True,
         frame: Frame = None,
         gain_map: bool | None = None,
+        packed: bool = False,
     ) -> None:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", not {on_error!r}')
-        self.path, self.on_error = Path(path), on_error
+        self.path, self.on_error, self.packed = Path(path), on_error, packed
         self.use_stored_teacher = use_stored_teacher
         self.frame, self.gain_map = checked_frame(frame), gain_map
         manifest = read_manifest(self.path, MOSAICS)
@@ -134,7 +138,7 @@ class PackedRaw(Dataset[RawImage]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> RawImage:
-        """The whole mosaic, a view of the file where it is not compressed.
+        """The whole mosaic, a view of the file where it is neither compressed nor unpacked.
 
         Raises:
             CorruptRawError: its record is damaged; the message names shard and file.
@@ -201,7 +205,12 @@ class PackedRaw(Dataset[RawImage]):
             )
         # Whole periods of rows, so that the pattern of what is read is that of the file.
         first, last = top // 2 * 2, -(-(top + height) // 2) * 2
-        return crop_raw(self.rows(index, first, last), top - first, left, height, width)
+        found = crop_raw(self.packed_rows(index, first, last), top - first, left, height, width)
+        return found if self.packed else found.unpacked()
+
+    def reads_rows(self, index: int) -> bool:
+        """Rows of every record can be read alone."""
+        return True
 
     def rows(self, index: int, top: int, bottom: int) -> RawImage:
         """Rows ``top .. bottom - 1``, both even, as an image of their own; reads no others.
@@ -210,6 +219,11 @@ class PackedRaw(Dataset[RawImage]):
             ValueError: such rows are not in the mosaic.
             CorruptRawError: the record is damaged.
         """
+        raw = self.packed_rows(index, top, bottom)
+        return raw if self.packed else raw.unpacked()
+
+    def packed_rows(self, index: int, top: int, bottom: int) -> RawImage:
+        """The same rows, as packed bytes where the record holds such."""
         entry, path = self._entries[index], str(self.paths[index])
         file = self._files[index]
         height, width = entry["shape"]
@@ -224,12 +238,11 @@ class PackedRaw(Dataset[RawImage]):
                 if stored.dtype != np.uint8 or stored.shape != (entry["bands"][-1],):
                     raise shards.DamagedShardError(f"{file}: its bands are not of their size")
                 mosaic = decompress(stored, entry["bands"], (height, width), top, bottom)
-            elif stored.dtype == np.uint16 and stored.shape == (height, width):
-                mosaic = stored[top:bottom]
+                pixels = Pixels.of(mosaic)
             else:
-                raise shards.DamagedShardError(f"{file}: its record is not of its size")
+                pixels = _stored_pixels(stored, entry, file).window(top, 0, bottom - top, width)
             fields = fields_of_rows(image_fields(entry["fields"]), top, bottom)
-            raw = RawImage(mosaic=mosaic, path=path, **fields)
+            raw = RawImage(path=path, **pixels.fields(), **fields)
             return corrected(raw) if self.gain_map else raw
         except (shards.DamagedShardError, DamagedBandError) as error:
             several = self.names[index] != file_and_frame(self.names[index])[0]
@@ -288,3 +301,18 @@ class PackedRaw(Dataset[RawImage]):
         self._open = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
+
+
+def _stored_pixels(stored: np.ndarray, entry: dict[str, Any], file: str) -> Pixels:
+    """A record that is not compressed: codes, or packed bytes.
+
+    Raises:
+        DamagedShardError: it is not of the size that the manifest says.
+    """
+    (height, width), packing = entry["shape"], entry.get("packing")
+    kind, columns = (np.uint16, width)
+    if packing is not None:
+        kind, columns = np.uint8, row_bytes(width, packing)
+    if stored.dtype != kind or stored.shape != (height, columns):
+        raise shards.DamagedShardError(f"{file}: its record is not of its size")
+    return Pixels(stored, packing, width)

@@ -20,6 +20,7 @@ import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from isp_distill.models.fingerprint import differences, fingerprint
 from isp_distill.models.teacher import Teacher
 from isp_distill.packs.reader import PackedRaw
 from isp_distill.storage import shards
-from isp_distill.storage.logit_codec import check, decode
+from isp_distill.storage.logit_codec import check, decode, decode_features
 from isp_distill.storage.manifest import MANIFEST, mismatched, read_manifest
 from isp_distill.storage.manifest_schema import LOGITS
 
@@ -57,6 +58,8 @@ class ViewSettings:
             less than 1e-6 nats. k stores the k largest log-probabilities, their classes and what
             the rest sum to, spread evenly over them when read: an eighth of the bytes with 64 of
             1000 classes, and 0.08 nats from the teacher. For dense teachers and very many classes.
+        features: of the teacher that are stored beside its logits, as float16: keys of its output,
+            or names of its modules.
     """
 
     views: int
@@ -64,6 +67,7 @@ class ViewSettings:
     seed: int = 0
     augmentation: ISPAugmentation | None = None
     top: int = 0
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.views < 1 or self.top < 0:
@@ -75,7 +79,14 @@ class ViewSettings:
         view = dataclasses.asdict(self.view)
         if self.view.area is None:
             del view["ratio"]  # it has no effect
-        own = {"views": self.views, "seed": self.seed, "top": self.top, "augmentation": changed}
+        own: dict[str, Any] = {
+            "views": self.views,
+            "seed": self.seed,
+            "top": self.top,
+            "augmentation": changed,
+        }
+        if self.features:
+            own["features"] = list(self.features)
         described: dict[str, Any] = json.loads(json.dumps({**view, **own}))
         return described
 
@@ -104,13 +115,14 @@ class StoredTeacher:
     Args:
         packed: the packed folder they belong to.
         folder: of the set.
+        features: names of those that are read beside the logits.
 
     Raises:
         DamagedPackError: the set's manifest is damaged.
         ValueError: the set lacks files that are packed.
     """
 
-    def __init__(self, packed: PackedRaw, folder: Path) -> None:
+    def __init__(self, packed: PackedRaw, folder: Path, features: Sequence[str] = ()) -> None:
         manifest = read_manifest(folder, LOGITS)
         if manifest is None:
             raise ValueError(f"{folder}: holds no stored logits")
@@ -120,8 +132,14 @@ class StoredTeacher:
         self.teacher: dict[str, Any] = manifest["teacher"]
         self.settings: dict[str, Any] = manifest["views"]
         self.views = int(self.settings["views"])
+        #: Whether what is stored as logits is the embedding of a teacher without a classifier.
+        self.embedding = bool(self.settings.get("embedding", False))
         self._top = int(self.settings["top"])
         self._output: list[int] = manifest["output"] or []
+        self._features: list[list[int]] = manifest.get("features") or []
+        self._names = tuple(features)
+        stored = self.settings.get("features", [])
+        self._numbers = [stored.index(name) for name in features]
         self._places: list[tuple[dict[str, Any], int]] = []
         where = {n: (s, r) for s in manifest["shards"] for n, r in s["records"].items()}
         missing = []
@@ -145,8 +163,11 @@ class StoredTeacher:
         teacher: Teacher,
         view: View,
         augmentation: ISPAugmentation | None = None,
+        features: Sequence[str] = (),
     ) -> StoredTeacher | None:
         """The stored logits of this teacher for these views, or None where nothing is stored.
+
+        ``features``: of it, that must be stored too.
 
         Raises:
             ValueError: logits are stored, but of another teacher or for other views, or their
@@ -170,16 +191,22 @@ class StoredTeacher:
                 continue
             stored = manifest["views"]
             # How many views, of which seed, and how they are stored is the set's own affair.
-            free = {key: stored[key] for key in ("views", "seed", "top")}
+            free = {
+                key: stored[key]
+                for key in ("views", "seed", "top", "features", "embedding")
+                if key in stored
+            }
+            lacks = [name for name in features if name not in stored.get("features", [])]
             found = differences(manifest["teacher"], given)
             found += differences(stored, {**wanted, **free})
+            found += [f"features of {name} are not stored" for name in lacks]
             if not found:
-                return cls(packed, folder)
+                return cls(packed, folder, features)
             why.append(f"{folder.name}: {'; '.join(found)}")
         raise ValueError(
             f"{packed.path}: its stored logits belong to another teacher or to other views "
-            f"({' | '.join(why)}): store this one's with pack(..., teacher=...), or run the "
-            "teacher itself with PackedRaw(path, use_stored_teacher=False)"
+            f"({' | '.join(why)}): store this one's with pack(..., teacher=..., match=...), or "
+            "run the teacher itself with PackedRaw(path, use_stored_teacher=False)"
         )
 
     def output_shape(self) -> tuple[int, ...]:
@@ -201,16 +228,35 @@ class StoredTeacher:
             numbers = arrays["views"][row, number % self.views]
             logits = decode(arrays, row, number % self.views)
         except (shards.DamagedShardError, ValueError, IndexError) as error:
-            raise CorruptRawError(
-                str(self._packed.paths[index]),
-                f"its stored logits are damaged ({error}): run isp-distill verify --drop "
-                f"{self._packed.path}, then pack with the teacher again",
-            ) from error
+            raise self._damaged(index, error) from error
         down, right, mirror, flip, area, ratio = map(float, numbers[:6])
         draw = Draw(
             (down, right), bool(mirror), bool(flip), None if math.isnan(area) else area, ratio
         )
         return draw, logits
+
+    def features(self, index: int, number: int) -> dict[str, np.ndarray] | None:
+        """The features of a view of the i-th file by their names, float16; None if none are read.
+
+        Raises:
+            CorruptRawError: the shard is damaged.
+        """
+        if not self._names:
+            return None
+        shard, row = self._places[index]
+        try:
+            arrays, _ = self._shard(shard)
+            found = decode_features(arrays, row, number % self.views, self._numbers)
+        except (shards.DamagedShardError, ValueError, IndexError) as error:
+            raise self._damaged(index, error) from error
+        return dict(zip(self._names, found, strict=True))
+
+    def _damaged(self, index: int, error: Exception) -> CorruptRawError:
+        return CorruptRawError(
+            str(self._packed.paths[index]),
+            f"its stored logits are damaged ({error}): run isp-distill verify --drop "
+            f"{self._packed.path}, then pack with the teacher again",
+        )
 
     def _shard(self, listed: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """A shard's arrays, and its records that are not the manifest's, each with a reason."""
@@ -219,7 +265,7 @@ class StoredTeacher:
             shard = shards.Shard(self.folder / listed["file"], listed["bytes"])
             others = mismatched(shard, LOGITS, self.folder.name, listed)
             arrays = {key: shard.array(key) for key in shard.keys}
-            check(arrays, self.views, self._output, self._top)
+            check(arrays, self.views, self._output, self._top, self._features)
             found = self._arrays[listed["file"]] = arrays, others
         return found
 

@@ -30,6 +30,8 @@ class SeveralStoredTeachers:
             for index in range(length)
         ]
         self._first = sets[0]
+        #: See :class:`StoredTeacher`.
+        self.embedding = sets[0].embedding
         #: Identifies teacher and views.
         self.name = "+".join(dict.fromkeys(one.name for one in sets))
 
@@ -42,22 +44,32 @@ class SeveralStoredTeachers:
         one, own = self._places[index]
         return one.view(own, number)
 
+    def features(self, index: int, number: int) -> dict[str, np.ndarray] | None:
+        """The features of a view of an item; see :class:`StoredTeacher`."""
+        one, own = self._places[index]
+        return one.features(own, number)
+
 
 def stored_teacher_of(
     source: Source,
     teacher: Teacher,
     view: View,
     augmentation: ISPAugmentation | None = None,
+    features: Sequence[str] = (),
 ) -> StoredTeacher | SeveralStoredTeachers | None:
     """The stored logits of this teacher for these views, or None where nothing is stored.
+
+    ``features``: of it, that are read beside the logits.
 
     Raises:
         ValueError: logits are stored, but of another teacher or for other views; or some of
             several folders have them and others have none.
     """
     if not isinstance(source, SeveralFolders):
-        return StoredTeacher.matching(source, teacher, view, augmentation)
-    found = [StoredTeacher.matching(part, teacher, view, augmentation) for part in source.parts]
+        return StoredTeacher.matching(source, teacher, view, augmentation, features)
+    found = [
+        StoredTeacher.matching(part, teacher, view, augmentation, features) for part in source.parts
+    ]
     sets = [one for one in found if one is not None]
     if not sets:
         return None

@@ -211,6 +211,8 @@ def _check_logits(shard: shards.Shard, entry: dict[str, Any], found: Inspected) 
         return  # what the arrays are held against is damaged
     settings = found.manifest["views"]
     try:
-        check(arrays, settings["views"], found.manifest["output"] or [1], settings["top"])
+        features = found.manifest.get("features") or ()
+        output = found.manifest["output"] or [1]
+        check(arrays, settings["views"], output, settings["top"], features)
     except ValueError as error:
         raise shards.DamagedShardError(str(error)) from error

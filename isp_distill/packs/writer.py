@@ -16,6 +16,7 @@ from isp_distill.errors import RawError
 from isp_distill.packs.originals import Originals
 from isp_distill.packs.packed_pictures import key_of
 from isp_distill.storage import shards
+from isp_distill.storage.field_checks import FieldError
 from isp_distill.storage.manifest import (
     MANIFEST,
     VERSION,
@@ -31,7 +32,6 @@ from isp_distill.storage.manifest_schema import (
     PREFIXES,
     SETTINGS,
     STAMP,
-    FieldError,
     check_shard_name,
 )
 
@@ -48,7 +48,8 @@ class Record:
 
     Attributes:
         name: its path below the source folder.
-        array: what is stored: uint16 ``[H, W]``, or uint8 ``[bytes]`` where it is compressed.
+        array: what is stored: uint16 ``[H, W]``, uint8 ``[H, bytes]`` where it is packed, or uint8
+            ``[bytes]`` where it is compressed.
         entry: what the manifest says of it.
         picture: the camera's own, as bytes of a JPEG, uint8 ``[n]``, or None.
     """

@@ -10,9 +10,10 @@ _BAND_ROWS = 64
 
 
 def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any]:
-    """Average ``factor`` x ``factor`` sites of one colour into one: ``[H, W]`` uint16 to smaller.
+    """Average ``factor`` x ``factor`` sites of one colour into one: ``[H, W]`` to smaller.
 
     What a sensor's binning mode does; the pattern stays. Periods that do not fill a block are cut.
+    Codes are rounded to uint16. Linear values, float32, stay so, and are not rounded.
 
     Examples:
         >>> isp_distill.bin_mosaic(np.zeros((96, 128), dtype=np.uint16), 2).shape
@@ -21,18 +22,25 @@ def bin_mosaic(mosaic: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any
     if factor == 1:
         return mosaic
     rows, columns = mosaic.shape[0] // (2 * factor), mosaic.shape[1] // (2 * factor)
-    binned: np.ndarray[Any, Any] = np.empty((2 * rows, 2 * columns), np.uint16)
+    linear = mosaic.dtype == np.float32
+    kind = np.float32 if linear else np.uint16
+    binned: np.ndarray[Any, Any] = np.empty((2 * rows, 2 * columns), kind)
     # Bands that fit the cache. Rows are added first, as whole vectors: ten times as fast as a mean
-    # over both axes. Sums are exact, so the order makes no difference.
+    # over both axes. Sums are exact, so the order makes no difference; of whole linear values
+    # those of float64 are.
     step = max(1, _BAND_ROWS // (2 * factor))
     for first in range(0, rows, step):
         last = min(first + step, rows)
         band = mosaic[2 * factor * first : 2 * factor * last, : 2 * factor * columns]
         band = band.reshape(last - first, factor, 2, 2 * factor * columns)
-        tall = band.sum(axis=1, dtype=np.uint32).reshape(2 * (last - first), columns, factor, 2)
+        tall = band.sum(axis=1, dtype=np.float64 if linear else np.uint32)
+        tall = tall.reshape(2 * (last - first), columns, factor, 2)
         total = tall[:, :, 0].copy()
         for number in range(1, factor):
             total += tall[:, :, number]
+        if linear:
+            binned[2 * first : 2 * last] = (total / factor**2).reshape(-1, 2 * columns)
+            continue
         mean = total.astype(np.float32) / np.float32(factor * factor)
         binned[2 * first : 2 * last] = np.rint(mean).reshape(-1, 2 * columns)
     return binned

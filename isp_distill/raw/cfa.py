@@ -1,6 +1,8 @@
-"""The colour filter array: the four Bayer patterns and where each colour sits in a 2x2 period.
+"""The colour filter array: its patterns and where each colour sits in a 2x2 period.
 
-A pattern is one integer, the site of its red: ``2 * row + column`` of R within the period. The four
+A Bayer pattern is one integer, the site of its red: ``2 * row + column`` of R within the period.
+Other filters only name the colours otherwise, and count on from 4 (see ``filters.py``): the site of
+the first colour is in the two lowest bits, which are all that decides where a plane lies. The four
 colour planes are always ordered **R, Gr, Gb, B** (Gr is the green in a red row), and with that
 order the site of plane ``k`` in pattern ``p`` is simply ``p ^ k``: Gr is R's neighbour in the row
 (flip the column bit), Gb in the column (flip the row bit), B across (flip both). Everything in this
@@ -16,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp_distill.arguments import check_dense, readable, shown, whole_number
+from isp_distill.arguments import check_dense, check_stored, readable, shown, whole_number
+from isp_distill.raw.filters import KNOWN, NAMES, number_of
 
 #: Pattern names in the order of their codes: red at site 0, 1, 2, 3.
 PATTERNS: tuple[str, str, str, str] = ("RGGB", "GRBG", "GBRG", "BGGR")
@@ -25,20 +28,15 @@ PLANES: tuple[str, str, str, str] = ("R", "Gr", "Gb", "B")
 
 
 def pattern_code(pattern: str) -> int:
-    """The code (0..3) of a pattern name.
+    """The code of a pattern name: 0..3 of Bayer's, more of other filters'.
 
     Args:
-        pattern: "RGGB", "GRBG", "GBRG" or "BGGR", in any case.
+        pattern: "RGGB", "GRBG", "GBRG" or "BGGR", or one of another filter, in any case.
 
     Raises:
         ValueError: for any other name.
     """
-    try:
-        return PATTERNS.index(pattern.upper())
-    except (ValueError, AttributeError):
-        raise ValueError(
-            f"unknown CFA pattern {pattern!r}: expected one of {', '.join(PATTERNS)}"
-        ) from None
+    return number_of(pattern)
 
 
 def pattern_codes(
@@ -55,23 +53,27 @@ def pattern_codes(
         device: where the result lives.
 
     Raises:
-        ValueError: for an unknown name, a code outside 0..3, or a wrong number of samples.
+        ValueError: for an unknown name, a code that there is not, or a wrong number of samples.
         TypeError: for anything else, a tensor that is not of an integer type included.
     """
     if isinstance(pattern, str):
         return torch.full((batch,), pattern_code(pattern), dtype=torch.int64, device=device)
     if not isinstance(pattern, (Tensor, Iterable)):
         pattern = whole_number(pattern, "a pattern code")
-        if not 0 <= pattern <= 3:
-            raise ValueError(f"pattern code {pattern} is outside 0..3 ({', '.join(PATTERNS)})")
+        if not 0 <= pattern < len(NAMES):
+            raise ValueError(
+                f"pattern code {pattern} is outside 0..{len(NAMES) - 1} ({', '.join(KNOWN)})"
+            )
         return torch.full((batch,), pattern, dtype=torch.int64, device=device)
     if isinstance(pattern, Tensor):
         check_dense(pattern, "pattern")
         if pattern.dtype.is_floating_point:
             raise TypeError(f"pattern codes must be integers, not {pattern.dtype}")
         codes = pattern.to(device=device, dtype=torch.int64).reshape(-1)
-        if readable(pattern) and not all(0 <= c <= 3 for c in codes.tolist()):
-            raise ValueError(f"pattern codes must be in 0..3, got {codes.tolist()}")
+        if readable(pattern):
+            check_stored(pattern, "pattern")
+        if readable(pattern) and not all(0 <= c < len(NAMES) for c in codes.tolist()):
+            raise ValueError(f"pattern codes must be in 0..{len(NAMES) - 1}, got {codes.tolist()}")
     else:
         codes = on_device([pattern_code(p) for p in pattern], device, torch.int64)
     if codes.numel() == 1 and batch != 1:
@@ -107,6 +109,8 @@ def per_sample(
     if isinstance(value, (int, float)):
         return _filled((batch, *shape), value, device, dtype, name)
     tensor = on_device(value, device, dtype, name)
+    if tensor.shape == (batch, *shape):
+        return tensor
     if tensor.dim() == 0 or tuple(tensor.shape) in (shape, (1, *shape), (batch, *shape)):
         return tensor.expand(batch, *shape)
     wanted = f"{list(shape)} or {[batch, *shape]}" if shape else f"[{batch}]"
@@ -134,10 +138,16 @@ def on_device(
     """
     if isinstance(value, Tensor):
         check_dense(value, name)
+        if value.dtype == dtype and value.device == device:
+            return value
+        check_stored(value, name)
         return value.to(device=device, dtype=dtype, non_blocking=True)
     if isinstance(value, (int, float)):
         return _filled((), value, device, dtype, name)
-    if device.type != "cpu" and isinstance(value, (list, tuple)):
+    # Of tensors in a list, torch.as_tensor would drop the history.
+    if isinstance(value, (list, tuple)) and (
+        device.type != "cpu" or any(isinstance(v, Tensor) for v in value)
+    ):
         return torch.stack([on_device(v, device, dtype, name) for v in value])
     try:
         # torch would round Python's numbers to its default dtype, and put them on its default

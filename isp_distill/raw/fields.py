@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from isp_distill.raw.metadata import Blacks, Gains, Matrix
+from isp_distill.raw.filters import GREY, Matrix, filter_of, is_bayer, name_of, number_of
+from isp_distill.raw.metadata import IDENTITY, Blacks, Gains
+from isp_distill.raw.packings import PACKED, row_bytes
 
 
 def mosaic_of(mosaic: Any) -> np.ndarray:
@@ -46,6 +48,39 @@ def mosaic_of(mosaic: Any) -> np.ndarray:
             f"column off: mosaic[:{height // 2 * 2}, :{width // 2 * 2}]"
         )
     return np.ascontiguousarray(mosaic, dtype=np.uint16)
+
+
+def packed_mosaic_of(mosaic: Any, packing: Any, width: Any) -> np.ndarray:
+    """The bytes of a packed mosaic as C-contiguous uint8 [H, bytes], H and the width even.
+
+    Raises:
+        TypeError: it is no numpy array, or the width no whole number.
+        ValueError: there is no such packing, one of packing and width is missing, or the array
+            has another type or shape.
+    """
+    if packing not in PACKED:
+        raise ValueError(f"packing must be one of {', '.join(PACKED)} or None, not {packing!r}")
+    if width is None:
+        raise ValueError(f"packing={packing!r} needs packed_width, the pixels of a row")
+    if isinstance(width, bool) or not isinstance(width, numbers.Integral):
+        raise TypeError(f"packed_width must be a whole number, not {width!r}")
+    width = int(width)
+    if not isinstance(mosaic, np.ndarray):
+        raise TypeError(
+            f"mosaic is a {type(mosaic).__name__}, not a numpy array: give uint8 [H, bytes]"
+        )
+    needed = max(1, row_bytes(width, packing))
+    if mosaic.dtype != np.uint8 or mosaic.ndim != 2 or mosaic.shape[1] < needed:
+        raise ValueError(
+            f"a mosaic of {width} columns packed as {packing} is uint8 [H, {needed} or more], not "
+            f"{mosaic.dtype} {list(mosaic.shape)}; codes have packing=None, packed_width=None"
+        )
+    if width % 2 or mosaic.shape[0] % 2 or min(width, mosaic.shape[0]) < 2:
+        raise ValueError(
+            f"mosaic height and width must be even, not {mosaic.shape[0]}x{width}: unpack it "
+            "(isp_distill.raw.packings.unpack_rows) and cut the last row or column off"
+        )
+    return np.ascontiguousarray(mosaic)
 
 
 def _conversion(mosaic: np.ndarray) -> str:
@@ -106,22 +141,59 @@ def white_balance_of(gains: Any) -> Gains:
     return values[0], values[1], values[2]
 
 
-def ccm_of(matrix: Any) -> Matrix:
-    """The colour matrix as a tuple of three rows.
+def pattern_of(pattern: Any) -> str:
+    """The pattern's name, as :data:`isp_distill.raw.filters.NAMES` writes it.
 
     Raises:
-        TypeError, ValueError: not 3x3 finite numbers.
+        ValueError: there is none of this name.
     """
+    return name_of(number_of(pattern))
+
+
+def ccm_of(matrix: Any, pattern: str) -> Matrix | None:
+    """The colour matrix as a tuple of three rows.
+
+    None stays None where only the camera's maker knows it; for Bayer it is the identity, for mono
+    three equal channels.
+
+    Raises:
+        TypeError, ValueError: not 3x3 finite numbers, or 3x4 for a filter of four colours; or a
+            matrix of mono, which has no colours.
+    """
+    columns = filter_of(pattern).columns
+    # A default goes with the pattern that it is the default of, not with the one it is replaced by.
+    if matrix is None or matrix is IDENTITY or matrix is GREY:
+        return IDENTITY if is_bayer(pattern) else GREY if columns == 1 else None
     try:
         values = np.asarray(matrix, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"ccm must be 3x3 numbers, not {matrix!r}") from error
-    if values.shape != (3, 3):
-        raise ValueError(f"ccm has shape {list(values.shape)}, not [3, 3]")
+        raise TypeError(f"ccm must be 3x{columns} numbers, not {matrix!r}") from error
+    if columns == 1:
+        if values.tolist() != [list(row) for row in GREY]:
+            raise ValueError("a mono sensor has no colours: give no ccm")
+        return GREY
+    if values.shape != (3, columns):
+        raise ValueError(
+            f"ccm has shape {list(values.shape)}, not [3, {columns}], and the pattern is {pattern}"
+        )
     if not np.isfinite(values).all():
         raise ValueError(f"ccm has values that are not finite: {values.tolist()}")
-    rows = [(float(r[0]), float(r[1]), float(r[2])) for r in values]
-    return rows[0], rows[1], rows[2]
+    return tuple(tuple(float(value) for value in row) for row in values)
+
+
+def check_sites_alike(pattern: str, black: Blacks, gains: Gains, maps: np.ndarray | None) -> None:
+    """Refuse what would tell the four sites of a mono sensor apart: no colour goes with it.
+
+    Raises:
+        ValueError: black levels, gains or the planes of the gain map differ.
+    """
+    if filter_of(pattern).columns != 1:
+        return
+    for name, values in (("black", black), ("white_balance", gains)):
+        if len(set(values)) > 1:
+            raise ValueError(f"{name} of a mono sensor is one number, not {list(values)}")
+    if maps is not None and not (maps == maps[:1]).all():
+        raise ValueError("the four planes of a mono sensor's gain map must be equal")
 
 
 def orientation_of(orientation: Any) -> int:

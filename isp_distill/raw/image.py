@@ -1,4 +1,4 @@
-"""A camera RAW file as numbers: the Bayer mosaic and what is needed to interpret it.
+"""A camera RAW file as numbers: the mosaic and what is needed to interpret it.
 
 ``read_raw`` decodes one file with LibRaw (through rawpy); ``upright`` and ``crop`` move the mosaic
 and keep track of its colour filter. What LibRaw and the file's tags say is weighed in
@@ -20,28 +20,38 @@ import rawpy
 from isp_distill.errors import CorruptRawError
 from isp_distill.files.ordinary import check_ordinary
 from isp_distill.raw import fields as raw_fields
-from isp_distill.raw import framing, interpretation, metadata, rendition, tiff
+from isp_distill.raw import filters, framing, interpretation, metadata, rendition, tiff
 from isp_distill.raw import refusals as raw_refusals
+from isp_distill.raw.companding import Curve, curve_of
 from isp_distill.raw.dng import levels as dng_levels
-from isp_distill.raw.dng import opcodes
+from isp_distill.raw.dng import lossless_jpeg, opcodes
+from isp_distill.raw.filters import Matrix
 from isp_distill.raw.gain_map import GainMap
-from isp_distill.raw.metadata import PATTERNS, SITE_PLANES, Blacks, Gains, Matrix
+from isp_distill.raw.metadata import SITE_PLANES, Blacks, Gains
+from isp_distill.raw.pixels import Pixels
 from isp_distill.raw.raw_input import Located, RawInput, located
 
 
 @dataclass(frozen=True, eq=False)
 class RawImage:
-    """One Bayer mosaic and its metadata; ``read_raw`` makes it.
+    """One mosaic and its metadata; ``read_raw`` makes it, of Bayer filters.
 
     Attributes:
         mosaic: uint16 [H, W], C-contiguous, H and W even: the visible area in raw units. Values
-            below ``black`` and above ``white`` occur in real files.
-        pattern: colours of the first 2x2 of ``mosaic``, row by row: "RGGB", "BGGR", "GRBG", "GBRG".
+            below ``black`` and above ``white`` occur in real files. With ``packing`` the sensor's
+            bytes instead, uint8 [H, bytes].
+        pattern: colours of the first 2x2 of ``mosaic``, row by row: "RGGB", "BGGR", "GRBG", "GBRG",
+            or those of another filter (RCCB, RCCG, RYYB, RYYCy, RGIrB, RIrGB and their other
+            orders), or "mono": see :mod:`isp_distill.raw.filters`.
         black: black level of R, Gr, Gb, B in raw units; Gr is the green in a red row. One number
-            stands for all four.
+            stands for all four. Of another filter: the first colour, what is in its row, what is in
+            its column, the last.
         white: level at which the sensor saturates, raw units, above every black level.
-        white_balance: gains of R, G, B, green 1; one number stands for all three.
-        ccm: 3x3, white-balanced camera RGB to linear sRGB; each row sums to 1.
+        white_balance: gains of R, G, B, green 1; one number stands for all three. Of another
+            filter: of the first colour, those in the middle, and the last.
+        ccm: 3x3, white-balanced camera RGB to linear sRGB; each row sums to 1. Of another filter
+            its columns are the first, the doubled and the last colour, or all four (3x4). There is
+            no default for those: None. Mono has three equal channels.
         orientation: EXIF orientation, 1..8; 1 is upright.
         camera: make and model; "" where the file does not say.
         exposure_time: seconds, or None.
@@ -53,6 +63,12 @@ class RawImage:
             in stops (the DNG's BaselineExposure).
         gain_map: the lens shading that the file asks to correct, or None. It is not applied to
             ``mosaic``.
+        packing: how the codes lie in the bytes of a packed mosaic, see
+            :mod:`isp_distill.raw.packings`; None, the usual case, for a mosaic of codes.
+        packed_width: of a packed mosaic, its pixels in a row.
+        linearise: of a companding sensor, what its codes mean: knots (code, value), or the values
+            of the codes from 0 on; ``black`` and ``white`` are then linear values, of up to 24
+            bits. A table of straight pieces is kept as their knots. None: codes are linear.
 
     Examples:
         >>> mosaic = np.full((64, 64), 600, dtype=np.uint16)
@@ -65,7 +81,7 @@ class RawImage:
     black: Blacks
     white: float
     white_balance: Gains = (1.0, 1.0, 1.0)
-    ccm: Matrix = metadata.IDENTITY
+    ccm: Matrix | None = None
     orientation: int = 1
     camera: str = ""
     exposure_time: float | None = None
@@ -74,6 +90,9 @@ class RawImage:
     default_crop: tuple[int, int, int, int] | None = None
     baseline_exposure: float = 0.0
     gain_map: GainMap | None = None
+    packing: str | None = None
+    packed_width: int | None = None
+    linearise: Curve | None = None
 
     def __post_init__(self) -> None:
         """Bring every field to its one form and refuse what no later stage can handle.
@@ -83,28 +102,38 @@ class RawImage:
 
         Raises:
             TypeError: a field is of a type that has no such meaning.
-            ValueError: the mosaic is not an even-sized uint16 [H, W], the pattern is not Bayer, a
+            ValueError: the mosaic is not an even-sized uint16 [H, W], nor the bytes of one whose
+                packing and width are given, the pattern is unknown, a
                 level, gain or matrix is not finite or has another length, white is not above every
-                black level, or the orientation is not 1..8.
+                black level, the orientation is not 1..8, a mono sensor's sites differ, or
+                ``linearise`` is no curve.
         """
         black = raw_fields.black_of(self.black)
-        if self.pattern not in PATTERNS:
-            raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, not {self.pattern!r}")
-        mosaic = raw_fields.mosaic_of(self.mosaic)
+        pattern = raw_fields.pattern_of(self.pattern)
+        gains = raw_fields.white_balance_of(self.white_balance)
+        if self.packing is None and self.packed_width is None:
+            mosaic = raw_fields.mosaic_of(self.mosaic)
+        else:
+            given = self.mosaic, self.packing, self.packed_width
+            mosaic = raw_fields.packed_mosaic_of(*given)
         crop = raw_fields.default_crop_of(self.default_crop)
         fields = {
+            "linearise": curve_of(self.linearise),
             "mosaic": mosaic,
+            "pattern": pattern,
             "black": black,
             "white": raw_fields.white_of(self.white, black),
-            "white_balance": raw_fields.white_balance_of(self.white_balance),
-            "ccm": raw_fields.ccm_of(self.ccm),
+            "white_balance": gains,
+            "ccm": raw_fields.ccm_of(self.ccm, pattern),
             "orientation": raw_fields.orientation_of(self.orientation),
             "exposure_time": raw_fields.positive_or_none("exposure_time", self.exposure_time),
             "iso": raw_fields.positive_or_none("iso", self.iso),
             "path": os.fsdecode(self.path),
-            "default_crop": crop and framing.checked_rectangle(crop, *mosaic.shape),
+            "default_crop": crop and framing.checked_rectangle(crop, len(mosaic), self.width),
             "baseline_exposure": raw_fields.number("baseline_exposure", self.baseline_exposure),
         }
+        maps = None if self.gain_map is None else self.gain_map.gains
+        raw_fields.check_sites_alike(pattern, black, gains, maps)
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -115,8 +144,17 @@ class RawImage:
 
     @property
     def width(self) -> int:
-        """Columns of the mosaic."""
-        return int(self.mosaic.shape[1])
+        """Columns of the mosaic, in pixels."""
+        return int(self.mosaic.shape[1] if self.packed_width is None else self.packed_width)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The mosaic, and how it is packed: what cuts and turns it, see :class:`Pixels`."""
+        return Pixels(self.mosaic, self.packing, self.width)
+
+    def unpacked(self) -> RawImage:
+        """The same image with a mosaic of codes, uint16 [H, W]; itself where it has one."""
+        return self if self.packing is None else replace(self, **self.pixels.unpacked().fields())
 
     @property
     def black_per_site(self) -> np.ndarray:
@@ -128,9 +166,10 @@ class RawImage:
 def upright(raw: RawImage) -> RawImage:
     """Apply the orientation to the mosaic: flips and transposes only, no value changes.
 
-    A flipped or transposed Bayer mosaic of even size is a Bayer mosaic with another pattern.
+    A flipped or transposed mosaic of even size is a mosaic with another pattern.
     Transposing turns red rows into red columns, so Gr and Gb exchange their black levels. Default
-    crop and gain map turn with the mosaic.
+    crop and gain map turn with the mosaic. One that is packed stays so where rows alone change
+    places.
 
     Args:
         raw: any image.
@@ -145,27 +184,28 @@ def upright(raw: RawImage) -> RawImage:
     """
     if raw.orientation == 1:
         return raw
-    red = PATTERNS.index(raw.pattern)
-    black = raw.black
-    mosaic = raw.mosaic
+    pattern, black, ccm = raw.pattern, raw.black, raw.ccm
+    pixels = raw.pixels
     gain_map = raw.gain_map
     # EXIF orientations as mirrored rows, then mirrored columns, then transposed (TIFF 6.0, tag
     # 274). An even size makes a mirror swap the two sites of a period.
     if raw.orientation in (3, 4, 6, 7):
-        mosaic, red = mosaic[::-1], red ^ 2
+        pixels, pattern = pixels.flipped(), filters.moved(pattern, 1, 0)
         gain_map = None if gain_map is None else gain_map.flipped(raw.height)
     if raw.orientation in (2, 3, 7, 8):
-        mosaic, red = mosaic[:, ::-1], red ^ 1
+        pixels, pattern = pixels.mirrored(), filters.moved(pattern, 0, 1)
         gain_map = None if gain_map is None else gain_map.mirrored(raw.width)
     if raw.orientation >= 5:
-        mosaic, red = mosaic.T, (0, 2, 1, 3)[red]
+        pixels, ccm = pixels.transposed(), filters.exchanged(ccm)
+        pattern = filters.transposed(pattern)
         black = (black[0], black[2], black[1], black[3])
         gain_map = None if gain_map is None else gain_map.transposed()
     return replace(
         raw,
-        mosaic=np.ascontiguousarray(mosaic),
-        pattern=PATTERNS[red],
+        **pixels.fields(),
+        pattern=pattern,
         black=black,
+        ccm=ccm,
         orientation=1,
         default_crop=framing.upright(raw.default_crop, raw.orientation, raw.height, raw.width),
         gain_map=gain_map,
@@ -177,7 +217,8 @@ def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImag
 
     An odd ``top`` or ``left`` changes the pattern, which is tracked; black levels belong to colours
     and stay. The gain map moves along, and so does the default crop where the rectangle holds all
-    of it; else it is None.
+    of it; else it is None. A packed mosaic stays packed where the rectangle begins with a whole
+    group of pixels.
 
     Args:
         raw: any image.
@@ -199,11 +240,10 @@ def crop(raw: RawImage, top: int, left: int, height: int, width: int) -> RawImag
             f"crop of {height}x{width} at ({top}, {left}) leaves the mosaic "
             f"({raw.height}x{raw.width})"
         )
-    red = PATTERNS.index(raw.pattern) ^ (top % 2 * 2 + left % 2)
     return replace(
         raw,
-        mosaic=raw.mosaic[top : top + height, left : left + width].copy(),
-        pattern=PATTERNS[red],
+        **raw.pixels.window(top, left, height, width).copied().fields(),
+        pattern=filters.moved(raw.pattern, top, left),
         default_crop=framing.cropped(raw.default_crop, top, left, height, width),
         gain_map=None if raw.gain_map is None else raw.gain_map.cropped(top, left),
     )
@@ -214,7 +254,8 @@ def read_raw(path: RawInput) -> RawImage:
 
     The visible area is returned, an odd last row or column cropped. The orientation is reported,
     not applied (see :func:`upright`). Decoding runs LibRaw in this process; ``DecodePool`` does the
-    same in processes that may die.
+    same in processes that may die. With the extra ``fast`` the pixels of lossless-JPEG DNGs are
+    decoded by libjpeg-turbo, to the same bits; ``ISP_DISTILL_DECODER=libraw`` turns that off.
 
     Args:
         path: the file; or its content as bytes; or a binary file that is open, which is read from
@@ -232,7 +273,7 @@ def read_raw(path: RawInput) -> RawImage:
             tag that is there, is needed, and cannot be read; or it is a pipe or a device.
         OSError: the file cannot be opened (``FileNotFoundError``, ``PermissionError``, ...).
         TypeError: it is none of these, or a file that was opened as text.
-        ValueError: it is bytes that are a path.
+        ValueError: it is bytes that are a path; or ``ISP_DISTILL_DECODER`` is no decoder's name.
 
     Examples:
         >>> raw = isp_distill.read_raw("photos/new.dng")
@@ -260,13 +301,16 @@ def read_raw(path: RawInput) -> RawImage:
                 )
         with rawpy.RawPy() as decoder:
             try:
-                _open(decoder, found.file)
+                frame = lossless_jpeg.unpacked(decoder, found.file, directories)
+                if frame is None:
+                    _open(decoder, found.file)
                 if tiff.is_dng(directories):
                     shape = (decoder.sizes.raw_height, decoder.sizes.raw_width)
                     dng_levels.check_tags(tiff.raw_directory(directories, shape), directories)
                 raw_refusals.check_size(name, decoder)
-                decoder.unpack()
-                return _interpret(found, decoder, head, directories)
+                if frame is None:
+                    decoder.unpack()
+                return _interpret(found, decoder, head, directories, frame)
             except tiff.TagError as error:
                 raise CorruptRawError(name, f"{error}; copy or convert the file again") from error
             except (rawpy.LibRawError, rawpy.NotSupportedError, MemoryError) as error:
@@ -286,15 +330,19 @@ def _open(decoder: Any, name: str) -> None:
 
 
 def _interpret(
-    found: Located, decoder: Any, head: bytes, directories: list[tiff.Directory]
+    found: Located,
+    decoder: Any,
+    head: bytes,
+    directories: list[tiff.Directory],
+    frame: np.ndarray | None,
 ) -> RawImage:
-    """The RawImage of an unpacked file."""
+    """The RawImage of an unpacked file; ``frame`` holds its pixels where LibRaw has none."""
     name = found.name
     colors, pattern = raw_refusals.bayer_of(name, decoder, head, directories)
     sizes = decoder.sizes
     dng = tiff.is_dng(directories)
     sensor = tiff.raw_directory(directories, (sizes.raw_height, sizes.raw_width)) if dng else {}
-    mosaic, note = interpretation.mosaic_of(found, decoder, head, sensor)
+    mosaic, note = interpretation.mosaic_of(found, decoder, head, sensor, frame)
     notes = [note]
     peak = int(mosaic.max())
     if peak == 0:

@@ -13,10 +13,14 @@ from isp_distill.raw.image import RawImage
 
 
 def fields_of(raw: RawImage) -> dict[str, Any]:
-    """Every field but the mosaic and the path, as JSON can hold it."""
+    """Every field but the mosaic, how it is packed, and the path, as JSON can hold it."""
     fields = {f.name: getattr(raw, f.name) for f in dataclasses.fields(raw)}
     # Not the path: it may not be valid Unicode, and whoever reads the fields knows it.
-    del fields["mosaic"], fields["path"]
+    for name in ("mosaic", "packing", "packed_width", "path"):
+        del fields[name]
+    # Not where there is none: readers that know no such field read the rest.
+    if raw.linearise is None:
+        del fields["linearise"]
     if raw.gain_map is not None:
         fields["gain_map"] = raw.gain_map.as_json()
     return fields
@@ -34,7 +38,7 @@ def image_fields(stored: dict[str, Any]) -> dict[str, Any]:
         **stored,
         "black": tuple(stored["black"]),
         "white_balance": tuple(stored["white_balance"]),
-        "ccm": tuple(tuple(row) for row in stored["ccm"]),
+        "ccm": None if stored["ccm"] is None else tuple(tuple(row) for row in stored["ccm"]),
     }
     if stored.get("default_crop") is not None:
         fields["default_crop"] = tuple(stored["default_crop"])

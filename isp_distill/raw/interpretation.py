@@ -24,7 +24,11 @@ from isp_distill.raw.raw_input import Located
 
 
 def mosaic_of(
-    found: Located, decoder: Any, head: bytes, sensor: tiff.Directory
+    found: Located,
+    decoder: Any,
+    head: bytes,
+    sensor: tiff.Directory,
+    frame: np.ndarray | None = None,
 ) -> tuple[np.ndarray, str | None]:
     """The visible area, uint16 [H, W], an odd last row or column left out.
 
@@ -33,6 +37,7 @@ def mosaic_of(
         decoder: rawpy's, with the file unpacked.
         head: the file's first 16 bytes.
         sensor: the DNG's directory of the sensor data; empty for other formats.
+        frame: the whole sensor, uint16, where it was not LibRaw that decoded it.
 
     Raises:
         CorruptRawError: a floating-point DNG's samples cannot be read.
@@ -41,9 +46,12 @@ def mosaic_of(
     sizes = decoder.sizes
     if dng_float.is_float(sensor):
         return dng_float.visible_mosaic(found.name, found.file, sizes, head, sensor)
-    visible = decoder.raw_image_visible
+    height, width = sizes.height // 2 * 2, sizes.width // 2 * 2
+    if frame is not None:
+        top, left = sizes.top_margin, sizes.left_margin
+        return np.ascontiguousarray(frame[top : top + height, left : left + width]), None
     # A copy, because LibRaw frees its memory with the decoder.
-    return np.array(visible[: sizes.height // 2 * 2, : sizes.width // 2 * 2], order="C"), None
+    return np.array(decoder.raw_image_visible[:height, :width], order="C"), None
 
 
 def black_of_dng(

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from isp_distill.raw.filters import NAMES
+
 Gains = tuple[float, float, float]
 Matrix = tuple[Gains, Gains, Gains]
 Blacks = tuple[float, float, float, float]
@@ -21,8 +23,12 @@ MatrixLike = Sequence[Sequence[float]] | np.ndarray
 #: pattern is the site (2 * row + column) of its red.
 PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
 #: Colour plane (0 R, 1 Gr, 2 Gb, 3 B) at (0,0), (0,1), (1,0), (1,1) of each pattern's period: the
-#: exclusive or of site and pattern. Gr is the green in a red row.
-SITE_PLANES = {p: tuple(code ^ site for site in range(4)) for code, p in enumerate(PATTERNS)}
+#: exclusive or of site and pattern. Gr is the green in a red row. Other filters than Bayer's are
+#: among them, see ``filters.py``.
+SITE_PLANES = {
+    name: tuple(code % 4 ^ site for site in range(4))
+    for code, name in reversed([*enumerate(NAMES)])
+}
 
 #: Linear sRGB to CIE XYZ, D65 white (IEC 61966-2-1; the constants of dcraw and Brooks et al. 2019).
 SRGB_TO_XYZ = (

@@ -15,10 +15,7 @@ import rawpy
 from isp_distill.errors import CorruptRawError, UnsupportedRawError
 from isp_distill.raw import metadata, tiff
 from isp_distill.raw.dng import floating_point as dng_float
-
-#: Refuse headers that promise more than this. The largest Bayer mosaics have about 250 megapixels;
-#: a damaged width or height easily reaches 4,000.
-MAX_PIXELS = 512_000_000
+from isp_distill.raw.tiff import MAX_PIXELS
 
 
 def check_size(name: str, decoder: Any) -> None:

@@ -21,12 +21,12 @@ def resize_mosaic(mosaic: Array, height: int, width: int) -> Array:
     binned by it first.
 
     Args:
-        mosaic: uint16 ``[H, W]``, even sides.
+        mosaic: uint16 ``[H, W]``, even sides; or linear values, float32.
         height: of the result, even.
         width: likewise.
 
     Returns:
-        uint16 ``[height, width]``, contiguous.
+        uint16 ``[height, width]``, contiguous; of linear values float32, not rounded.
     """
     scales = mosaic.shape[0] / height, mosaic.shape[1] / width
     factor = max(1, math.floor(min(scales)))
@@ -47,7 +47,7 @@ def resize_mosaic(mosaic: Array, height: int, width: int) -> Array:
         for site, share in zip(sites[1:], shares[1:], strict=True):
             total += share[:, None] * plane[site]
         out[:, parity::2] = total.T
-    return np.rint(out).astype(np.uint16)
+    return out if mosaic.dtype == np.float32 else np.rint(out).astype(np.uint16)
 
 
 def _taps(length: int, wanted: int, scale: float, factor: int, parity: int) -> tuple[Array, Array]:

@@ -19,7 +19,8 @@ import numpy as np
 
 from isp_distill.errors import CorruptRawError, RawError, UnsupportedRawError
 from isp_distill.files.pillow import pillow
-from isp_distill.raw.packings import row_bytes
+from isp_distill.raw.packings import PACKED, row_bytes
+from isp_distill.raw.pixels import Pixels
 from isp_distill.raw.sensor_format import SensorFormat
 
 BYTES = (".raw", ".bin")
@@ -45,8 +46,8 @@ def count_frames(path: Path, form: SensorFormat) -> int:
         return 1
 
 
-def read_rows(path: Path, frame: int, top: int, bottom: int, form: SensorFormat) -> np.ndarray:
-    """The codes of rows ``top .. bottom - 1`` of a frame: uint16 ``[bottom - top, width]``.
+def read_pixels(path: Path, frame: int, top: int, bottom: int, form: SensorFormat) -> Pixels:
+    """The rows ``top .. bottom - 1`` of a frame, packed if they are, without a row's padding.
 
     Of bytes and of ``.npy`` no other rows are read; of the other kinds the whole file.
 
@@ -64,8 +65,14 @@ def read_rows(path: Path, frame: int, top: int, bottom: int, form: SensorFormat)
         else:
             rows = _picture(path, form)[top:bottom]
         if (rows.dtype == np.uint8 and rows.shape[1] != form.width) or suffix in BYTES:
-            return form.codes(rows)
-        return _checked_codes(rows, path, form)
+            if form.packing not in PACKED:
+                return Pixels.of(form.codes(rows))
+            needed = row_bytes(form.width, form.packing)
+            rows = rows[:, :needed]
+            # What is mapped is copied: a file may shrink later.
+            rows = np.array(rows) if isinstance(rows, np.memmap) else rows
+            return Pixels(rows, form.packing, form.width)
+        return Pixels.of(_checked_codes(rows, path, form))
 
 
 @contextlib.contextmanager
@@ -109,13 +116,13 @@ def _rows_of_bytes(path: Path, frame: int, top: int, bottom: int, form: SensorFo
     _count_in_bytes(path, form)  # the file may have changed
     start = form.header + frame * form.frame_bytes + top * form.stride
     wanted = (bottom - top) * form.stride
+    rows = np.zeros((bottom - top, form.stride), np.uint8)
     with open(path, "rb") as file:
         file.seek(start)
-        data = file.read(wanted)
-    if len(data) < wanted - _padding(form):
+        found = file.readinto(rows.reshape(-1).data)
+    if found < wanted - _padding(form):
         raise CorruptRawError(path, f"ends in the middle of frame {frame}")
-    rows = np.frombuffer(data.ljust(wanted, b"\0"), np.uint8)
-    return rows.reshape(bottom - top, form.stride)
+    return rows
 
 
 def _mapped(path: Path) -> np.ndarray:

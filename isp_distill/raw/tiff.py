@@ -96,6 +96,10 @@ PHOTOMETRIC_CFA = 32803
 PHOTOMETRIC_LINEAR_RAW = 34892
 ILLUMINANT_D65 = 21
 
+#: Refuse headers that promise more than this. The largest Bayer mosaics have about 250 megapixels;
+#: a damaged width or height easily reaches 4,000.
+MAX_PIXELS = 512_000_000
+
 # struct's letters of TIFF's types, from 1 (BYTE) to 13 (IFD); a rational is two integers.
 _TYPES = dict(
     enumerate(("B", "s", "H", "I", "II", "b", "s", "h", "i", "ii", "f", "d", "I"), start=1)

@@ -27,10 +27,15 @@ def palette(maps: list[Tensor], count: int) -> dict[int, Colour]:
     best = [c for c in area.argsort(descending=True)[:count].tolist() if area[c] > 0]
     colours = {}
     for rank, index in enumerate(best):
-        hue, light = (0.58 + 0.618034 * rank) % 1, (0.5, 0.68)[rank % 2]
-        red, green, blue = colorsys.hls_to_rgb(hue, light, 0.85)
-        colours[index] = (round(255 * red), round(255 * green), round(255 * blue))
+        colours[index] = class_colour(rank)
     return colours
+
+
+def class_colour(number: int) -> Colour:
+    """The colour of a class, or of a place in a list of them."""
+    hue, light = (0.58 + 0.618034 * number) % 1, (0.5, 0.68)[number % 2]
+    red, green, blue = colorsys.hls_to_rgb(hue, light, 0.85)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def overlay(

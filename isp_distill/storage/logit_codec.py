@@ -52,7 +52,49 @@ def output_of(stored: dict[str, np.ndarray]) -> list[int]:
     return [int(stored["classes"][0]), *stored["values"].shape[3:]]
 
 
-def check(arrays: dict[str, np.ndarray], views: int, output: Sequence[int], top: int) -> None:
+def encode_features(features: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """The features of a file's K views as they are stored: float16, each under its number.
+
+    Args:
+        features: float32 ``[K, ...]`` each.
+
+    Raises:
+        ValueError: one is NaN, or does not fit into float16; or a view has more than 2^28.
+    """
+    found = {}
+    for number, value in enumerate(features):
+        if math.prod(value.shape[1:]) > MAX_LOGITS:
+            raise ValueError(f"features of {list(value.shape[1:])} a view are too many to store")
+        if not bool((value.abs() <= 65504).all()):
+            raise ValueError(
+                "a feature of the teacher does not fit into float16, or is not a number: match "
+                "another layer, or let the teacher run in the training"
+            )
+        found[f"feature.{number}"] = value.half().numpy()
+    return found
+
+
+def decode_features(
+    stored: dict[str, np.ndarray], row: int, view: int, numbers: Sequence[int]
+) -> list[np.ndarray]:
+    """One view's features, float16, from a shard's arrays.
+
+    Raises:
+        ValueError: they are none that :func:`encode_features` makes.
+    """
+    found = [stored[f"feature.{number}"][row, view] for number in numbers]
+    if not all(np.isfinite(value).all() for value in found):
+        raise ValueError("a feature is not a finite number")
+    return found
+
+
+def check(
+    arrays: dict[str, np.ndarray],
+    views: int,
+    output: Sequence[int],
+    top: int,
+    features: Sequence[Sequence[int]] = (),
+) -> None:
     """Hold a shard's arrays against what its manifest says, before any of them is used.
 
     Args:
@@ -60,6 +102,7 @@ def check(arrays: dict[str, np.ndarray], views: int, output: Sequence[int], top:
         views: of each file.
         output: the shape of one view's logits.
         top: as in :func:`encode`.
+        features: the shapes of one view's features.
 
     Raises:
         ValueError: an array is missing, of another type or shape, or has numbers that cannot be.
@@ -78,6 +121,8 @@ def check(arrays: dict[str, np.ndarray], views: int, output: Sequence[int], top:
         expected["classes"] = "int32", (rows,)
     else:
         expected["logits"] = "float16", (rows, views, classes, *place)
+    for number, shape in enumerate(features):
+        expected[f"feature.{number}"] = "float16", (rows, views, *shape)
     found = {key: (array.dtype.name, array.shape) for key, array in arrays.items()}
     if found != expected:
         wrong = next(k for k in {**expected, **found} if found.get(k) != expected.get(k))

@@ -22,19 +22,23 @@ from typing import Any
 from isp_distill.errors import DamagedPackError
 from isp_distill.files.atomic import write_atomically
 from isp_distill.files.ordinary import check_ordinary
+from isp_distill.storage.field_checks import FieldError, shown
 from isp_distill.storage.manifest_schema import (
-    FieldError,
+    MOSAICS,
     check_head,
     check_name,
     check_record,
     check_shard,
     check_shard_name,
-    shown,
 )
 from isp_distill.storage.shards import Shard, make_renames_last, parse_json
 
 MANIFEST = "isp-distill.json"
+#: Of manifests and shards. A manifest that says what older readers do not know is of the next one.
 VERSION = 2
+VERSION_OF_PACKED = 3
+VERSION_OF_COMPANDED = 4
+_VERSIONS = (VERSION, VERSION_OF_PACKED, VERSION_OF_COMPANDED)
 #: The most bytes of a manifest: enough for some 500,000 files.
 MAX_BYTES = 512 << 20
 _START_ANEW = "restore it, or pack into an empty folder"
@@ -162,9 +166,10 @@ def _parsed(folder: Path, kind: str) -> dict[str, Any] | None:
             "is 1: it was packed by isp-distill 0.1, without digests of what it says",
             "pack its files again, into an empty folder",
         )  # fmt: skip
-    if version != VERSION or not isinstance(version, int):
+    if version not in _VERSIONS or not isinstance(version, int):
+        reads = f"{VERSION} to {VERSION_OF_COMPANDED}"
         raise DamagedPackError(
-            folder, None, "version", f"is {shown(version)}: this isp-distill reads {VERSION}",
+            folder, None, "version", f"is {shown(version)}: this isp-distill reads {reads}",
             "install the isp-distill that packed it, or pack into an empty folder",
         )  # fmt: skip
     if not isinstance(manifest.get("shards"), list):
@@ -269,18 +274,31 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any] | None:
     return found.manifest
 
 
+def _version_of(manifest: dict[str, Any]) -> int:
+    """The lowest version that can say it all, so that older readers read what they know."""
+    if manifest["format"] == MOSAICS:
+        records = [entry for shard in manifest["shards"] for entry in shard["records"].values()]
+        if any("linearise" in entry["fields"] for entry in records):
+            return VERSION_OF_COMPANDED
+        if "packed" in manifest["settings"] or any("packing" in entry for entry in records):
+            return VERSION_OF_PACKED
+    return VERSION
+
+
 def write_manifest(folder: Path, manifest: dict[str, Any], *, sealed: bool = True) -> None:
     """Replace the manifest, so that there is always one whole one.
 
     Args:
         folder: with shards.
-        manifest: all of it; gets its digest. Its records have theirs.
+        manifest: all of it; gets its version and its digest. Its records have theirs.
         sealed: False where what it says beside its records is known to be damaged: it stays so.
 
     Raises:
         ValueError: it lists more files than a manifest holds.
         OSError: it cannot be written.
     """
+    if sealed:
+        manifest["version"] = _version_of(manifest)
     manifest["digest"] = manifest_digest(manifest) if sealed else ""
     text = json.dumps(manifest, allow_nan=False).encode("ascii")
     if len(text) > MAX_BYTES:

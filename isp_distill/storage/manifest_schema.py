@@ -9,13 +9,30 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isp_distill.raw.metadata import PATTERNS
-from isp_distill.raw.refusals import MAX_PIXELS
+from isp_distill.raw.companding import curve_of
+from isp_distill.raw.filters import KNOWN, filter_of
+from isp_distill.raw.packings import PACKED, row_bytes
+from isp_distill.raw.tiff import MAX_PIXELS
+from isp_distill.storage.field_checks import (
+    Check,
+    FieldError,
+    any_object,
+    flag,
+    hexadecimal,
+    listed,
+    number,
+    one_of,
+    optional,
+    plain,
+    shown,
+    table,
+    text,
+    whole,
+)
 from isp_distill.storage.mosaic_codec import BAND_ROWS
 
 #: What the shards of a folder can hold.
@@ -29,138 +46,8 @@ COMPRESSIONS = ("none", "zstd")
 #: The most numbers that the logits of one view may have: 1 GiB as float32.
 MAX_LOGITS = 1 << 28
 
-Check = Callable[[Any, str], None]
-
 _COUNT = 1 << 62
 _LEVEL = 1e9
-_TEXT = 1 << 16
-
-
-class FieldError(ValueError):
-    """A field is not what it must be.
-
-    Args:
-        field: its name, with dots between the names of nested ones.
-        reason: what is wrong, to be said after the name.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field} {reason}")
-        self.field, self.reason = field, reason
-
-
-def shown(value: object) -> str:
-    """A value for an error: short, however long or deeply nested the value is."""
-    return reprlib.repr(value)
-
-
-def whole(low: int, high: int) -> Check:
-    """An integer in a range; true and false are no integers."""
-
-    def check(value: Any, field: str) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise FieldError(field, f"is {shown(value)}: expected an integer in {low}..{high}")
-
-    return check
-
-
-def number(low: float, high: float) -> Check:
-    """A finite number in a range."""
-
-    def check(value: Any, field: str) -> None:
-        ours = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not ours or not low <= value <= high:  # NaN is in no range
-            raise FieldError(field, f"is {shown(value)}: expected a number in {low:g}..{high:g}")
-
-    return check
-
-
-def _flag(value: Any, field: str) -> None:
-    if not isinstance(value, bool):
-        raise FieldError(field, f"is {shown(value)}: expected true or false")
-
-
-def _text(value: Any, field: str) -> None:
-    if not isinstance(value, str) or len(value) > _TEXT or "\0" in value:
-        raise FieldError(field, f"is {shown(value)}: expected a text")
-
-
-def _hexadecimal(value: Any, field: str) -> None:
-    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{32}", value):
-        raise FieldError(field, f"is {shown(value)}: expected 32 hexadecimal digits")
-
-
-def one_of(*allowed: str) -> Check:
-    """One of some texts."""
-
-    def check(value: Any, field: str) -> None:
-        if not isinstance(value, str) or value not in allowed:
-            raise FieldError(field, f"is {shown(value)}: expected one of {', '.join(allowed)}")
-
-    return check
-
-
-def optional(of: Check) -> Check:
-    """Null, or what another check allows."""
-
-    def check(value: Any, field: str) -> None:
-        if value is not None:
-            of(value, field)
-
-    return check
-
-
-def listed(of: Check, low: int, high: int) -> Check:
-    """A list of a length in a range, every item of which passes a check."""
-
-    def check(value: Any, field: str) -> None:
-        if not isinstance(value, (list, tuple)) or not low <= len(value) <= high:
-            length = f"{low}" if low == high else f"{low} to {high}"
-            raise FieldError(field, f"is {shown(value)}: expected a list of {length}")
-        for item in value:
-            of(item, field)
-
-    return check
-
-
-def table(fields: Mapping[str, Check], also: Mapping[str, Check] | None = None) -> Check:
-    """An object with exactly these fields; those of ``also`` may be missing."""
-    every = {**fields, **(also or {})}
-
-    def check(value: Any, field: str) -> None:
-        before = f"{field}." if field else ""
-        if not isinstance(value, dict):
-            raise FieldError(field, f"is {shown(value)}: expected an object")
-        for name in fields:
-            if name not in value:
-                raise FieldError(before + name, "is missing")
-        for name, item in value.items():
-            if name not in every:
-                raise FieldError(before + shown(name), "is none that pack writes")
-            every[name](item, before + name)
-
-    return check
-
-
-def plain(depth: int) -> Check:
-    """Any JSON that is nested no deeper."""
-
-    def check(value: Any, field: str) -> None:
-        if isinstance(value, (dict, list, tuple)):
-            if depth == 0:
-                raise FieldError(field, "is nested too deep")
-            items = value.values() if isinstance(value, dict) else value
-            for item in items:
-                plain(depth - 1)(item, field)
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise FieldError(field, f"is {value}: expected a finite number")
-
-    return check
-
-
-def _object(value: Any, field: str) -> None:
-    if not isinstance(value, dict):
-        raise FieldError(field, f"is {shown(value)}: expected an object")
 
 
 def check_name(name: str, *, folder: bool = False) -> None:
@@ -205,22 +92,33 @@ _GAIN_MAP = table(
     }
 )
 
-#: The fields of a RawImage that a record has.
+
+def _curve(value: Any, field: str) -> None:
+    """A companding sensor's curve: knots, or a table."""
+    try:
+        if value is None:
+            raise ValueError("is null")
+        curve_of(value)
+    except (TypeError, ValueError) as error:
+        raise FieldError(field, f"is {shown(value)}: {error}") from error
+
+
 _FIELDS = table(
     {
-        "pattern": one_of(*PATTERNS),
+        "pattern": one_of(*KNOWN),
         "black": listed(number(-_LEVEL, _LEVEL), 4, 4),
         "white": number(-_LEVEL, _LEVEL),
         "white_balance": listed(number(0, _LEVEL), 3, 3),
-        "ccm": listed(listed(number(-_LEVEL, _LEVEL), 3, 3), 3, 3),
+        "ccm": optional(listed(listed(number(-_LEVEL, _LEVEL), 1, 4), 3, 3)),
         "orientation": whole(1, 8),
-        "camera": _text,
+        "camera": text,
         "exposure_time": optional(number(0, _LEVEL)),
         "iso": optional(number(0, _LEVEL)),
         "default_crop": optional(listed(whole(0, 1 << 30), 4, 4)),
         "baseline_exposure": number(-1000, 1000),
         "gain_map": optional(_GAIN_MAP),
-    }
+    },
+    {"linearise": _curve},
 )
 
 
@@ -231,6 +129,8 @@ def check_fields(fields: Any, shape: tuple[int, int]) -> None:
         FieldError: one of them cannot be.
     """
     _FIELDS(fields, "fields")
+    if {len(r) for r in fields["ccm"] or ()} - {columns := filter_of(fields["pattern"]).columns}:
+        raise FieldError("fields.ccm", f"has rows of another length than {columns}")
     if not max(fields["black"]) < fields["white"]:
         raise FieldError(
             "fields.white", f"is {fields['white']}, which is not above {shown(fields['black'])}"
@@ -251,7 +151,7 @@ def check_fields(fields: Any, shape: tuple[int, int]) -> None:
 
 _STAMP = {"size": whole(0, _COUNT), "mtime_ns": whole(-_COUNT, _COUNT)}
 # Of a sensor dump: a digest of its description.
-_FORMAT: dict[str, Check] = {"format": _hexadecimal}
+_FORMAT: dict[str, Check] = {"format": hexadecimal}
 #: The fields of a record that tell whether its file, or what describes it, has changed.
 STAMP = (*_STAMP, *_FORMAT)
 
@@ -259,24 +159,29 @@ STAMP = (*_STAMP, *_FORMAT)
 _PICTURE = table({
     "shape": listed(whole(1, MAX_PIXELS), 2, 2), "orientation": whole(1, 8),
     "scale": number(1e-6, 1e6), "shift": listed(number(-_LEVEL, _LEVEL), 2, 2),
-    "residual": number(0, _LEVEL), "nbytes": whole(1, _COUNT), "checksum": _hexadecimal,
+    "residual": number(0, _LEVEL), "nbytes": whole(1, _COUNT), "checksum": hexadecimal,
 })  # fmt: skip
 
 _MOSAIC = table(
     {
         **_STAMP,
         "shape": listed(whole(2, MAX_PIXELS), 2, 2),
-        "fields": _object,
-        "checksum": _hexadecimal,
+        "fields": any_object,
+        "checksum": hexadecimal,
         "label": optional(whole(-(1 << 63), (1 << 63) - 1)),
-        "key": _text,
+        "key": text,
         "nbytes": whole(1, _COUNT),
-        "digest": _hexadecimal,
+        "digest": hexadecimal,
     },
-    {"bands": listed(whole(0, _COUNT), 2, MAX_PIXELS), "picture": _PICTURE, **_FORMAT},
+    {
+        "bands": listed(whole(0, _COUNT), 2, MAX_PIXELS),
+        "packing": one_of(*PACKED),
+        "picture": _PICTURE,
+        **_FORMAT,
+    },
 )
 _LOGITS_ROW = table(
-    {"row": whole(0, 1 << 20), "mosaic": _hexadecimal, "digest": _hexadecimal},
+    {"row": whole(0, 1 << 20), "mosaic": hexadecimal, "digest": hexadecimal},
 )
 
 
@@ -298,9 +203,12 @@ def check_record(kind: str, entry: Any, shard_bytes: int) -> None:
     check_fields(entry["fields"], (height, width))
     if entry["nbytes"] > shard_bytes:
         raise FieldError("nbytes", f"is {entry['nbytes']}, but its shard has {shard_bytes} bytes")
-    bands = entry.get("bands")
+    bands, packing = entry.get("bands"), entry.get("packing")
+    if packing is not None and bands is not None:
+        raise FieldError("packing", f"is {packing}, of a record that is compressed")
     if bands is None:
-        if entry["nbytes"] != 2 * height * width:
+        row = 2 * width if packing is None else row_bytes(width, packing)
+        if entry["nbytes"] != row * height:
             raise FieldError(
                 "shape", f"is {shown(entry['shape'])}, but {entry['nbytes']} bytes are stored"
             )
@@ -314,10 +222,10 @@ def check_record(kind: str, entry: Any, shard_bytes: int) -> None:
         raise FieldError("bands", f"end at {bands[-1]}, but {entry['nbytes']} bytes are stored")
 
 
-_SHARD: dict[str, Check] = {"bytes": whole(1, _COUNT), "records": _object}
+_SHARD: dict[str, Check] = {"bytes": whole(1, _COUNT), "records": any_object}
 _SHARDS = {
-    MOSAICS: table({"file": _text, **_SHARD}),
-    LOGITS: table({"file": _text, "checksums": _object, **_SHARD}),
+    MOSAICS: table({"file": text, **_SHARD}),
+    LOGITS: table({"file": text, "checksums": any_object, **_SHARD}),
 }
 
 
@@ -330,40 +238,42 @@ def check_shard(kind: str, shard: Any) -> None:
     _SHARDS[kind](shard, "")
     check_shard_name(shard["file"], kind)
     for checksum in shard.get("checksums", {}).values():
-        _hexadecimal(checksum, "checksums")
+        hexadecimal(checksum, "checksums")
 
 
 SETTINGS = table(
-    {"upright": _flag, "binning": whole(1, 1 << 15), "compression": one_of(*COMPRESSIONS)},
-    {"picture": _text, "picture_side": optional(whole(32, MAX_PIXELS))},
+    {"upright": flag, "binning": whole(1, 1 << 15), "compression": one_of(*COMPRESSIONS)},
+    {"packed": flag, "picture": text, "picture_side": optional(whole(32, MAX_PIXELS))},
 )
-_SKIPPED = table({"error": _text, "reason": _text, **_STAMP}, _FORMAT)
+_SKIPPED = table({"error": text, "reason": text, **_STAMP}, _FORMAT)
 _ALL: dict[str, Check] = {
-    "format": _text,
+    "format": text,
     "version": whole(0, 1 << 30),
     "shards": plain(1 << 30),
     "next": whole(0, 10**18),
-    "digest": _hexadecimal,
+    "digest": hexadecimal,
 }
+_SHAPE = listed(whole(1, MAX_LOGITS), 1, 8)
 _HEADS = {
     MOSAICS: table(
         {
             **_ALL,
             "settings": SETTINGS,
-            "source": _text,
-            "classes": listed(_text, 0, 1 << 30),
-            "skipped": _object,
-            "complete": _flag,
+            "source": text,
+            "classes": listed(text, 0, 1 << 30),
+            "skipped": any_object,
+            "complete": flag,
         }
     ),
     LOGITS: table(
         {
             **_ALL,
-            "teacher": _object,
-            "views": _object,
-            "columns": listed(_text, len(COLUMNS), len(COLUMNS)),
-            "output": optional(listed(whole(1, MAX_LOGITS), 1, 8)),
-        }
+            "teacher": any_object,
+            "views": any_object,
+            "columns": listed(text, len(COLUMNS), len(COLUMNS)),
+            "output": optional(_SHAPE),
+        },
+        {"features": optional(listed(_SHAPE, 0, 256))},
     ),
 }
 
@@ -385,6 +295,13 @@ def check_head(kind: str, manifest: Mapping[str, Any]) -> None:
     views = manifest["views"]
     for name, low, high in (("views", 1, 1 << 20), ("seed", 0, _COUNT), ("top", 0, MAX_LOGITS)):
         whole(low, high)(views.get(name), f"views.{name}")
+    names = views.get("features", [])
+    listed(text, 0, 256)(names, "views.features")
+    shapes = manifest.get("features")
+    if shapes is not None and len(shapes) != len(names):
+        raise FieldError("features", f"are {len(shapes)}, and {len(names)} have a name")
+    for shape in shapes or ():
+        check_output(shape)
     if tuple(manifest["columns"]) != COLUMNS:
         raise FieldError("columns", f"are {shown(manifest['columns'])}: expected {COLUMNS}")
     check_output(manifest["output"])

@@ -169,7 +169,9 @@ def _item(item: Any) -> str:
     if isinstance(item, tuple):
         return " ".join(_item(part) for part in item)
     if isinstance(item, RawImage):
-        camera = (item.pattern, item.black, item.white, item.white_balance, item.ccm)
+        camera: Any = (item.pattern, item.black, item.white, item.white_balance, item.ccm)
+        if item.linearise is not None:
+            camera = *camera, item.linearise
         return f"{_item(item.mosaic)} {camera!r}"
     if isinstance(item, Tensor):
         item = item.detach().cpu().numpy()

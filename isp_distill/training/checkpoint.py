@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from isp_distill.files.atomic import only_writer, replaced
 
@@ -28,7 +28,8 @@ _SEAL_BYTES = len(_SEAL) + 64
 _LENGTH_BYTES = 2
 _CHUNK = 1 << 20
 
-#: What a checkpoint holds: the types of each part.
+#: What a checkpoint holds: the types of each part. One of matched features has "matching" too, the
+#: projectors and the teacher's statistics: they are no part of the student.
 _PARTS: dict[str, tuple[type, ...]] = {
     "step": (int,),
     "settings": (dict,),
@@ -194,6 +195,10 @@ def _check_parts(path: Path, state: Any, sealed: bool) -> None:
             raise ValueError(f"{path}: its {name!r} is a {type(state[name]).__name__}")
     _check_weights(path, "student", state["student"])
     _check_weights(path, "average", state["average"] or {})
+    beside = state.get("matching", {})
+    if not isinstance(beside, dict):
+        raise ValueError(f"{path}: its 'matching' is a {type(beside).__name__}")
+    _check_weights(path, "matching", beside)
     if state["step"] < 0:
         raise ValueError(f"{path}: its 'step' is {state['step']}")
     for pair in state["random"]:
@@ -212,33 +217,3 @@ def _check_weights(path: Path, part: str, weights: dict[Any, Any]) -> None:
         extra = isinstance(name, str) and name.rpartition(".")[2] == "_extra_state"
         if not isinstance(name, str) or not (extra or isinstance(value, Tensor)):
             raise ValueError(f"{path}: its {part!r} holds {name!r}, which is no tensor")
-
-
-def load_weights(path: Path, student: nn.Module, weights: dict[str, Any]) -> None:
-    """Put a checkpoint's weights into a student.
-
-    Args:
-        path: of the checkpoint, for errors.
-        student: to be filled.
-        weights: of :func:`load_checkpoint`'s state.
-
-    Raises:
-        ValueError: they are another student's; the message names what differs.
-    """
-    own = student.state_dict()
-    # Extra state is compared by the module that it belongs to, in load_state_dict().
-    here = {k: list(v.shape) for k, v in own.items() if isinstance(v, Tensor)}
-    there = {k: list(v.shape) for k, v in weights.items() if isinstance(v, Tensor)}
-    names = sorted(k for k in {*here, *there} if here.get(k) != there.get(k))
-    if names:
-        first = names[0]
-        words = f"{first} is {there.get(first, 'missing')} there, {here.get(first, 'none')} here"
-        more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-        raise ValueError(
-            f"{path}: is of another student: {words}{more}; give the teacher that it was trained "
-            "with"
-        )
-    try:
-        student.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: does not fit this student: {error}") from error

@@ -44,10 +44,12 @@ class RunConfig:
             dataset in Python.
         labels: True: the first folder is a file's class; or the path of a file of labels.
         label_maps: the folder of a class for every pixel.
+        picture: the cameras' own pictures, for the teacher: "embedded", "beside" or a folder.
         live_teacher: of packed data, do not use the stored logits.
         validation: like ``data``.
         validation_labels: its file of labels; its folders are classes where ``labels`` is True.
         validation_label_maps: its label maps.
+        validation_picture: its pictures.
         out: the run's folder.
         settings: fields of :class:`TrainSettings`, in plain values.
     """
@@ -57,10 +59,12 @@ class RunConfig:
     data: str | list[str] | None = None
     labels: bool | str = False
     label_maps: str | None = None
+    picture: str | None = None
     live_teacher: bool = False
     validation: str | list[str] | None = None
     validation_labels: str | None = None
     validation_label_maps: str | None = None
+    validation_picture: str | None = None
     out: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -124,6 +128,7 @@ def write_config(
         validation=measured.get("data"),
         validation_labels=None if isinstance(own := measured.get("labels"), bool) else own,
         validation_label_maps=measured.get("label_maps"),
+        validation_picture=measured.get("picture"),
         out=str(job.folder),
         settings=job.settings.plain(),
     )
@@ -147,6 +152,8 @@ def _described(data: Data) -> dict[str, Any]:
     if not data.is_whole:
         return {}  # some of its files: a path would say all
     labels = data.labels_from
+    if not isinstance(data, ImageFolder) and data.pictures is not None:
+        found["picture"] = data.pictures.where
     return {**found, "data": str(data.root), "labels": labels == "folder" or labels or False}
 
 
@@ -155,6 +162,8 @@ def _check(path: str, name: str, value: Any) -> None:
     known = {f.name: f.default for f in dataclasses.fields(RunConfig)}
     if name not in known:
         raise ValueError(f"{path}: has no key {name!r}: {_hint(name, known)}")
+    if value == "" or (isinstance(value, list) and "" in value):
+        raise ValueError(f"{path}: {name} is empty, which is no path and no name: leave it out")
     if name in ("data", "validation") and isinstance(value, list) and value:
         value = next((part for part in value if not isinstance(part, str)), "")
     kind: type = dict if name == "settings" else bool if known[name] is False else str
@@ -176,4 +185,6 @@ def _hint(name: str, known: Mapping[str, Any]) -> str:
 def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(part) for part in value]
     return value

@@ -15,6 +15,7 @@ import torch
 from isp_distill.files.disk import check_writable
 from isp_distill.jobs.interruption import StopSignals
 from isp_distill.jobs.processes import Processes, joined
+from isp_distill.training.callbacks import Callbacks
 from isp_distill.training.checkpoint import only_run
 from isp_distill.training.settings import TrainSettings
 
@@ -30,12 +31,14 @@ class Job:
         folder: where its files go.
         processes: who takes part.
         stop: what Ctrl-C and SIGTERM do.
+        callbacks: who else is told; nobody where rank is not 0.
     """
 
     settings: TrainSettings
     folder: Path
     processes: Processes
     stop: StopSignals
+    callbacks: Callbacks
     _closing: ExitStack
 
     @property
@@ -66,7 +69,7 @@ class Job:
 
 
 @contextlib.contextmanager
-def started(settings: TrainSettings, folder: Path) -> Iterator[Job]:
+def started(settings: TrainSettings, folder: Path, callbacks: Callbacks) -> Iterator[Job]:
     """A job among its processes, with seeded random numbers.
 
     Raises:
@@ -78,4 +81,5 @@ def started(settings: TrainSettings, folder: Path) -> Iterator[Job]:
         stop.several = processes.count > 1
         processes.agreed(functools.partial(check_writable, folder))
         torch.manual_seed(settings.seed)
-        yield Job(settings, folder, processes, stop, closing)
+        told = callbacks if processes.first else Callbacks()
+        yield Job(settings, folder, processes, stop, told, closing)

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from isp_distill.jobs.processes import Processes
 from isp_distill.jobs.progress import Bar
+from isp_distill.models.match import Match
+from isp_distill.models.matching import Part
 from isp_distill.training.job import Job
 from isp_distill.training.metrics import Metrics
+
+
+class StepNumbers(NamedTuple):
+    """A step's numbers.
+
+    Attributes:
+        loss: the weighted sum.
+        matches: of each match its own loss, and its share of agreement or its mean cosine.
+    """
+
+    loss: float
+    matches: list[tuple[float, float]]
 
 
 class Window:
@@ -21,8 +37,9 @@ class Window:
     read once for many steps, summed over all processes on the way.
     """
 
-    def __init__(self, device: torch.device, length: int) -> None:
-        self._sums = torch.zeros(length, 3, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, length: int, matches: int = 1) -> None:
+        # The loss; and of each match its own loss, its figure and what that is divided by.
+        self._sums = torch.zeros(length, 1 + 3 * matches, dtype=torch.float64, device=device)
         self.length = 0
 
     def begin(self) -> None:
@@ -30,15 +47,24 @@ class Window:
         self._sums[self.length].zero_()
         self.length += 1
 
-    def add(self, loss: Tensor, agreed: Tensor, rows: int) -> None:
-        """Add to the step that was begun last."""
+    def add(self, loss: Tensor, parts: Sequence[Part], share: float = 1.0) -> None:
+        """Add a batch to the step that was begun last.
+
+        Args:
+            loss: of the batch, times its share of the step.
+            parts: of each match, of the batch.
+            share: of the batch in the step.
+        """
         row = self._sums[self.length - 1]
         row[0] += loss.detach()
-        row[1] += agreed
-        row[2] += rows
+        for number, part in enumerate(parts):
+            own = row[1 + 3 * number : 4 + 3 * number]
+            own[0] += part.loss.detach() * share
+            own[1] += part.figure
+            own[2] += part.count
 
-    def read(self, processes: Processes, length: int) -> list[tuple[float, float]]:
-        """Loss and share of agreement of the first steps, over all processes; empties the window.
+    def read(self, processes: Processes, length: int) -> list[StepNumbers]:
+        """The numbers of the first steps, over all processes; empties the window.
 
         Args:
             processes: who takes part.
@@ -46,7 +72,14 @@ class Window:
         """
         sums = processes.sum(self._sums[:length].clone()).tolist()
         self.length = 0
-        return [(loss / processes.count, agreed / rows) for loss, agreed, rows in sums]
+        found = []
+        for loss, *rest in sums:
+            each = [
+                (rest[i] / processes.count, rest[i + 1] / rest[i + 2])
+                for i in range(0, len(rest), 3)
+            ]
+            found.append(StepNumbers(loss / processes.count, each))
+        return found
 
 
 class StepLog:
@@ -57,14 +90,19 @@ class StepLog:
         first: steps that are done.
         metrics: where rank 0 writes.
         bar: what moves.
+        matches: what is trained.
     """
 
-    def __init__(self, job: Job, first: int, metrics: Metrics | None, bar: Bar) -> None:
+    def __init__(
+        self, job: Job, first: int, metrics: Metrics | None, bar: Bar, matches: Sequence[Match]
+    ) -> None:
         settings = job.settings
         usual = 10 if job.device.type == "cuda" else 1
         length = settings.metrics_every or usual
-        self.window = Window(job.device, length)
+        self.window = Window(job.device, length, len(matches))
+        self._names = [(m.name, "agreement" if m.of_classes else "cosine") for m in matches]
         self._processes, self._metrics, self._bar = job.processes, metrics, bar
+        self._callbacks = job.callbacks
         self._full = length
         self._peaks = {"lr": settings.lr, "stem_lr": settings.stem_lr}
         self._written, self._factors = first, list[float]()
@@ -80,9 +118,9 @@ class StepLog:
         self._factors.append(factor)
         self.window.begin()
 
-    def add(self, loss: Tensor, agreed: Tensor, rows: int, views: int) -> None:
-        """Add a batch's numbers to the step that was begun last."""
-        self.window.add(loss, agreed, rows)
+    def add(self, loss: Tensor, parts: Sequence[Part], share: float, views: int) -> None:
+        """Add a batch's numbers to the step that was begun last; see :meth:`Window.add`."""
+        self.window.add(loss, parts, share)
         self._seen += views
 
     def write(self, done: int) -> None:
@@ -98,7 +136,7 @@ class StepLog:
         now = time.perf_counter()
         speed = self._seen * self._processes.count / (now - self._since)
         self._since, self._seen = now, 0
-        for (value, share), factor in zip(values, self._factors, strict=False):
+        for (value, each), factor in zip(values, self._factors, strict=False):
             if not math.isfinite(value):
                 raise RuntimeError(
                     f"the loss is {value} at step {self._written}: lower lr or stem_lr, or "
@@ -106,10 +144,19 @@ class StepLog:
                 )
             self._written += 1
             if self._metrics is not None:
-                numbers = {"loss": value, "agreement": share, "images_per_second": speed}
+                numbers = {"loss": value, **self._figures(each), "images_per_second": speed}
                 now_lr = {name: peak * factor for name, peak in self._peaks.items()}
                 self._metrics.write(self._written, {**numbers, **now_lr})
+                self._callbacks.on_step(self._written, {**numbers, **now_lr})
         self._factors = []
-        self._bar.set_postfix(
-            loss=f"{value:.3f}", agree=f"{share:.2f}", img_s=f"{speed:.1f}", refresh=False
-        )
+        figure = {"agreement": "agree", "cosine": "cosine"}[self._names[0][1]]
+        shown = {"loss": f"{value:.3f}", figure: f"{each[0][1]:.2f}", "img_s": f"{speed:.1f}"}
+        self._bar.set_postfix(shown, refresh=False)
+
+    def _figures(self, each: Sequence[tuple[float, float]]) -> dict[str, float]:
+        """The first match's figure; of several matches, every one's loss and figure by its name."""
+        found = {self._names[0][1]: each[0][1]}
+        if len(each) > 1:
+            for (name, figure), (loss, value) in zip(self._names, each, strict=True):
+                found |= {f"{name}/loss": loss, f"{name}/{figure}": value}
+        return found

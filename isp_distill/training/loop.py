@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,8 +15,9 @@ from isp_distill.isp.augmentation import ISPAugmentation
 from isp_distill.jobs.interruption import StopSignals
 from isp_distill.jobs.processes import Processes
 from isp_distill.jobs.progress import progress_bar
-from isp_distill.models.losses import DistillLoss
-from isp_distill.models.teacher import Teacher, logits_of
+from isp_distill.models.matching import Matching, Part
+from isp_distill.models.modes import evaluating
+from isp_distill.models.teacher import Teacher
 from isp_distill.ops.dense_logits import check_upright
 from isp_distill.training.job import Job
 from isp_distill.training.log import StepLog
@@ -29,32 +31,37 @@ class Forward:
     """A batch to its loss: the teacher's picture, both models, the distillation loss.
 
     Args:
-        student: takes ``(mosaic, isp)``; compiled or replicated over processes as the run wants.
+        student: takes ``(mosaic, isp)`` and returns what is matched, see
+            :class:`~isp_distill.models.matching.MatchedStudent`; compiled or replicated over
+            processes as the run wants.
         teacher: frozen.
-        loss: with ``return_agreement``.
+        matching: what is matched, and the losses.
         short: the short exposure that the student sees, if any.
         augmentation: of the teacher's ISP, if any.
         autocast: bfloat16 on the batch's device.
         stages: counts the time of each part.
+        total: the sum of a tensor over all processes.
     """
 
     def __init__(
         self,
-        student: Callable[..., object],
+        student: Callable[..., list[Tensor]],
         teacher: Teacher,
-        loss: DistillLoss,
+        matching: Matching,
         *,
         short: ShortExposure | None = None,
         augmentation: ISPAugmentation | None = None,
         autocast: bool = False,
         stages: Stages | None = None,
+        total: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        self.student, self.teacher, self.loss = student, teacher, loss
+        self.student, self.teacher, self.matching = student, teacher, matching
+        self.taps, self.total = matching.teacher(teacher), total
         self.short, self.augmentation, self.autocast = short, augmentation, autocast
         self.stages = stages or Stages(torch.device("cpu"), enabled=False)
 
-    def __call__(self, batch: RawBatch, seed: int) -> tuple[Tensor, Tensor, int]:
-        """Mean loss, count of predictions that agree with the teacher's, and count of predictions.
+    def __call__(self, batch: RawBatch, seed: int) -> tuple[Tensor, list[Part]]:
+        """The loss, and each match's own numbers.
 
         Args:
             batch: on the device.
@@ -66,19 +73,22 @@ class Forward:
             with stages("short exposure"):
                 mosaic, isp = self.short.apply(mosaic, isp, seed=seed)
         with torch.autocast(mosaic.device.type, torch.bfloat16, enabled=self.autocast):
-            target = batch.teacher
-            if target is None:
+            if batch.teacher is not None:
+                targets = self.taps.stored(batch.teacher, batch.features)
+            else:
                 with torch.no_grad():
                     with stages("teacher's picture"):
                         picture = self.teacher.picture(batch, self.augmentation, seed)
                     with stages("teacher"):
-                        target = self.teacher.logits(picture)
-            check_upright(isp, target)
+                        targets = self.taps(picture)
+            for target in targets:
+                check_upright(isp, target)
             with stages("student"):
-                predicted = logits_of(self.student(mosaic, isp))
+                predicted = self.student(mosaic, isp)
             with stages("loss"):
-                loss, agreement = self.loss(predicted, target, batch.labels)
-        return loss, agreement, self.loss.positions(target)
+                result: tuple[Tensor, list[Part]]
+                result = self.matching(predicted, targets, batch.labels, self.total)
+        return result
 
 
 def has_unused_parameters(
@@ -89,12 +99,10 @@ def has_unused_parameters(
     Auxiliary heads are such. ``module`` is seen in eval mode and is not changed.
     """
     wanted = [p for p in module.parameters() if p.requires_grad]
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    loss, _, _ = forward(batch, 0)
-    found = torch.autograd.grad(loss, wanted, allow_unused=True)
-    for part, training in modes.items():
-        part.training = training
+    with evaluating(module):
+        with forward.matching.unchanged():
+            loss, _ = forward(batch, 0)
+        found = torch.autograd.grad(loss, wanted, allow_unused=True)
     return any(processes.gather(any(gradient is None for gradient in found)))
 
 
@@ -124,7 +132,7 @@ def run_steps(
         bar = stack.enter_context(
             progress_bar("train", settings.steps, done=first, shown=job.speaks)
         )
-        log = StepLog(job, first, metrics, bar)
+        log = StepLog(job, first, metrics, bar, forward.matching.matches)
         stack.enter_context(_written_on_stop(log, run, stop))
         for step in range(first, settings.steps):
             factor = schedule(step, settings.steps, settings.warmup)
@@ -154,7 +162,8 @@ def _check_finite(run: Run, done: int) -> None:
     Raises:
         RuntimeError: some are not finite.
     """
-    finite = [p.detach().isfinite().all() for p in run.pupil.parameters()]
+    trained = itertools.chain(run.pupil.parameters(), run.matching.parameters())
+    finite = [p.detach().isfinite().all() for p in trained]
     if finite and not bool(torch.stack(finite).all()):
         raise RuntimeError(
             f"the student's weights are not finite after step {done}: lower lr or stem_lr; the "
@@ -174,11 +183,11 @@ def _gradients(
         # Gradients are averaged over the processes once a step, with the last batch.
         last = micro + 1 == accumulate
         with contextlib.nullcontext() if last else _no_sync(forward.student):
-            loss, agreed, rows = forward(batch, (job.settings.seed << 32) + place)
+            loss, parts = forward(batch, (job.settings.seed << 32) + place)
             with stages("backward"):
                 # Untyped in torch, hence the ignore.
                 (loss / accumulate).backward()  # type: ignore[no-untyped-call]
-        log.add(loss / accumulate, agreed, rows, len(batch.mosaic))
+        log.add(loss / accumulate, parts, 1 / accumulate, len(batch.mosaic))
 
 
 def _update(step: int, run: Run, job: Job) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 
@@ -19,9 +20,15 @@ from isp_distill.data.draw import FIXED_PLACES
 from isp_distill.data.exposure import ShortExposure
 from isp_distill.data.loader import PREFETCH_BYTES
 from isp_distill.data.views import View
+from isp_distill.detection.loss import BOX_OBJECTIVES
 from isp_distill.isp.augmentation import ISPAugmentation
+from isp_distill.isp.camera import TONES
 from isp_distill.models.losses import DistillLoss
+from isp_distill.models.match import Match, matches_of
+from isp_distill.models.output import Output, checked_output, described_output
+from isp_distill.ops.raw_conv.operator import CURVES
 from isp_distill.ops.unprocess.noise import NoiseModel
+from isp_distill.training.plain_values import made_value, plain_value
 
 TRAINABLE = ("all", "stem")
 
@@ -30,7 +37,15 @@ TRAINABLE = ("all", "stem")
 FREE = frozenset(
     {
         *("validation_views", "channels_last", "compile", "device", "workers", "prefetch_bytes"),
-        *("checkpoint_every", "metrics_every", "resume", "tensorboard", "progress", "profile"),
+        *(
+            "boxes",
+            "checkpoint_every",
+            "metrics_every",
+            "resume",
+            "tensorboard",
+            "progress",
+            "profile",
+        ),
     }
 )
 
@@ -50,14 +65,26 @@ class TrainSettings:
         crop_ratio: of random resized crops, least and largest width over height.
         vertical_flip: turn half of the views upside down too; left and right always change places
             in half of them. The pattern follows, and teacher and student see the same view.
-        objective: forward_kl, reverse_kl, jsd, tvd, dkd, mse or cwd; see
-            :func:`isp_distill.distill_loss`.
+        match: what is made alike, as a list of :class:`isp_distill.Match` (or their fields, or
+            names): outputs, or features by a module's name, each with its own objective and weight;
+            None: the outputs alone.
+        student_output: which part of what the student returns is compared, see
+            :class:`isp_distill.Teacher`.
+        objective: of the outputs: forward_kl, reverse_kl, jsd, tvd, dkd, mse, cwd or binary_kl, see
+            :func:`isp_distill.distill_loss`; or, of embeddings, cosine, smooth_l1 or
+            cosine_smooth_l1, see :func:`isp_distill.feature_loss`. None: cosine where the teacher
+            has no classifier, binary_kl where it is a detector of sigmoids, else forward_kl.
         temperature: of the softmax of both models in the objective, above 0.
         alpha: share of the objective, 0 to 1; the rest is the cross entropy of the labels, which
             are looked at only below 1.
         dense_size: of dense logits, the resolution at which they are compared, in the loss and in
             the reports: one side or (height, width); None: the teacher's own. Both logits are
             upsampled in the loss's kernel, see :func:`isp_distill.upsampled_distill_loss`.
+        box_objective: of a detector's boxes: giou or smooth_l1, see
+            :class:`isp_distill.detection.DetectionLoss`.
+        box_weight: of the boxes beside the classes, 0 or more.
+        boxes: of detectors: the true boxes of the validation data, a COCO JSON; agreement with them
+            is measured as well, and nothing is trained on them.
         lr: learning rate of the weights, cosine to zero after the warm-up.
         stem_lr: learning rate of the stem's few camera numbers (gain, mix, gamma).
         weight_decay: AdamW's, on weights of two or more axes.
@@ -68,9 +95,14 @@ class TrainSettings:
         trainable: all, or stem for the RawStem alone.
         freeze_batch_norm: keep batch-norm statistics as they are.
         dropout: leave dropout and stochastic depth on.
-        exposure: what the student sees: None for the clean shot, a factor such as 0.1 or a
-            :class:`ShortExposure` for a short and noisy one.
+        exposure: what the student sees: None for the clean shot, a factor such as 0.1, (least,
+            largest) of which each view draws one, or a :class:`ShortExposure`, for a short and
+            noisy one.
         noise: sensor noise in mosaics that are made from pictures: a :class:`NoiseModel`.
+        tone: tone curve of the pictures that the teacher sees: linear, srgb, gamma, smoothstep or
+            log, the one for sensors of 20 or 24 bits; None: the teacher's own.
+        curve: of the student that "rawify" makes of the teacher: linear, sqrt, gamma or log, see
+            :func:`isp_distill.raw_conv`; None: gamma.
         augmentation: ranges from which the exposure and white balance of the teacher's ISP are
             drawn for each view: an :class:`ISPAugmentation`; None: each file's own.
         amp: bfloat16 autocast; None: where the device is a GPU.
@@ -110,10 +142,15 @@ class TrainSettings:
     crop_area: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     vertical_flip: bool = False
-    objective: str = "forward_kl"
+    match: Sequence[Match | Mapping[str, Any] | str] | None = None
+    student_output: Output = None
+    objective: str | None = None
     temperature: float = 2.0
     alpha: float = 1.0
     dense_size: int | Sequence[int] | None = None
+    box_objective: str = "giou"
+    box_weight: float = 2.0
+    boxes: str | os.PathLike[str] | None = None
     lr: float = 3e-5
     stem_lr: float = 2e-2
     weight_decay: float = 0.01
@@ -124,8 +161,10 @@ class TrainSettings:
     trainable: str = "all"
     freeze_batch_norm: bool = True
     dropout: bool = False
-    exposure: ShortExposure | float | None = None
+    exposure: ShortExposure | float | tuple[float, float] | None = None
     noise: NoiseModel | None = None
+    tone: str | None = None
+    curve: str | None = None
     augmentation: ISPAugmentation | None = None
     amp: bool | None = None
     channels_last: bool = False
@@ -163,9 +202,11 @@ class TrainSettings:
             raise ValueError(
                 f"validation_views must be at most {len(FIXED_PLACES)}, got {self.validation_views}"
             )
-        if self.trainable not in TRAINABLE:
-            expected = " or ".join(TRAINABLE)
-            raise ValueError(f"unknown trainable {self.trainable!r}: expected {expected}")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known and not (value is None and name in _MAY_BE_NONE):
+                expected = " or ".join(known)
+                raise ValueError(f"unknown {name} {value!r}: expected {expected}")
         for name in ("crop_area", "crop_ratio"):
             self._set(name, _pair(getattr(self, name), name))
         if self.dense_size is not None:
@@ -183,9 +224,21 @@ class TrainSettings:
             value = getattr(self, name)
             if not (value is None or isinstance(value, kind)):
                 raise TypeError(f"{name} must be {kind.__name__} or None, got {shown(value)}")
+        self._set("boxes", _path(self.boxes))
+        self._set("match", matches_of(self.match))
+        checked_output(self.student_output, "student_output")
         # What a view and a loss may be made of, they know themselves.
         self.view(2)
-        self.loss()
+        self.class_loss(Match("logits", objective="forward_kl"))
+        matches = self.matches()
+        for one in matches:
+            if one.of_classes:
+                self.class_loss(one)
+        if self.alpha != 1 and not any(one.of_classes and one.of_outputs for one in matches):
+            raise ValueError(
+                f"alpha={self.alpha:g} mixes the labels' cross entropy into the logits' objective, "
+                'and no logits are matched: leave alpha at 1, or add "logits" to match'
+            )
 
     @classmethod
     def of(cls, settings: TrainSettings | None, **changes: Any) -> TrainSettings:
@@ -208,12 +261,13 @@ class TrainSettings:
         made = dict(values)
         for name, kind in VALUES.items():
             if isinstance(made.get(name), Mapping):
-                made[name] = _made(kind, made[name], name)
+                made[name] = made_value(kind, made[name], name)
         return cls.of(None, **made)
 
     def plain(self) -> dict[str, Any]:
         """Every setting, in numbers, strings, lists and dictionaries of them: what JSON can say."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        values = {f.name: plain_value(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {**values, "student_output": described_output(self.student_output)}
 
     def decisive(self) -> dict[str, Any]:
         """Of :meth:`plain`, what the weights depend on: a run that goes on must have the same."""
@@ -233,12 +287,21 @@ class TrainSettings:
             flip=self.vertical_flip,
         )
 
-    def loss(self) -> DistillLoss:
-        """The objective, with the count of predictions that agree."""
+    def matches(self) -> tuple[Match, ...]:
+        """What is matched, each with its objective and, of classes, its temperature."""
+        chosen = matches_of(self.match) or (Match("logits"),)
+        objective = "forward_kl" if self.objective is None else self.objective
+        return tuple(one.completed(objective, self.temperature) for one in chosen)
+
+    def class_loss(self, match: Match) -> DistillLoss:
+        """The loss of a match of classes, with the count of predictions that agree.
+
+        The labels are those of the models' outputs: other logits are compared without them.
+        """
         return DistillLoss(
-            self.objective,
-            temperature=self.temperature,
-            alpha=self.alpha,
+            match.objective or "forward_kl",
+            temperature=self.temperature if match.temperature is None else match.temperature,
+            alpha=self.alpha if match.of_outputs else 1.0,
             return_agreement=True,
             size=self.dense_size,
         )
@@ -256,12 +319,19 @@ class TrainSettings:
 WHOLE: dict[str, int | None] = {
     **dict.fromkeys(("steps", "batch_size", "validation_views", "accumulate", "workers"), 1),
     **dict.fromkeys(("prefetch_bytes", "checkpoint_every", "metrics_every"), 1),
-    **{"crop": 2, "binning": 1, "seed": None},
+    **{"crop": 2, "binning": 1, "seed": 0},
 }
-_MAY_BE_NONE = ("crop", "binning", "metrics_every")
+_MAY_BE_NONE = ("crop", "binning", "metrics_every", "tone", "curve")
+#: Settings that are one of some names.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "trainable": TRAINABLE,
+    "tone": TONES,
+    "curve": CURVES,
+    "box_objective": BOX_OBJECTIVES,
+}
 # The least and the most that each real number may be.
 _REAL = {
-    **dict.fromkeys(("lr", "stem_lr", "weight_decay", "clip_norm"), (0.0, math.inf)),
+    **dict.fromkeys(("lr", "stem_lr", "weight_decay", "clip_norm", "box_weight"), (0.0, math.inf)),
     **dict.fromkeys(("warmup", "ema"), (0.0, 1.0)),
 }
 #: Settings that are on or off.
@@ -275,49 +345,6 @@ VALUES: dict[str, type] = {
     "noise": NoiseModel,
     "augmentation": ISPAugmentation,
 }
-
-
-class TrainKeywords(TypedDict, total=False):
-    """The fields of :class:`TrainSettings` as ``train()`` takes them: for editors and checkers."""
-
-    steps: int
-    batch_size: int
-    validation_views: int
-    crop: int | None
-    binning: int | None
-    crop_area: tuple[float, float] | None
-    crop_ratio: tuple[float, float]
-    vertical_flip: bool
-    objective: str
-    temperature: float
-    alpha: float
-    dense_size: int | Sequence[int] | None
-    lr: float
-    stem_lr: float
-    weight_decay: float
-    warmup: float
-    clip_norm: float
-    ema: float
-    accumulate: int
-    trainable: str
-    freeze_batch_norm: bool
-    dropout: bool
-    exposure: ShortExposure | float | None
-    noise: NoiseModel | None
-    augmentation: ISPAugmentation | None
-    amp: bool | None
-    channels_last: bool
-    compile: bool
-    device: torch.device | str | None
-    workers: int
-    prefetch_bytes: int
-    checkpoint_every: int
-    metrics_every: int | None
-    resume: bool
-    tensorboard: bool
-    progress: bool
-    profile: bool
-    seed: int
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -341,6 +368,12 @@ def _pair(value: Any, name: str) -> tuple[float, float] | None:
     return real_number(value[0], name), real_number(value[1], name)
 
 
+def _path(value: Any) -> str | None:
+    if value is not None and not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"boxes must be the path of a COCO JSON, got {shown(value)}")
+    return None if value is None else os.fspath(value)
+
+
 def _sides(value: Any) -> int | tuple[int, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         sides: tuple[int, ...] = (whole_number(value, "dense_size"),)
@@ -351,25 +384,3 @@ def _sides(value: Any) -> int | tuple[int, ...]:
             f"dense_size {shown(value)}: expected one side or (height, width), at least 1"
         )
     return sides if isinstance(value, Sequence) else sides[0]
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
-def _made(kind: type, values: Mapping[str, Any], name: str) -> Any:
-    """A value of a setting from its plain form.
-
-    Raises:
-        TypeError: for a field that it has not.
-    """
-    known = [f.name for f in dataclasses.fields(kind)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise TypeError(f"{name} has no {unknown[0]!r}: there are {', '.join(known)}")
-    made = dict(values)
-    if isinstance(made.get("noise"), Mapping):
-        made["noise"] = _made(NoiseModel, made["noise"], f"{name}.noise")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in made.items()})

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from isp_distill.reports.evaluation import Report
+from isp_distill.reports.report import Report
 from isp_distill.training.belonging import belongings, differences
 from isp_distill.training.checkpoint import NotOursError, load_checkpoint, save_checkpoint
 from isp_distill.training.data import TrainData
@@ -42,20 +42,23 @@ class Run:
 
     def __init__(self, models: TrainedModels, seen: TrainData, job: Job) -> None:
         self.pupil, self.optimizer, self.average = models.student, models.optimizer, models.average
+        self.matching = models.matching
         self.processes, self.path = job.processes, job.folder / "checkpoint.pt"
-        self.settings = job.settings
+        self.settings, self._callbacks = job.settings, job.callbacks
         self.stored_teacher = seen.stored_teacher
         self.step = 0
         self.saved: int | None = None
         self.before: Report | None = None
-        self._belongs_to: dict[str, dict[str, Any]] = {}
+        #: What the run is made of; empty where rank is not 0.
+        self.belongs_to: dict[str, dict[str, Any]] = {}
         if job.processes.first:
-            self._belongs_to = belongings(
+            self.belongs_to = belongings(
                 models.teacher, models.student, seen.source, seen.validation
             )
         # Of the last whole step: a step that is cut short has drawn numbers and moved buffers.
         self._random = self._random_state()
         self._buffers: dict[str, Tensor] = {}
+        self._statistics: dict[str, Tensor] = {}
 
     def load(self) -> bool:
         """Go on from the checkpoint; False where there is none.
@@ -80,6 +83,7 @@ class Run:
             return False
         try:
             self.pupil.load_state_dict(state["student"])
+            self.matching.load_state_dict(state.get("matching", {}))
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average is not None:
                 self.average.load(state["average"])
@@ -110,7 +114,7 @@ class Run:
         changed = changed_options(saved, {**decisive, **made_with})
         if changed:
             changed = [f"settings: {', '.join(changed)}"]
-        changed += differences(state["belongs_to"], self._belongs_to)
+        changed += differences(state["belongs_to"], self.belongs_to)
         if changed:
             raise ValueError(f"{self.path} belongs to another run ({'; '.join(changed)})")
 
@@ -118,11 +122,8 @@ class Run:
         """Note that ``step`` steps are done, and the state that the next one begins with."""
         self._random = self._random_state()
         if any(module.training for module in self.pupil.modules()):
-            buffers = dict(self.pupil.named_buffers())
-            if self._buffers.keys() != buffers.keys():
-                self._buffers = {name: torch.empty_like(b) for name, b in buffers.items()}
-            for name, buffer in buffers.items():
-                self._buffers[name].copy_(buffer)
+            _copy_buffers(self.pupil, self._buffers)
+        _copy_buffers(self.matching, self._statistics)
         self.step = step
 
     def save(self) -> None:
@@ -136,25 +137,40 @@ class Run:
             # Of what is in training mode, the buffers move in the middle of a step.
             weights = self.pupil.state_dict()
             kept = {name: self._buffers.get(name, value) for name, value in weights.items()}
+            beside = self.matching.state_dict()
+            beside = {name: self._statistics.get(name, value) for name, value in beside.items()}
             state = {
                 "step": self.step,
                 "settings": self.settings.plain(),
                 "processes": self.processes.count,
                 "stored_teacher": self.stored_teacher,
-                "belongs_to": self._belongs_to,
+                "belongs_to": self.belongs_to,
                 "student": kept,
                 "optimizer": self.optimizer.state_dict(),
                 "average": None if self.average is None else self.average.weights,
                 "random": random,
                 "before": None if self.before is None else dataclasses.asdict(self.before),
             }
+            if beside:
+                state["matching"] = beside
             save_checkpoint(self.path, state)
         self.saved = self.step
+        self._callbacks.on_checkpoint(self.step, self.path)
 
     def _random_state(self) -> tuple[Tensor, Tensor | None]:
         cuda = self.processes.device.type == "cuda"
         own = torch.cuda.get_rng_state(self.processes.device) if cuda else None
         return torch.get_rng_state(), own
+
+
+def _copy_buffers(module: nn.Module, kept: dict[str, Tensor]) -> None:
+    """Keep what a module's buffers hold now."""
+    buffers = dict(module.named_buffers())
+    if kept.keys() != buffers.keys():
+        kept.clear()
+        kept.update({name: torch.empty_like(buffer) for name, buffer in buffers.items()})
+    for name, buffer in buffers.items():
+        kept[name].copy_(buffer)
 
 
 @contextlib.contextmanager

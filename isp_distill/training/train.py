@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,16 +15,21 @@ from torch import nn
 from typing_extensions import Unpack
 
 from isp_distill.models.teacher import Teacher
-from isp_distill.reports.evaluation import Report, evaluate
-from isp_distill.sources import Data
+from isp_distill.reports.evaluation import evaluate
+from isp_distill.reports.report import Report
+from isp_distill.sources import Data, open_source
+from isp_distill.training.callbacks import Callbacks, TrainCallback
 from isp_distill.training.config import write_config
 from isp_distill.training.data import TrainData, opened_data
+from isp_distill.training.finish import Took, finished
 from isp_distill.training.job import Job, started
+from isp_distill.training.kept_student import keep_student
+from isp_distill.training.keywords import TrainKeywords
 from isp_distill.training.loop import Forward, has_unused_parameters, run_steps
 from isp_distill.training.metrics import Metrics
-from isp_distill.training.models import TrainedModels, made_models, set_training
-from isp_distill.training.result import Took, TrainResult, finished
-from isp_distill.training.settings import TrainKeywords, TrainSettings
+from isp_distill.training.models import TrainedModels, made_models, made_pair, set_training
+from isp_distill.training.result import TrainResult
+from isp_distill.training.settings import TrainSettings
 from isp_distill.training.stages import Stages
 from isp_distill.training.state import Run, saved_on_stop
 
@@ -36,6 +42,7 @@ def train(
     out: str | Path = "runs/isp-distill",
     validation: Data | None = None,
     settings: TrainSettings | None = None,
+    callbacks: Sequence[TrainCallback] = (),
     **changes: Unpack[TrainKeywords],
 ) -> TrainResult:
     """Distil an RGB teacher into a student that sees the mosaic. No labels are needed.
@@ -66,12 +73,14 @@ def train(
             :mod:`isp_distill.training.belonging` for what is compared.
         validation: like ``data``; agreement before and after training is measured on it.
         settings: how to train; the defaults of :class:`TrainSettings` if None.
+        callbacks: told of steps, checkpoints and the end; see :class:`TrainCallback`.
         changes: any field of :class:`TrainSettings` by its name, as ``steps=500``; they come
             before ``settings``. ``isp_distill.TrainSettings`` says what each one is.
 
     Returns:
         The student and how well it agrees with its teacher: a :class:`TrainResult`. ``out`` then
-        holds ``checkpoint.pt``, ``config.toml`` (the settings, for ``isp-distill train --config``),
+        holds ``student/`` (for :func:`isp_distill.load` and :func:`isp_distill.predict`),
+        ``checkpoint.pt``, ``config.toml`` (the settings, for ``isp-distill train --config``),
         ``report.json``, ``metrics.jsonl``, TensorBoard's files and ``contact_sheet.png``.
 
     Raises:
@@ -82,6 +91,7 @@ def train(
         FileNotFoundError: for a folder without files that can be read.
         OSError: where ``out`` cannot be written to, or its disk is full.
         RuntimeError: if the loss is not finite, or no file can be used.
+        TypeError: a callback is no :class:`TrainCallback`; whatever a callback raises ends the run.
         KeyboardInterrupt: at Ctrl-C, which first saves the last whole step (SIGTERM does so too,
             and is SystemExit); the text says what was saved. A second one does not wait for that.
 
@@ -95,9 +105,11 @@ def train(
         (2, 1)
     """
     chosen = TrainSettings.of(settings, **changes)
-    with started(chosen, Path(out)) as job:
-        models = made_models(student, teacher, job)
-        seen = opened_data(data, validation, models, job)
+    with started(chosen, Path(out), Callbacks(callbacks)) as job:
+        source = open_source(data)
+        pupil, rgb, job = made_pair(student, teacher, source, job)
+        models = made_models(pupil, rgb, job)
+        seen = opened_data(source, validation, models, job)
         job.take_folder()
         run = Run(models, seen, job)
         job.enter(saved_on_stop(job, run))
@@ -105,9 +117,13 @@ def train(
             with torch.random.fork_rng([job.device] if job.device.type == "cuda" else []):
                 run.before = _measured(models, seen, job)
         write_config(job, student, teacher, data, validation)
+        job.callbacks.on_start(chosen, run.step)
         took = _take_steps(run, models, seen, job)
         after = _measured(models, seen, job)
-        return finished(run, models, seen, job, after, took)
+        keep_student(student, teacher, run, models, seen, job, after)
+        result = finished(run, models, seen, job, after, took)
+        job.callbacks.on_end(result)
+        return result
 
 
 def _measured(models: TrainedModels, seen: TrainData, job: Job) -> Report | None:
@@ -130,6 +146,8 @@ def _measured(models: TrainedModels, seen: TrainData, job: Job) -> Report | None
         seed=settings.seed,
         progress=job.speaks,
         processes=job.processes,
+        match=models.matching,
+        boxes=seen.boxes,
     )
 
 
@@ -137,34 +155,38 @@ def _take_steps(run: Run, models: TrainedModels, seen: TrainData, job: Job) -> T
     """Train from the run's step to the last one; the student is then in eval mode."""
     settings, processes, first, pupil = job.settings, job.processes, run.step, models.student
     stages = Stages(job.device, settings.profile)
+    matched = models.matching.student(pupil)
     forward = Forward(
-        pupil,
+        matched,
         models.teacher,
-        models.loss,
+        models.matching,
         short=settings.short_exposure,
         augmentation=settings.augmentation,
         autocast=job.device.type == "cuda" if settings.amp is None else settings.amp,
         stages=stages,
+        total=processes.sum,
     )
-    batches = seen.batches(first, job)
-    if processes.count > 1 and first < settings.steps:
-        one = next(batches)
-        batches = itertools.chain([one], batches)
-        unused = has_unused_parameters(pupil, forward, one, processes)
-        forward.student = processes.replicated(
-            pupil, buffers=not settings.freeze_batch_norm, unused=unused
-        )
-    if settings.compile:
-        pupil.compile()
-    set_training(pupil, settings.dropout, settings.freeze_batch_norm)
-    stages.seconds.clear()
-    metrics = None
-    if processes.first:
-        opened = Metrics(job.folder, first, settings.tensorboard)
-        metrics = job.enter(contextlib.closing(opened))
-    began = time.perf_counter()
-    run_steps(batches, forward, run, job, metrics)
-    seconds = time.perf_counter() - began
+    # Before anything is compiled or replicated: hooks that come later are not seen.
+    with matched.listening(), forward.taps.listening():
+        batches = seen.batches(first, job)
+        if processes.count > 1 and first < settings.steps:
+            one = next(batches)
+            batches = itertools.chain([one], batches)
+            unused = has_unused_parameters(matched, forward, one, processes)
+            forward.student = processes.replicated(
+                matched, buffers=not settings.freeze_batch_norm, unused=unused
+            )
+        if settings.compile:
+            matched.compile()
+        set_training(pupil, settings.dropout, settings.freeze_batch_norm)
+        stages.seconds.clear()
+        metrics = None
+        if processes.first:
+            opened = Metrics(job.folder, first, settings.tensorboard)
+            metrics = job.enter(contextlib.closing(opened))
+        began = time.perf_counter()
+        run_steps(batches, forward, run, job, metrics)
+        seconds = time.perf_counter() - began
     if models.average is not None:
         models.average.write(pupil)
     pupil.eval()

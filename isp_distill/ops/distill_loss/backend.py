@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 import torch
@@ -17,6 +16,7 @@ from isp_distill.backends import choice
 from isp_distill.ops import reference
 from isp_distill.ops.distill_loss.options import Options, check_values
 from isp_distill.ops.distill_loss.request import Call, Rows
+from isp_distill.ops.stored_gradient import reference_with_gradient
 
 
 class Kernels(Protocol):
@@ -126,7 +126,7 @@ def reduction_factors(
         of_objective = batch if options.objective == "cwd" else math.prod(positions)
         shares = [shares[0] / of_objective, shares[1] / math.prod(positions)]
     if device.type == "cpu" and (options.reduction != "mean" or every_row_counts):
-        return torch.tensor(shares, dtype=torch.float64)
+        return _factors_of(*shares)
     # Filled in on the device: a copy from the host could not be captured in a CUDA graph.
     given = torch.stack([torch.full((), x, dtype=torch.float64, device=device) for x in shares])
     if options.reduction != "mean" or every_row_counts:
@@ -146,6 +146,12 @@ def reduction_factors(
             totals.append((counts.reshape(batch, -1).sum(1) * w).sum())
     total = torch.stack(totals)
     return given / torch.where(total > 0, total, 1)
+
+
+@lru_cache(maxsize=256)
+def _factors_of(of_objective: float, of_entropy: float) -> Tensor:
+    """Two numbers as a tensor, which nobody writes to."""
+    return torch.tensor([of_objective, of_entropy], dtype=torch.float64, device="cpu")
 
 
 def _any_pixel(mask: Tensor) -> Tensor:
@@ -203,6 +209,7 @@ def upsampled_loss(
 def _factors(student: Tensor, positions: Sequence[int], rows: Rows, options: Options) -> Tensor:
     factors = reduction_factors(student.device, student.shape[0], positions, rows, options)
     if options.objective == "cwd" and options.reduction == "mean":
+        factors = factors.clone()
         factors[0] /= student.shape[1]
     return factors
 
@@ -259,31 +266,12 @@ def _reference_with_gradient(
     gradient_scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Loss and agreement by the reference; fills ``gradient``, as a fused backend does."""
-    with _autograd_inside_operator():
-        leaf = student.detach().requires_grad_(gradient is not None)
-        loss, agreement = reference_loss(leaf, teacher, resize, rows, options)
-        found = None
-        if gradient is not None:
-            (found,) = torch.autograd.grad(loss.sum() * gradient_scale, leaf)
-    if gradient is not None and found is not None:
-        gradient.copy_(found)
-    return loss.detach(), agreement
-
-
-@contextlib.contextmanager
-def _autograd_inside_operator() -> Iterator[None]:
-    """Record gradients inside an operator's implementation, where torch has switched that off."""
-    keys = [torch._C.DispatchKey.AutogradCPU, torch._C.DispatchKey.AutogradCUDA]
-    keys += [torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView]
-    excluded = [torch._C._dispatch_tls_is_dispatch_key_excluded(key) for key in keys]
-    for key in keys:
-        torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for key, was in zip(keys, excluded, strict=True):
-            torch._C._dispatch_tls_set_dispatch_key_excluded(key, was)
+    return reference_with_gradient(
+        student,
+        lambda leaf: reference_loss(leaf, teacher, resize, rows, options),
+        gradient,
+        gradient_scale,
+    )
 
 
 def linear_loss(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isp_distill.arguments import is_plain_eager
 from isp_distill.ops.distill_loss import operator as operators
-from isp_distill.ops.distill_loss.backend import reference_loss
+from isp_distill.ops.distill_loss.backend import logits_loss, reference_loss
 from isp_distill.ops.distill_loss.inplace import InPlace, check_may_overwrite
 from isp_distill.ops.distill_loss.options import (
     Options,
@@ -29,6 +29,7 @@ from isp_distill.ops.distill_loss.options import (
     flag,
 )
 from isp_distill.ops.distill_loss.request import Rows
+from isp_distill.ops.stored_gradient import is_transformed
 
 Result = Tensor | tuple[Tensor, Tensor]
 
@@ -64,6 +65,10 @@ def distill_loss(
     - ``"mse"``: ``sum (student - teacher)^2`` over the classes, without temperature.
     - ``"cwd"``: ``T^2 KL(p || q)`` where a row is one channel of one sample and the softmax runs
       over its pixels; Shu et al. 2021. Needs ``[N, C, ...]`` with at least one axis of pixels.
+    - ``"binary_kl"`` or ``"binary_kl(g, f)"``: for models whose classes do not exclude each other
+      (multi-label teachers, detection heads). With ``p = sigmoid(teacher / T)`` and ``q`` alike,
+      ``T^2 sum w KL(Bernoulli(p) || Bernoulli(q))`` over the classes. ``w = max(p, f)^g``, g = 0 in
+      [0, 16], f = 0 in [0, 1], weighs an element by the teacher's confidence, as focal losses do.
 
     Args:
         student: logits ``[N, C]`` or ``[N, C, ...]``, any strides; float32, bfloat16, float16
@@ -125,13 +130,16 @@ def distill_loss(
     check_logits(student, teacher, options)
     positions = (student.shape[0], *student.shape[2:])
     rows = checked_rows(student, positions, labels, mask, weight, options)
-    if operators.is_transformed(student):
+    if is_transformed(student):
         loss, agreement = differentiable_loss(student, teacher, None, rows, options)
         return (loss, agreement) if return_agreement else loss
     with_gradient = torch.is_grad_enabled() and student.requires_grad
     scale = gradient_scale(student, math.prod(positions), options)
-    plain = with_gradient and is_plain_eager(student, teacher)
+    plain = is_plain_eager(student, teacher, *rows)
     teacher = teacher.detach().resolve_neg()
+    if plain and not with_gradient:
+        loss, agreement = logits_loss(student.resolve_neg(), teacher, rows, options, None, scale)
+        return (loss, agreement) if return_agreement else loss
     others = (teacher, *rows, *flat(options))
     if plain and inplace_grad:
         check_may_overwrite(student, others)
@@ -219,7 +227,7 @@ def upsampled_distill_loss(
     check_logits(student, teacher[:, :, :1, :1].expand(student.shape), options)
     positions = (student.shape[0], height, width)
     rows = checked_rows(student, positions, labels, mask, weight, options)
-    if operators.is_transformed(student):
+    if is_transformed(student):
         resize = ((height, width), align_corners)
         loss, agreement = differentiable_loss(student, teacher, resize, rows, options)
         return (loss, agreement) if return_agreement else loss

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from isp_distill.backends import choice, cpu_library
+from isp_distill.backends.kernel_arguments import refused_type
 from isp_distill.ops.distill_loss.request import Call
 
 # The order of `Objective` in csrc/common/distill_loss/call.h; "none" is cross entropy alone.
-_NUMBERS = ("none", "forward_kl", "reverse_kl", "jsd", "tvd", "dkd", "mse")
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_NUMBERS = ("none", "forward_kl", "reverse_kl", "jsd", "tvd", "dkd", "mse", "binary_kl")
 
 
 def _arguments(call: Call, losses: Tensor | None) -> tuple[Any, ...]:
@@ -109,9 +109,8 @@ def _bring_back(flat: Tensor | None, gradient: Tensor | None) -> None:
 
 
 def _refuses(**call: Any) -> str | None:
-    for name in ("student", "teacher"):
-        if call[name] not in _DTYPES:
-            return f"its kernels compute in float32, and the {name} is {call[name]}"
+    if (reason := refused_type(call)) is not None:
+        return reason
     if call["objective"] == "cwd" and call["form"] == "upsampled":
         return "it has no kernel for cwd of upsampled logits"
     return None

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from isp_distill.backends import choice, cuda_library
+from isp_distill.backends.kernel_arguments import refused_type
 from isp_distill.ops.distill_loss.request import Call
 
 # The numbers of `Objective` in csrc/common/distill_loss/call.h; "none" is cross entropy alone.
 _NUMBERS = {"none": 0, "forward_kl": 1, "reverse_kl": 2, "jsd": 3, "mse": 6}
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: kMostDense in csrc/cuda/distill_loss/call.h: classes of logits whose classes are no neighbours.
 _MOST_DENSE = 160
 #: How much larger, along a row, than the full resolution either map may be, than the student's the
@@ -120,9 +120,8 @@ def four_axes(
 
 def refuses(**call: Any) -> str | None:
     """Why the kernels cannot serve a call, in one sentence, or None."""
-    for name in ("student", "teacher"):
-        if call[name] not in _DTYPES:
-            return f"its kernels compute in float32, and the {name} is {call[name]}"
+    if (reason := refused_type(call)) is not None:
+        return reason
     if call["objective"] not in _NUMBERS:
         return f"it has no kernel for {call['objective']} (triton has one)"
     if call["form"] == "upsampled":

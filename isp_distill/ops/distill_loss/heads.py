@@ -15,6 +15,8 @@ from isp_distill.ops.distill_loss.options import (
     whole_number,
 )
 
+_TILE = 16  # rows
+
 
 class Head(NamedTuple):
     """What ``torch.nn.functional.linear`` makes logits of, in its order, all of one dtype."""
@@ -94,8 +96,13 @@ def checked_chunk(chunk_rows: int | None, student: Head) -> int:
     if chunk_rows is not None:
         chunk_rows = whole_number("chunk_rows", chunk_rows)
     else:
-        budget = 2**24 if student.features.device.type == "cpu" else 2**27
-        chunk_rows = max(16, budget // (len(student.weight) * student.features.element_size()))
+        budget = 2**25 if student.features.device.type == "cpu" else 2**27
+        most = budget // (len(student.weight) * student.features.element_size()) // _TILE * _TILE
+        # Chunks of one height, in whole tiles of a matrix product. Low chunks cost: each one reads
+        # and writes the gradient of the whole weight.
+        count = len(student.features)
+        chunks = -(-count // max(most, _TILE))
+        chunk_rows = -(-count // (chunks * _TILE)) * _TILE
     if chunk_rows < 1:
         raise ValueError(f"chunk_rows must be at least 1, got {chunk_rows}")
     return chunk_rows

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp_distill.ops.distill_loss.operator import evaluated, scaled
+from isp_distill.ops.distill_loss.operator import evaluated
 from isp_distill.ops.distill_loss.options import Options
+from isp_distill.ops.stored_gradient import scaled
 
 
 def check_may_overwrite(student: Tensor, others: tuple[Any, ...]) -> None:

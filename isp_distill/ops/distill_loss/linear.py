@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isp_distill.ops.distill_loss import operator as operators
 from isp_distill.ops.distill_loss.call import Result, differentiable_loss, flat, gradient_scale
 from isp_distill.ops.distill_loss.heads import check_pair, checked_chunk, checked_head
 from isp_distill.ops.distill_loss.options import (
@@ -14,6 +13,7 @@ from isp_distill.ops.distill_loss.options import (
     checked_rows,
     flag,
 )
+from isp_distill.ops.stored_gradient import is_transformed
 
 
 def linear_distill_loss(
@@ -49,8 +49,8 @@ def linear_distill_loss(
         teacher_weight: ``[C, D']``.
         teacher_bias: ``[C]`` or None.
         labels: classes ``[N]``.
-        chunk_rows: rows of a chunk; None takes about 16 million bytes of student logits on the CPU,
-            eight times that elsewhere.
+        chunk_rows: rows of a chunk; None takes at most 32 MiB of student logits on the CPU, four
+            times that elsewhere.
         objective: this and all else as in :func:`distill_loss`; not "cwd".
         temperature: see there.
         alpha: see there.
@@ -91,7 +91,7 @@ def linear_distill_loss(
     features, count = student.features, len(student.features)
     rows = checked_rows(features, (count,), labels, mask, weight, options)
     chunk_rows = checked_chunk(chunk_rows, student)
-    if operators.is_transformed(*student):
+    if is_transformed(*student):
         logits = F.linear(*student), F.linear(*teacher)
         loss, agreement = differentiable_loss(*logits, None, rows, options)
         return (loss, agreement) if return_agreement else loss

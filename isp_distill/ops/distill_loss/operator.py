@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from isp_distill.backends.output_memory import recycled
 from isp_distill.ops.distill_loss import backend as compute
@@ -20,6 +19,7 @@ from isp_distill.ops.distill_loss import cpu as _distill_cpu  # noqa: F401  (reg
 from isp_distill.ops.distill_loss import cuda as _distill_cuda  # noqa: F401  (likewise)
 from isp_distill.ops.distill_loss import triton as _distill_triton  # noqa: F401  (likewise)
 from isp_distill.ops.distill_loss.options import Options
+from isp_distill.ops.stored_gradient import owned_by, packs_saved_tensors, scaled
 
 
 @torch.library.custom_op("isp_distill::distill_loss", mutates_args=())
@@ -155,90 +155,14 @@ def _(
 # --------------------------------------------------------------------------- the gradient
 
 
-class _NoSecondDerivative(torch.autograd.Function):
-    """A gradient that says why it has none of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, upstream: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(
-            "distill_loss computes its gradient in the forward pass: it has no second derivative"
-        )
-
-
-def scaled(
-    gradient: Tensor,
-    upstream: Tensor,
-    scale: float,
-    dtype: torch.dtype,
-    *,
-    of_channels: bool = False,
-    owned: bool = False,
-) -> Tensor:
-    """``gradient * upstream / scale``, into the gradient's own memory where nobody else sees it.
-
-    ``of_channels``: the loss of ``reduction="none"`` had a value per channel ``[N, C]``, not per
-    position ``[N, ...]``. ``owned``: nobody else holds the gradient or asks for it again.
-    """
-    if upstream.dim() > 0 and of_channels:
-        upstream = upstream.reshape(*upstream.shape, *[1] * (gradient.dim() - upstream.dim()))
-    elif upstream.dim() > 0:
-        upstream = upstream.unsqueeze(1)
-    create_graph = torch.is_grad_enabled()
-    factor = upstream.detach() if create_graph else upstream
-    factor = factor if scale == 1.0 else factor / scale
-    owned = (
-        owned
-        and type(gradient) is type(upstream) is Tensor
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and not torch._C._dispatch_keys(upstream).has(_BATCHED)
-    )
-    if owned and factor.dim() == 0 and factor.device.type == "cpu" and float(factor) == 1.0:
-        result = gradient.to(dtype)
-    elif owned and gradient.dtype == dtype:
-        result = gradient.mul_(factor)
-    else:
-        result = (gradient * factor).to(dtype)
-    if create_graph:
-        gate = upstream if upstream.requires_grad else upstream.detach().requires_grad_()
-        result = _NoSecondDerivative.apply(result, gate)
-    return result
-
-
-#: What ``torch.autograd.grad(is_grads_batched=True)`` hands to a backward pass.
-_BATCHED: Any = torch._C._parse_dispatch_key("Batched")
-
-
-def _graph_is_kept() -> bool:
-    """Whether the running backward may be asked for again (``retain_graph=True``)."""
-    # Private, but what torch's own AOTAutograd asks before it donates buffers.
-    keeps = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
-    return bool(keeps()) if keeps is not None else True
-
-
-def _packs_saved_tensors() -> bool:
-    """Whether ``saved_tensors_hooks`` are on: what is saved now is then somebody else's as well."""
-    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return hooks is None or hooks(True) is not None
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output[2:])
-    ctx.packed = _packs_saved_tensors()
+    ctx.packed = packs_saved_tensors()
     ctx.with_gradient, ctx.scale, ctx.inputs = inputs[-2], inputs[-1], len(inputs)
     # The objective stands nine places from the end in each of the operators.
     ctx.dtype, ctx.of_channels = inputs[0].dtype, inputs[-9] == "cwd"
     ctx.set_materialize_grads(False)
-
-
-def _owned(ctx: Any) -> bool:
-    """Whether the saved gradient is this backward's own: to be changed, and to be handed out."""
-    return not (ctx.packed or torch.compiler.is_compiling() or _graph_is_kept())
 
 
 def _saved(ctx: Any) -> tuple[Tensor, ...]:
@@ -260,7 +184,7 @@ def _backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor | None
         ctx.scale,
         ctx.dtype,
         of_channels=ctx.of_channels,
-        owned=_owned(ctx),
+        owned=owned_by(ctx),
     )
     return result, *others
 
@@ -274,7 +198,7 @@ def _linear_backward(ctx: Any, upstream: Tensor | None, *_: Any) -> tuple[Tensor
         wanted = ctx.needs_input_grad[k]
         # Weight and bias were summed in the accumulation dtype, without the scale.
         scale = ctx.scale if k == 0 else 1.0
-        owned = _owned(ctx)
+        owned = owned_by(ctx)
         found.append(scaled(gradient, upstream, scale, ctx.dtype, owned=owned) if wanted else None)
     others: tuple[None, ...] = (None,) * (ctx.inputs - 3)
     return *found, *others
@@ -314,7 +238,7 @@ class Direct(torch.autograd.Function):
         """Loss and agreement; the gradient is kept for the backward pass."""
         gradient = recycled(compute.empty_gradient(student, True))
         ctx.save_for_backward(gradient)
-        ctx.packed = _packs_saved_tensors()
+        ctx.packed = packs_saved_tensors()
         return evaluated(ctx, student, gradient, others, options, scale)
 
     @staticmethod
@@ -329,23 +253,6 @@ class Direct(torch.autograd.Function):
             ctx.scale,
             ctx.dtype,
             of_channels=ctx.of_channels,
-            owned=_owned(ctx),
+            owned=owned_by(ctx),
         )
         return result, None, None, None
-
-
-def is_transformed(*tensors: Tensor | None) -> bool:
-    """Whether a derivative beyond the one that the kernels make is asked of one of these tensors.
-
-    A transform of ``torch.func`` (grad, jvp, vmap and what is made of them) is at work, or a tensor
-    has a tangent of forward-mode differentiation.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    interpreter: Any = torch._C._functorch.peek_interpreter_stack()
-    if interpreter is not None:
-        return bool(interpreter.key() != torch._C._functorch.TransformType.Functionalize)
-    if forward_ad._current_level < 0:
-        return False
-    unpack: Any = forward_ad.unpack_dual
-    return any(x is not None and unpack(x).tangent is not None for x in tensors)

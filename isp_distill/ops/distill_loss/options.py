@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 import operator
 import re
@@ -20,6 +21,8 @@ REDUCTIONS = ("mean", "sum", "batchmean", "none")
 TEMPERATURES = (1e-3, 1e3)
 #: How far jsd's beta stays from 0 and 1, and dkd's weights from infinity.
 LEAST_SHARE, MOST_WEIGHT = 1e-6, 1e6
+#: The largest exponent of binary_kl's weights.
+MOST_GAMMA = 16.0
 
 #: Each objective with the defaults of its parameters.
 OBJECTIVES: dict[str, tuple[float, ...]] = {
@@ -30,6 +33,7 @@ OBJECTIVES: dict[str, tuple[float, ...]] = {
     "dkd": (1.0, 8.0),
     "mse": (),
     "cwd": (),
+    "binary_kl": (0.0, 0.0),
 }
 
 
@@ -61,6 +65,8 @@ def parse_objective(text: str) -> tuple[str, tuple[float, ...]]:
         raise ValueError(
             f"objective {text!r}: alpha and beta must be finite and not negative, at most 1e6"
         )
+    if name == "binary_kl" and not (0 <= values[0] <= MOST_GAMMA and 0 <= values[1] <= 1):
+        raise ValueError(f"objective {text!r}: gamma must lie in [0, 16] and floor in [0, 1]")
     return name, values
 
 
@@ -166,10 +172,30 @@ def checked_options(
 ) -> Options:
     """All options that do not depend on a tensor.
 
+    What is a name or a number by its very type cannot change: it is checked once, and remembered.
+
     Raises:
         TypeError: for a wrong type.
         ValueError: for an unknown name, or a number out of range.
     """
+    given = (objective, temperature, alpha, ignore_index, label_smoothing, reduction)
+    # True and 1+0j are equal to 1, and are refused.
+    if torch.compiler.is_compiling() or not _PLAIN.issuperset(map(type, given)):
+        return _checked_options(*given)
+    return _remembered(*given)
+
+
+_PLAIN = frozenset((str, float, int))
+
+
+def _checked_options(
+    objective: Any,
+    temperature: Any,
+    alpha: Any,
+    ignore_index: Any,
+    label_smoothing: Any,
+    reduction: Any,
+) -> Options:
     name, parameters = parse_objective(objective)
     temperature = number("temperature", temperature)
     alpha = number("alpha", alpha)
@@ -189,6 +215,9 @@ def checked_options(
             "they do not add up; choose another reduction, or alpha=1"
         )
     return Options(name, parameters, temperature, alpha, ignore_index, label_smoothing, reduction)
+
+
+_remembered = functools.lru_cache(maxsize=256, typed=True)(_checked_options)
 
 
 def check_dense(name: str, tensor: Any) -> None:
@@ -269,27 +298,56 @@ def checked_rows(
             raise TypeError(f"labels are {labels.dtype}: give class indices (an integer dtype)")
         if tuple(labels.shape) != shape:
             raise ValueError(f"labels have shape {list(labels.shape)}: expected {list(shape)}")
-    if mask is not None:
-        check_dense("mask", mask)
-        if mask.dtype not in MASK_DTYPES:
-            raise TypeError(f"mask must be bool or an integer (0 is outside), not {mask.dtype}")
-        if tuple(mask.shape) != shape:
-            raise ValueError(f"mask has shape {list(mask.shape)}: expected {list(shape)}")
-        mask = mask if mask.dtype == torch.bool else mask != 0
-    if weight is not None:
-        check_dense("weight", weight)
-        if weight.dtype not in LOGIT_DTYPES:
-            raise TypeError(f"weight must be a floating-point tensor, not {weight.dtype}")
-        if weight.requires_grad and torch.is_grad_enabled():
-            raise TypeError(
-                "weight requires grad, and the loss has no gradient in it: give weight.detach()"
-            )
-        if tuple(weight.shape) != shape[:1]:
-            raise ValueError(f"weight has shape {list(weight.shape)}: expected {[shape[0]]}")
-        weight = weight.detach().resolve_neg()
+    mask = checked_mask(mask, shape)
+    weight = checked_weight(weight, [shape[:1]], f"{[shape[0]]}")
     check_device(student, labels=labels, mask=mask, weight=weight)
     labels = labels.to(torch.int64) if labels is not None and options.needs_labels else None
     return labels, mask, weight
+
+
+def checked_mask(mask: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    """A mask of rows as bool.
+
+    Raises:
+        TypeError: for a wrong type or dtype.
+        ValueError: for a wrong shape.
+    """
+    if mask is None:
+        return None
+    check_dense("mask", mask)
+    if mask.dtype not in MASK_DTYPES:
+        raise TypeError(f"mask must be bool or an integer (0 is outside), not {mask.dtype}")
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"mask has shape {list(mask.shape)}: expected {list(shape)}")
+    return mask if mask.dtype == torch.bool else mask != 0
+
+
+def checked_weight(
+    weight: Tensor | None, shapes: Sequence[tuple[int, ...]], expected: str
+) -> Tensor | None:
+    """A weight of samples or rows, without its history.
+
+    Args:
+        weight: of one of ``shapes``.
+        shapes: that it may have.
+        expected: these, in words.
+
+    Raises:
+        TypeError: for a wrong type or dtype, or one that requires grad.
+        ValueError: for a wrong shape.
+    """
+    if weight is None:
+        return None
+    check_dense("weight", weight)
+    if weight.dtype not in LOGIT_DTYPES:
+        raise TypeError(f"weight must be a floating-point tensor, not {weight.dtype}")
+    if weight.requires_grad and torch.is_grad_enabled():
+        raise TypeError(
+            "weight requires grad, and the loss has no gradient in it: give weight.detach()"
+        )
+    if tuple(weight.shape) not in shapes:
+        raise ValueError(f"weight has shape {list(weight.shape)}: expected {expected}")
+    return weight.detach().resolve_neg()
 
 
 def check_values(

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from isp_distill.backends import choice, triton_support
+from isp_distill.backends.kernel_arguments import refused_type
 from isp_distill.ops.distill_loss.request import Call
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _numbers(call: Call) -> tuple[Any, ...]:
@@ -162,9 +161,8 @@ def _bring_back(written: Tensor, gradient: Tensor, values: Tensor) -> None:
 
 
 def _refuses(**call: Any) -> str | None:
-    for name in ("student", "teacher"):
-        if call[name] not in _DTYPES:
-            return f"its kernels compute in float32, and the {name} is {call[name]}"
+    if (reason := refused_type(call)) is not None:
+        return reason
     if call["objective"] == "cwd" and call["form"] == "upsampled":
         return "it has no kernel for cwd of upsampled logits"
     return None

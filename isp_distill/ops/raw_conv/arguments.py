@@ -245,8 +245,8 @@ def _numbers(value: Sequence[Any] | Tensor, weight: Tensor, name: str) -> Tensor
     return value
 
 
-def check_settings(settings: Settings, mosaic: Tensor, weight: Tensor) -> None:
-    """Refuse names and types that there are none of, and a kernel larger than the padded planes.
+def check_names(settings: Settings) -> None:
+    """Refuse names and types that there are none of, and a stride out of range.
 
     Raises:
         TypeError: if ``out_dtype`` is no floating-point type.
@@ -261,6 +261,14 @@ def check_settings(settings: Settings, mosaic: Tensor, weight: Tensor) -> None:
             f"unknown activation {settings.activation!r}: expected {', '.join(ACTIVATIONS)}"
         )
     check_floating(settings.out_dtype, "out_dtype")
+
+
+def check_fit(settings: Settings, mosaic: Tensor, weight: Tensor) -> None:
+    """Refuse a kernel that is larger than the padded planes.
+
+    Raises:
+        ValueError: naming the two sizes.
+    """
     left, right, top, bottom = settings.padding
     kernel = weight.shape[2]
     height, width = mosaic.shape[1] // 2, settings.pixels(mosaic) // 2

@@ -16,6 +16,7 @@ from torch import Tensor
 from isp_distill.arguments import NOT_TRANSFORMED, autocast_type, is_plain_eager, transformed
 from isp_distill.backends import choice
 from isp_distill.ops import reference
+from isp_distill.ops.companding import BETWEEN_CODES, checked_linearise
 from isp_distill.ops.raw_conv import (
     cpu as raw_conv_cpu,
 )
@@ -27,7 +28,8 @@ from isp_distill.ops.raw_conv import (
 )
 from isp_distill.ops.raw_conv.arguments import (
     check_device,
-    check_settings,
+    check_fit,
+    check_names,
     check_weight,
     checked_bias,
     checked_clip,
@@ -41,8 +43,16 @@ from isp_distill.ops.raw_conv.arguments import (
     output_type,
     quadruple_padding,
 )
-from isp_distill.ops.raw_conv.operator import Settings, Tensors, direct
+from isp_distill.ops.raw_conv.inference import Given, inferred
+from isp_distill.ops.raw_conv.operator import (
+    Settings,
+    Tensors,
+    backward,
+    functions_of,
+    setup_context,
+)
 from isp_distill.ops.raw_conv.operator import raw_conv as operator
+from isp_distill.ops.reference_companding import linearised
 from isp_distill.ops.reference_packing import unpacked
 from isp_distill.raw.cfa import check_levels, pattern_codes, per_sample
 
@@ -73,6 +83,7 @@ def raw_conv(
     memory_format: torch.memory_format | None = None,
     packing: str | None = None,
     width: int | None = None,
+    linearise: Sequence[Any] | Tensor | None = None,
 ) -> Tensor:
     """Convolve a camera's mosaic without ever making the packed float image.
 
@@ -108,6 +119,11 @@ def raw_conv(
         packing: how the codes lie in a packed mosaic's bytes: "mipi10", "mipi12", "mipi14",
             "pfnc10p", "pfnc12p" or "gige12packed" (see :mod:`isp_distill.raw.packings`).
         width: of a packed mosaic, the pixels of a row, even.
+        linearise: what a companding sensor's codes mean, applied before black is subtracted; black
+            and white are then linear values. Knots ``[K, 2]`` (code, value), straight between them,
+            or a table ``[L]`` of the values of codes from 0 on; ``[N, K, 2]`` and ``[N, L]`` are
+            one per sample. Codes beyond either end have the end's value, as in DNG's
+            LinearizationTable. Values up to 2**24 are exact in float32. No gradient.
 
     Returns:
         ``[N, C, h, w]`` with ``h = (H / 2 + top + bottom - K) // stride + 1``, ``w`` alike.
@@ -131,6 +147,15 @@ def raw_conv(
         torch.Size([2, 32, 16, 24])
         >>> features.sum().backward()
     """
+    if linearise is None and not torch.compiler.is_compiling():
+        at_once = inferred(
+            Given(
+                mosaic, weight, bias, black, white, pattern, gain, stride, padding, padding_value,
+                clip, mix, curve, gamma, activation, out_dtype, memory_format, packing, width,
+            )
+        )  # fmt: skip
+        if at_once is not None:
+            return at_once
     mosaic, width = checked_input(mosaic, packing, width)
     batch, device = mosaic.shape[0], mosaic.device
     check_weight(weight, device)
@@ -146,7 +171,8 @@ def raw_conv(
         packing=packing,
         width=width,
     )
-    check_settings(settings, mosaic, weight)
+    check_names(settings)
+    check_fit(settings, mosaic, weight)
     if (curve == "gamma") != (gamma is not None):
         raise ValueError('gamma goes with curve="gamma", and only with it')
     compute = computed_in(weight)
@@ -161,6 +187,7 @@ def raw_conv(
         padding_value=checked_padding_value(padding_value, weight),
         mix=checked_mix(mix, weight, batch),
         gamma=checked_gamma(gamma, weight),
+        linearise=checked_linearise(linearise, mosaic, packing, compute),
     )
     check_levels(black, white)
     # An exported program runs where this library is not: it is made of the reference's operators.
@@ -170,10 +197,31 @@ def raw_conv(
     name = _choose(device, *request)
     if name == "reference":
         return _by_reference(tensors, settings)
+    # Without layers of dispatch where nobody looks, nor any device is to be the current one.
     if device.type == "cpu" and is_plain_eager(*tensors):
-        return direct(tensors, settings, name, request.learnt or request.colour)
+        if not (request.learnt or request.colour):
+            return functions_of(name).forward(tensors, settings)
+        learnt: Tensor = Direct.apply(*tensors, settings, name)
+        return learnt
     features: Tensor = operator(*tensors, *settings, name)
     return features
+
+
+class Direct(torch.autograd.Function):
+    """The kernels, and their gradient: the operator without its layers of dispatch."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """The features, by the backend that the last argument names."""
+        *tensors, settings, backend = inputs
+        out = functions_of(backend).forward(Tensors(*tensors), settings)
+        setup_context(ctx, (*tensors, *settings, backend), out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """As the operator's."""
+        return *backward(ctx, grads[0])[: len(Tensors._fields)], None, None
 
 
 class Request(NamedTuple):
@@ -191,6 +239,7 @@ class Request(NamedTuple):
         colour: whether that of gain, mix or gamma will be.
         only_reference: why no kernel serves the call, or None.
         packing: the mosaic's, or None.
+        linearise: whether codes are looked up in a table.
     """
 
     kernel: int
@@ -204,12 +253,15 @@ class Request(NamedTuple):
     colour: bool
     only_reference: str | None
     packing: str | None
+    linearise: bool
 
 
 def _request(tensors: Tensors, settings: Settings) -> Request:
     only_reference = NOT_TRANSFORMED if transformed() else None
     if _learns(tensors.black, tensors.white, tensors.padding_value):
         only_reference = "it has no gradient of black, white and padding_value"
+    if tensors.linearise is not None and tensors.mosaic.is_floating_point():
+        only_reference = BETWEEN_CODES
     return Request(
         kernel=tensors.weight.shape[2],
         batch=tensors.mosaic.shape[0],
@@ -222,6 +274,7 @@ def _request(tensors: Tensors, settings: Settings) -> Request:
         colour=_learns(tensors.gain, tensors.mix, tensors.gamma),
         only_reference=only_reference,
         packing=settings.packing,
+        linearise=tensors.linearise is not None,
     )
 
 
@@ -245,7 +298,8 @@ def _by_reference(tensors: Tensors, settings: Settings) -> Tensor:
     device = tensors.mosaic.device
     autocast = autocast_type(device) is not None
     left, right, top, bottom = settings.padding
-    mosaic = unpacked(tensors.mosaic, settings.packing, settings.width)
+    codes = unpacked(tensors.mosaic, settings.packing, settings.width)
+    mosaic = linearised(codes, tensors.linearise, computed_in(tensors.weight))
     with torch.autocast(device.type, enabled=False) if autocast else contextlib.nullcontext():
         result = reference.raw_conv(
             mosaic,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from isp_distill.backends import choice, cpu_library
-from isp_distill.backends.kernel_arguments import plain
+from isp_distill.backends.kernel_arguments import floats, plain
 from isp_distill.backends.output_memory import recycled
 from isp_distill.ops.raw_conv.operator import (
     ACTIVATIONS,
@@ -43,21 +43,20 @@ def refuses(
 
 def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
     mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
-    # Beyond the padded picture a longer stride gives the same, but the kernel's strip of rows would
-    # be as long.
-    longest = max(mosaic.shape[1:]) // 2 + max(settings.padding) * 2
     return (
         mosaic,
         plain(tensors.weight),
         plain(tensors.bias),
-        plain(tensors.black),
-        plain(tensors.white),
-        tensors.pattern.contiguous(),
-        plain(tensors.gain),
-        plain(tensors.padding_value),
-        plain(tensors.mix),
-        plain(tensors.gamma),
-        min(settings.stride, longest),
+        # These go as they lie, spread over the batch or not: the library reads their strides.
+        floats(tensors.black),
+        floats(tensors.white),
+        tensors.pattern,
+        floats(tensors.gain),
+        floats(tensors.padding_value),
+        floats(tensors.mix),
+        floats(tensors.gamma),
+        plain(tensors.linearise),
+        settings.stride,
         *settings.padding,
         settings.clip,
         CURVES.index(settings.curve),

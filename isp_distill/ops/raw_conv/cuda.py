@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp_distill.arguments import not_packed
 from isp_distill.backends import choice, cuda_library
 from isp_distill.backends.kernel_arguments import plain
 from isp_distill.errors import BackendError
@@ -26,6 +25,7 @@ from isp_distill.ops.raw_conv.operator import (
     Tensors,
     output_like,
 )
+from isp_distill.raw.packings import packing_number, row_bytes
 
 #: Beyond it a tile of the input no longer fits a block's shared memory.
 LARGEST_KERNEL = 7
@@ -46,14 +46,19 @@ SHARED_BYTES = 99 * 1024
 _ROWS, _COLUMNS = 8, 32
 
 
-def shared_bytes(kernel: int, stride: int, mosaic: torch.dtype, out: torch.dtype) -> int:
+def shared_bytes(
+    kernel: int, stride: int, mosaic: torch.dtype, out: torch.dtype, packing: str | None = None
+) -> int:
     """What a block of the forward or the backward pass needs at least, whichever needs more.
 
     As ``forward_layout`` and ``backward_layout`` of csrc/cuda/raw_conv/call.h have it, with the
     fewest channels (32).
     """
     rows, columns = ((n - 1) * stride + kernel for n in (_ROWS, _COLUMNS))
-    raw = 2 * rows * _rounded(2 * columns * mosaic.itemsize + 15, 16)
+    row = 2 * columns * mosaic.itemsize
+    if packing is not None:  # a row may begin in the middle of a group
+        row = row_bytes(2 * columns + 2, packing)
+    raw = 2 * rows * _rounded(row + 15, 16)
     area, size = kernel * kernel, out.itemsize
     positions = _rounded(area, 4)
     forward = _rounded(4 * size * rows * columns, 16) + _rounded(4 * positions, 16)
@@ -85,8 +90,6 @@ def refuses(
     """Why the CUDA kernels cannot serve a call, or None."""
     if only_reference:
         return only_reference
-    if packing is not None:
-        return not_packed(packing)
     if torch.float64 in (weight, out_dtype, mosaic):
         return "it computes in float32, and float64 was asked for"
     if colour:
@@ -97,11 +100,11 @@ def refuses(
         return f"its backward pass cannot tell the derivative of {activation} from the output"
     if kernel > LARGEST_KERNEL:
         return f"its kernels go up to {LARGEST_KERNEL} x {LARGEST_KERNEL}"
-    needed = shared_bytes(kernel, stride, mosaic, out_dtype)
+    needed = shared_bytes(kernel, stride, mosaic, out_dtype, packing)
     if needed > SHARED_BYTES:
         return (
-            f"a tile at stride {stride} of {mosaic} takes {needed // 1024} KiB of shared memory, "
-            f"more than {SHARED_BYTES // 1024}"
+            f"a tile at stride {stride} of {packing or mosaic} takes {needed // 1024} KiB of "
+            f"shared memory, more than {SHARED_BYTES // 1024}"
         )
     return None
 
@@ -127,6 +130,7 @@ def operands(tensors: Tensors) -> dict[str, Tensor | None]:
         "padding_value": plain(tensors.padding_value),
         "mix": plain(tensors.mix),
         "gamma": plain(tensors.gamma),
+        "linearise": plain(tensors.linearise),
     }
 
 
@@ -139,7 +143,8 @@ def described(
     assert mosaic is not None
     left, right, top, bottom = settings.padding
     kernel = tensors.weight.shape[2]
-    height, width = mosaic.shape[1] // 2, mosaic.shape[2] // 2
+    height, width = mosaic.shape[1] // 2, settings.pixels(mosaic) // 2
+    table = held["linearise"]
     call: dict[str, Any] = {name: 0 if t is None else t.data_ptr() for name, t in held.items()}
     call |= {
         "mosaic_sample": mosaic.stride(0),
@@ -155,6 +160,9 @@ def described(
         "out_height": (height + top + bottom - kernel) // settings.stride + 1,
         "out_width": (width + left + right - kernel) // settings.stride + 1,
         "sensor": SENSORS.index(mosaic.dtype),
+        "packing": packing_number(settings.packing),
+        "table_step": 0 if table is None or table.shape[0] == 1 else table.shape[1],
+        "last_code": 0 if table is None else table.shape[1] - 1,
         "curve": CURVES.index(settings.curve),
         "activation": ACTIVATIONS.index(settings.activation),
         "clip": settings.clip,
@@ -175,6 +183,8 @@ def _arguments(tensors: Tensors, settings: Settings) -> tuple[object, ...]:
         CURVES.index(settings.curve),
         ACTIVATIONS.index(settings.activation),
         settings.channels_last,
+        packing_number(settings.packing),
+        settings.pixels(tensors.mosaic),
     )
 
 

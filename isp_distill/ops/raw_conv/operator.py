@@ -35,6 +35,7 @@ class Tensors(NamedTuple):
     padding_value: Tensor | None  # [4]
     mix: Tensor | None  # [N, 4, 4]
     gamma: Tensor | None  # []
+    linearise: Tensor | None = None  # [N, L] or [1, L]: the linear values of codes
 
 
 class Settings(NamedTuple):
@@ -70,7 +71,8 @@ class Functions:
     """What a compiled backend provides.
 
     Attributes:
-        forward: ``(tensors, settings) -> out``, laid out as :func:`output_like` says.
+        forward: ``(tensors, settings) -> out``, laid out as :func:`output_like` says. On the CPU
+            black, white, pattern, gain, mix and padding_value may also be one sample's.
         backward: ``(grad, out, tensors, settings, needs) -> (weight, bias, gain, mix, gamma)``,
             float32 or the tensor's own dtype, None where ``needs`` says no. ``grad`` has any
             strides. ``out`` is given where it was saved (see :func:`_saves_output`), else None.
@@ -82,7 +84,7 @@ class Functions:
 
 _TENSORS = (
     "Tensor mosaic, Tensor weight, Tensor? bias, Tensor black, Tensor white, Tensor pattern, "
-    "Tensor gain, Tensor? padding_value, Tensor? mix, Tensor? gamma"
+    "Tensor gain, Tensor? padding_value, Tensor? mix, Tensor? gamma, Tensor? linearise"
 )
 _SETTINGS = (
     "int stride, SymInt[] padding, bool clip, str curve, str activation, ScalarType out_dtype, "
@@ -106,7 +108,12 @@ def output_like(mosaic: Tensor, weight: Tensor, settings: Settings) -> Tensor:
     )
 
 
-def _functions(name: str) -> Functions:
+def functions_of(name: str) -> Functions:
+    """What a compiled backend registered.
+
+    Raises:
+        BackendError: there is nothing.
+    """
     implementation = choice.registered("raw_conv", name)
     if implementation is None or not isinstance(implementation.functions, Functions):
         raise BackendError(f"backend {name!r} has no compiled raw_conv")
@@ -119,7 +126,7 @@ def _functions(name: str) -> Functions:
 def raw_conv(*arguments: Any) -> Tensor:
     """Forward, by the backend that the last argument names."""
     *rest, name = arguments
-    return _functions(name).forward(Tensors(*rest[:_COUNT]), Settings(*rest[_COUNT:]))
+    return functions_of(name).forward(Tensors(*rest[:_COUNT]), Settings(*rest[_COUNT:]))
 
 
 @raw_conv.register_fake
@@ -138,7 +145,7 @@ def raw_conv_backward(*arguments: Any) -> tuple[Tensor, ...]:
     """The gradients of weight, bias, gain, mix and gamma; empty tensors where not needed."""
     grad, out, *rest, name, needs = arguments
     tensors, settings = Tensors(*rest[:_COUNT]), Settings(*rest[_COUNT:])
-    gradients = _functions(name).backward(grad, out, tensors, settings, Needs(*needs))
+    gradients = functions_of(name).backward(grad, out, tensors, settings, Needs(*needs))
     results = []
     for gradient, like in zip(gradients, _parameters(tensors), strict=True):
         if gradient is None or like is None:
@@ -174,13 +181,15 @@ def _saves_output(settings: Settings) -> bool:
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save what the backward pass reads: the operator's arguments, the output where it tells."""
     ctx.settings = Settings(*inputs[_COUNT:-1])
     ctx.backend = inputs[-1]
     ctx.save_for_backward(*inputs[:_COUNT], output if _saves_output(ctx.settings) else None)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradient of each of the operator's arguments; None where there is none, or no need."""
     *saved, out = ctx.saved_tensors
     at = [Tensors._fields.index(name) for name in Needs._fields]
     needs = [bool(ctx.needs_input_grad[i]) and saved[i] is not None for i in at]
@@ -192,34 +201,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(results)
 
 
-raw_conv.register_autograd(_backward, setup_context=_setup_context)
-
-
-class _Direct(torch.autograd.Function):
-    """The operator's gradient without its layers of dispatch."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        *tensors, settings, backend = inputs
-        out = _functions(backend).forward(Tensors(*tensors), settings)
-        _setup_context(ctx, (*tensors, *settings, backend), out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return *_backward(ctx, grads[0])[:_COUNT], None, None
-
-
-def direct(tensors: Tensors, settings: Settings, backend: str, learnt: bool) -> Tensor:
-    """What the operator computes, without its layers of dispatch, which a small call is made of.
-
-    Where :func:`~isp_distill.arguments.is_plain_eager`, and on the CPU, where nobody has to make a
-    device the current one. ``learnt``: a gradient will be asked for.
-    """
-    if learnt:
-        out: Tensor = _Direct.apply(*tensors, settings, backend)
-        return out
-    return _functions(backend).forward(tensors, settings)
+raw_conv.register_autograd(backward, setup_context=setup_context)
 
 
 def _second_backward(ctx: Any, *grads: Tensor) -> None:

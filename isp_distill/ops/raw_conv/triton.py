@@ -7,26 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp_distill.arguments import not_packed
 from isp_distill.backends import choice, triton_support
 from isp_distill.backends.kernel_arguments import plain
+from isp_distill.ops.mosaic_triton import read
 from isp_distill.ops.raw_conv.operator import Functions, Needs, Settings, Tensors, output_like
 
 #: The positions of a kernel are unrolled in the machine code.
 LARGEST_KERNEL = 16
 #: What a GPU takes along the second and third axis of a grid.
 LARGEST_BATCH = 65535
-
-ELEMENTS = {
-    torch.uint8: "uint8",
-    torch.uint16: "uint16",
-    torch.int16: "int16",
-    torch.int32: "int32",
-    torch.float16: "float16",
-    torch.float32: "float32",
-    torch.float64: "float64",
-}
-_TWICE = {1: torch.int16, 2: torch.int32, 4: torch.int64}
 
 
 def refuses(
@@ -36,14 +25,11 @@ def refuses(
     weight: torch.dtype,
     batch: int,
     only_reference: str | None = None,
-    packing: str | None = None,
     **_: object,
 ) -> str | None:
     """Why the Triton kernels cannot serve a call, or None."""
     if only_reference:
         return only_reference
-    if packing is not None:
-        return not_packed(packing)
     if weight == torch.float64 or out_dtype == torch.float64:
         return "it computes in float32, and float64 was asked for"
     if kernel > LARGEST_KERNEL:
@@ -53,24 +39,11 @@ def refuses(
     return None
 
 
-def in_pairs(mosaic: Tensor) -> tuple[Tensor, bool]:
-    """The mosaic as integers that each hold two neighbours of a row, where its layout allows."""
-    if mosaic.stride(2) != 1:
-        mosaic = mosaic.contiguous()
-    size = mosaic.element_size()
-    # A number is read at a multiple of its own size; crops by whole periods keep that.
-    even = all(s % 2 == 0 for s in (mosaic.stride(0), mosaic.stride(1), mosaic.storage_offset()))
-    if size not in _TWICE or not even or mosaic.data_ptr() % (2 * size):
-        return mosaic, False
-    return mosaic.view(_TWICE[size]), True
-
-
 def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
     """The kernels' arguments by name, without those of output and gradient."""
-    mosaic, pairs = in_pairs(tensors.mosaic)
     channels, _, kernel, _ = tensors.weight.shape
     left, right, top, bottom = settings.padding
-    height, width = tensors.mosaic.shape[1] // 2, tensors.mosaic.shape[2] // 2
+    height, width = tensors.mosaic.shape[1] // 2, settings.pixels(tensors.mosaic) // 2
     out_height = (height + top + bottom - kernel) // settings.stride + 1
     out_width = (width + left + right - kernel) // settings.stride + 1
     black = plain(tensors.black)
@@ -78,7 +51,7 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
     # A pointer is an argument whether or not anything is read through it.
     absent = black
     return {
-        "mosaic": mosaic,
+        **read(tensors.mosaic, settings.packing, tensors.linearise, absent),
         "weight": plain(tensors.weight),
         "bias": absent if tensors.bias is None else plain(tensors.bias),
         "black": black,
@@ -87,8 +60,6 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
         "gamma_ptr": absent if tensors.gamma is None else plain(tensors.gamma),
         "padding_value": absent if tensors.padding_value is None else plain(tensors.padding_value),
         "patterns": tensors.pattern.contiguous(),
-        "sample_stride": mosaic.stride(0),
-        "row_stride": mosaic.stride(1),
         "channels": channels,
         "positions": kernel * kernel,
         "height": height,
@@ -103,8 +74,6 @@ def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
         "MIX": tensors.mix is not None,
         "CURVE": settings.curve,
         "PADDED": tensors.padding_value is not None,
-        "PAIRS": pairs,
-        "ELEMENT": ELEMENTS[tensors.mosaic.dtype],
         "BIAS": tensors.bias is not None,
         "ACTIVATION": settings.activation,
     } | _multiplication(channels, settings.out_dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from isp_distill.arguments import (
     NOT_TRANSFORMED,
     check_floating,
+    is_plain_eager,
     readable,
     transformed,
     whole_number,
@@ -19,11 +20,14 @@ from isp_distill.arguments import (
 from isp_distill.backends import choice
 from isp_distill.isp.camera import ISP
 from isp_distill.ops import reference
+from isp_distill.ops.companding import BETWEEN_CODES, checked_linearise
 from isp_distill.ops.raw_conv.arguments import checked_input
+from isp_distill.ops.reference_companding import linearised
 from isp_distill.ops.reference_gain_map import apply_gain_map
 from isp_distill.ops.reference_packing import unpacked
 from isp_distill.ops.render import cpu as render_cpu
 from isp_distill.ops.render import triton as render_triton
+from isp_distill.ops.render.operator import Settings, Tensors, functions_of
 from isp_distill.ops.render.operator import render as operator
 from isp_distill.raw.cfa import check_levels, on_device
 
@@ -72,6 +76,20 @@ def _checked_crop(
     return top, left, height, width
 
 
+def checked_colours(isp: ISP, ccm: Tensor) -> Tensor:
+    """The colour matrix, if the demosaicing makes the colours that it takes.
+
+    Raises:
+        ValueError: four colours, none of them doubled, with another demosaicing than superpixel.
+    """
+    if ccm.shape[2] == 4 and isp.demosaic != "superpixel":
+        raise ValueError(
+            f"demosaic={isp.demosaic!r} interpolates a doubled colour, and RGB with infrared has "
+            'none: use demosaic="superpixel" (of the ISP, of the Teacher in train and evaluate)'
+        )
+    return ccm
+
+
 def _own_size(box: tuple[int, int, int, int], isp: ISP) -> tuple[int, int]:
     """Height and width of the upright picture before it is resized."""
     height, width = box[2:]
@@ -93,6 +111,7 @@ def render(
     memory_format: torch.memory_format = torch.contiguous_format,
     packing: str | None = None,
     width: int | None = None,
+    linearise: Sequence[Any] | Tensor | None = None,
 ) -> Tensor:
     """Turn mosaics into pictures: ``[N, 3, h, w]``, upright, in [0, 1] before ``mean`` and ``std``.
 
@@ -115,12 +134,17 @@ def render(
         std: divides at the end, a number or ``[3]``; 1 if None.
         dtype: of the result: float32, bfloat16, float16, or float64 (computes in float64).
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
-        packing: how the codes lie in a packed mosaic's bytes, see :func:`isp_distill.raw_conv`.
-        width: of a packed mosaic, the pixels of a row, even.
+        packing: how the codes lie in a packed mosaic's bytes, see :func:`isp_distill.raw_conv`;
+            None for what ``isp`` says.
+        width: of a packed mosaic, the pixels of a row, even; likewise.
+        linearise: what a companding sensor's codes mean, see :func:`isp_distill.raw_conv`; before
+            everything else, the ISP's black and white are then linear values. None for what
+            ``isp`` says.
 
     Raises:
         TypeError: for a wrong type or dtype.
-        ValueError: for a wrong shape, name or range.
+        ValueError: for a wrong shape, name or range; where the filter is not Bayer's and ``isp``
+            has no colour matrix; for RGB with infrared by another demosaicing than superpixel.
         BackendError: if the backend that was asked for cannot serve the call.
 
     Examples:
@@ -129,10 +153,13 @@ def render(
         >>> isp_distill.render(mosaic, isp_distill.ISP.from_raw(raw), size=(32, 32)).shape
         torch.Size([1, 3, 32, 32])
     """
-    mosaic, width = checked_input(mosaic, packing, width)
-    batch, device = mosaic.shape[0], mosaic.device
     if not isinstance(isp, ISP):
         raise TypeError(f"isp must be an isp_distill.ISP, not {type(isp).__name__}")
+    if packing is None and width is None:
+        packing, width = isp.packing, isp.width
+    linearise = isp.linearise if linearise is None else linearise
+    mosaic, width = checked_input(mosaic, packing, width)
+    batch, device = mosaic.shape[0], mosaic.device
     if resize_in not in ("display", "linear"):
         raise ValueError(f"unknown resize_in {resize_in!r}: expected display or linear")
     check_floating(dtype, "dtype")
@@ -145,27 +172,38 @@ def render(
         raise ValueError(f"memory_format {memory_format}: expected contiguous or channels_last")
     gain = settings.gain(batch, device)
     means, stds = _channels(mean, 0.0, "mean", device), _channels(std, 1.0, "std", device)
-    black, white, pattern, ccm = (
+    black, white, pattern = (
         cast(Tensor, value)  # batched() makes tensors of all of them
-        for value in (settings.black, settings.white, settings.pattern, settings.ccm)
+        for value in (settings.black, settings.white, settings.pattern)
     )
+    ccm = checked_colours(isp, settings.matrix(batch, device))
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    table = checked_linearise(linearise, mosaic, packing, compute)
     if (maps := settings.gain_maps) is not None:
         levels = {"black": black, "white": white, "pattern": pattern}
-        mosaic = unpacked(mosaic, packing, width)
-        packing = width = None
+        mosaic = linearised(unpacked(mosaic, packing, width), table, compute)
+        packing = width = table = None
         mosaic = apply_gain_map(mosaic, maps, double=dtype == torch.float64, **levels)
     tensors = (mosaic, black, white, pattern, gain, ccm, means, stds)
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     only_reference = NOT_TRANSFORMED if transformed() else None
-    name = _backend_for(device, mosaic.dtype, dtype, needs_gradient, only_reference, packing)
+    if table is not None and mosaic.is_floating_point():
+        only_reference = BETWEEN_CODES
+    request = (mosaic.dtype, dtype, needs_gradient, only_reference, packing, table is not None)
+    # An exported program runs where this library is not: it is made of the reference's operators.
+    name = "reference" if torch.compiler.is_exporting() else _choose(device, *request)
     if name != "reference":
-        picture: Tensor = operator(
-            *tensors, isp.demosaic, isp.tone, isp.orientation, box, target, resize_in, dtype,
-            memory_format == torch.channels_last, packing, width, name,
+        given, rest = Tensors(*tensors, table), Settings(
+            isp.demosaic, isp.tone, isp.orientation, box, target, resize_in, dtype,
+            memory_format == torch.channels_last, packing, width,
         )  # fmt: skip
+        # Without layers of dispatch where nobody looks, nor any device is to be the current one.
+        if device.type == "cpu" and is_plain_eager(*given):
+            return functions_of(name)(given, rest)
+        picture: Tensor = operator(*given, *rest, name)
         return picture
     picture = reference.render(
-        unpacked(mosaic, packing, width),
+        linearised(unpacked(mosaic, packing, width), table, compute),
         black=black,
         white=white,
         pattern=pattern,
@@ -184,24 +222,6 @@ def render(
     return picture.contiguous(memory_format=memory_format)
 
 
-def _backend_for(
-    device: torch.device,
-    mosaic: torch.dtype,
-    dtype: torch.dtype,
-    needs_gradient: bool,
-    only_reference: str | None,
-    packing: str | None,
-) -> str:
-    """The backend that serves a call. ``only_reference``: why no kernel does, or None.
-
-    An exported program runs where this library is not: it is made of the reference's operators.
-    """
-    if torch.compiler.is_exporting():
-        return "reference"
-    name: str = _choose(device, mosaic, dtype, needs_gradient, only_reference, packing)
-    return name
-
-
 def _choose_now(
     device: torch.device,
     mosaic: torch.dtype,
@@ -209,6 +229,7 @@ def _choose_now(
     needs_gradient: bool,
     only_reference: str | None,
     packing: str | None,
+    linearise: bool,
 ) -> str:
     call = {
         "mosaic": mosaic,
@@ -216,6 +237,7 @@ def _choose_now(
         "needs_gradient": needs_gradient,
         "only_reference": only_reference,
         "packing": packing,
+        "linearise": linearise,
     }
     return choice.choose("render", device, **call).backend
 

@@ -8,7 +8,8 @@ from torch import Tensor
 from isp_distill.backends import choice, cpu_library
 from isp_distill.backends.kernel_arguments import plain
 from isp_distill.backends.output_memory import recycled
-from isp_distill.isp.camera import DEMOSAICS, TONES
+from isp_distill.isp.camera import TONES
+from isp_distill.ops.render.colours import KERNEL_DEMOSAICS, for_kernels
 from isp_distill.ops.render.operator import Settings, Tensors, output_like
 from isp_distill.raw.packings import packing_number
 
@@ -35,16 +36,18 @@ def forward(tensors: Tensors, settings: Settings) -> Tensor:
     """The picture, ``[N, 3, *settings.size]``."""
     mosaic = tensors.mosaic if tensors.mosaic.stride(2) == 1 else tensors.mosaic.contiguous()
     out = recycled(output_like(mosaic, settings))
+    demosaic, ccm = for_kernels(settings.demosaic, tensors.ccm)
     torch.ops.isp_distill_cpu.render(
         mosaic,
         plain(tensors.black),
         plain(tensors.white),
         tensors.pattern.contiguous(),
         plain(tensors.gain),
-        plain(tensors.ccm),
+        plain(ccm),
         plain(tensors.mean),
         plain(tensors.std),
-        DEMOSAICS.index(settings.demosaic),
+        plain(tensors.linearise),
+        KERNEL_DEMOSAICS.index(demosaic),
         TONES.index(settings.tone),
         settings.orientation,
         *settings.crop,

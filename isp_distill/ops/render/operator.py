@@ -26,9 +26,10 @@ class Tensors(NamedTuple):
     white: Tensor  # [N]
     pattern: Tensor  # [N] int64
     gain: Tensor  # [N, 4]
-    ccm: Tensor  # [N, 3, 3]
+    ccm: Tensor  # [N, 3, colours]
     mean: Tensor  # [3]
     std: Tensor  # [3]
+    linearise: Tensor | None = None  # [N, L] or [1, L]: the linear values of codes
 
 
 class Settings(NamedTuple):
@@ -55,9 +56,9 @@ Forward = Callable[[Tensors, Settings], Tensor]
 
 _SCHEMA = (
     "(Tensor mosaic, Tensor black, Tensor white, Tensor pattern, Tensor gain, Tensor ccm, "
-    "Tensor mean, Tensor std, str demosaic, str tone, int orientation, SymInt[] crop, "
-    "SymInt[] size, str resize_in, ScalarType dtype, bool channels_last, str? packing, "
-    "SymInt? width, str backend) -> Tensor"
+    "Tensor mean, Tensor std, Tensor? linearise, str demosaic, str tone, int orientation, "
+    "SymInt[] crop, SymInt[] size, str resize_in, ScalarType dtype, bool channels_last, "
+    "str? packing, SymInt? width, str backend) -> Tensor"
 )
 _COUNT = len(Tensors._fields)
 
@@ -73,15 +74,24 @@ def output_like(mosaic: Tensor, settings: Settings) -> Tensor:
     )
 
 
-@torch.library.custom_op("isp_distill::render", mutates_args=(), schema=_SCHEMA)
-def render(*arguments: Any) -> Tensor:
-    """The picture, by the backend that the last argument names."""
-    *rest, name = arguments
+def functions_of(name: str) -> Forward:
+    """What a compiled backend registered.
+
+    Raises:
+        BackendError: there is nothing.
+    """
     implementation = choice.registered("render", name)
     if implementation is None or name == "reference":
         raise BackendError(f"backend {name!r} has no compiled render")
     forward: Forward = implementation.functions
-    return forward(Tensors(*rest[:_COUNT]), Settings(*rest[_COUNT:]))
+    return forward
+
+
+@torch.library.custom_op("isp_distill::render", mutates_args=(), schema=_SCHEMA)
+def render(*arguments: Any) -> Tensor:
+    """The picture, by the backend that the last argument names."""
+    *rest, name = arguments
+    return functions_of(name)(Tensors(*rest[:_COUNT]), Settings(*rest[_COUNT:]))
 
 
 @render.register_fake

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp_distill.arguments import not_packed
 from isp_distill.backends import choice, triton_support
 from isp_distill.backends.kernel_arguments import plain
-from isp_distill.ops.raw_conv.triton import ELEMENTS, in_pairs
+from isp_distill.ops.mosaic_triton import read
+from isp_distill.ops.render.colours import for_kernels
 from isp_distill.ops.render.operator import Settings, Tensors, output_like
 
 
@@ -20,14 +20,11 @@ def refuses(
     dtype: torch.dtype,
     needs_gradient: bool,
     only_reference: str | None = None,
-    packing: str | None = None,
     **_: object,
 ) -> str | None:
     """Why the Triton kernels cannot serve a call, or None."""
     if only_reference:
         return only_reference
-    if packing is not None:
-        return not_packed(packing)
     if torch.float64 in (mosaic, dtype):
         return "it computes in float32, and float64 was asked for"
     if needs_gradient:
@@ -37,31 +34,32 @@ def refuses(
 
 def _call(tensors: Tensors, settings: Settings) -> dict[str, Any]:
     """The kernels' arguments about the mosaic and the camera, by name."""
-    mosaic, pairs = in_pairs(tensors.mosaic)
     black = plain(tensors.black)
     scale = plain(tensors.gain) / (plain(tensors.white)[:, None] - black)
     unit = 2 if settings.demosaic == "superpixel" else 1
     top, left, height, width = (int(side) // unit for side in settings.crop)
+    method, matrix = for_kernels(settings.demosaic, tensors.ccm)
+    ccm = planes = plain(matrix)
+    if matrix.shape[2] == 4:
+        method = "planes"
+        ccm = torch.eye(3, device=ccm.device).expand(len(ccm), 3, 3).contiguous()
     return {
-        "mosaic": mosaic,
+        **read(tensors.mosaic, settings.packing, tensors.linearise, black),
         "black": black,
         "scale": scale.contiguous(),
-        "ccm": plain(tensors.ccm),
+        "ccm": ccm,
+        "planes": planes,
         "patterns": tensors.pattern.contiguous(),
         "mean": plain(tensors.mean),
         "std": plain(tensors.std),
-        "sample_stride": mosaic.stride(0),
-        "row_stride": mosaic.stride(1),
         "sensor_height": tensors.mosaic.shape[1],
-        "pairs": tensors.mosaic.shape[2] // 2,
+        "pairs": settings.pixels(tensors.mosaic) // 2,
         "top": top,
         "left": left,
         "height": height,
         "width": width,
-        "METHOD": settings.demosaic,
+        "METHOD": method,
         "TONE": settings.tone,
-        "PAIRS": pairs,
-        "ELEMENT": ELEMENTS[tensors.mosaic.dtype],
     }
 
 

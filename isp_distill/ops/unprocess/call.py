@@ -14,6 +14,7 @@ from torch import Tensor
 from isp_distill.arguments import (
     NOT_TRANSFORMED,
     check_dense,
+    is_plain_eager,
     readable,
     shown,
     transformed,
@@ -21,6 +22,7 @@ from isp_distill.arguments import (
 )
 from isp_distill.backends import choice
 from isp_distill.isp.camera import ISP
+from isp_distill.isp.matrices import numbers_of
 from isp_distill.ops import reference_unprocess
 from isp_distill.ops.raw_conv.arguments import checked_mosaic
 from isp_distill.ops.unprocess import (
@@ -33,7 +35,7 @@ from isp_distill.ops.unprocess import (
     triton as unprocess_triton,
 )
 from isp_distill.ops.unprocess.noise import NoiseModel
-from isp_distill.raw.cfa import check_levels, pattern_codes, per_sample
+from isp_distill.raw.cfa import PATTERNS, check_levels, pattern_codes, per_sample
 
 __all__ = ["expose", "unprocess", "unprocess_cpu", "unprocess_triton"]
 
@@ -130,7 +132,7 @@ def unprocess(
 
     Args:
         rgb: ``[N, 3, H, W]``, H and W even: sRGB as floats in [0, 1], or uint8.
-        pattern: the CFA of the mosaics, one for all or one per sample.
+        pattern: the CFA of the mosaics, one for all or one per sample; Bayer's.
         bits: of the sensor, 8 to 16; the white level is ``2**bits - 1``.
         black: black level in sensor units: a number, ``[4]`` (R, Gr, Gb, B) or ``[N, 4]``.
         noise: sensor noise to add; none if None.
@@ -162,6 +164,11 @@ def unprocess(
     white = torch.full((batch,), float(2**bits - 1), device=device)
     blacks = per_sample(black, batch, (4,), "black", device)
     check_levels(black, float(2**bits - 1))
+    if any(number >= 4 for number in numbers_of(pattern) or ()):
+        raise ValueError(
+            f"pattern {pattern}: unprocess makes what a Bayer sensor sees, since its colour "
+            f"matrices are of such cameras: give {', '.join(PATTERNS)}"
+        )
     codes = pattern_codes(pattern, batch, device)
     camera = unprocess_operator.random_camera(batch, seed, device)
     drawn = {"shot": None, "read": None} if noise is None else noise.draw(batch, seed, device)
@@ -181,10 +188,15 @@ def unprocess(
             seed=seed,
         )
     else:
-        mosaic = unprocess_operator.unprocess(
+        call = unprocess_operator.UnprocessCall(
             rgb, camera["rgb_to_camera"], gains, codes, blacks, white, drawn["shot"], drawn["read"],
-            unprocess_operator.signed(seed), name,
+            unprocess_operator.signed(seed),
         )  # fmt: skip
+        # Without layers of dispatch where nobody looks, nor any device is to be the current one.
+        if device.type == "cpu" and is_plain_eager(*call[:-1]):
+            mosaic = unprocess_operator.functions_of(name).unprocess(call)
+        else:
+            mosaic = unprocess_operator.unprocess(*call, name)
     one = torch.ones_like(camera["red_gain"])
     isp = ISP(
         black=blacks,
@@ -248,8 +260,11 @@ def expose(
         return reference_unprocess.expose(
             mosaic, factors, **drawn, black=blacks, white=whites, pattern=codes, seed=seed
         )
-    short: Tensor = unprocess_operator.expose(
+    call = unprocess_operator.ExposeCall(
         mosaic, factors, drawn["shot"], drawn["read"], codes, blacks, whites,
-        unprocess_operator.signed(seed), name,
+        unprocess_operator.signed(seed),
     )  # fmt: skip
+    if device.type == "cpu" and is_plain_eager(*call[:-1]):
+        return unprocess_operator.functions_of(name).expose(call)
+    short: Tensor = unprocess_operator.expose(*call, name)
     return short

@@ -76,7 +76,12 @@ def mosaic_like(image: Tensor) -> Tensor:
     return torch.empty(shape, dtype=torch.uint16, device=image.device)
 
 
-def _functions(name: str) -> Functions:
+def functions_of(name: str) -> Functions:
+    """What a compiled backend registered.
+
+    Raises:
+        BackendError: there is nothing.
+    """
     implementation = choice.registered("unprocess", name)
     if implementation is None or not isinstance(implementation.functions, Functions):
         raise BackendError(f"backend {name!r} has no compiled unprocess")
@@ -92,7 +97,7 @@ def _functions(name: str) -> Functions:
 def unprocess(*arguments: Any) -> Tensor:
     """The mosaics, by the backend that the last argument names."""
     *call, name = arguments
-    return _functions(name).unprocess(UnprocessCall(*call))
+    return functions_of(name).unprocess(UnprocessCall(*call))
 
 
 @unprocess.register_fake
@@ -109,7 +114,7 @@ def _(*arguments: Any) -> Tensor:
 def expose(*arguments: Any) -> Tensor:
     """The short exposures, by the backend that the last argument names."""
     *call, name = arguments
-    return _functions(name).expose(ExposeCall(*call))
+    return functions_of(name).expose(ExposeCall(*call))
 
 
 @expose.register_fake

@@ -22,6 +22,7 @@ import numpy as np
 from isp_distill.errors import CorruptRawError, UnsupportedRawError
 from isp_distill.raw.camera_warnings import warn_once
 from isp_distill.raw.decoding.process import KilledError, WorkerDiedError, WorkerProcess
+from isp_distill.raw.dng import lossless_jpeg
 from isp_distill.raw.embedded_picture import EmbeddedPicture
 from isp_distill.raw.image import RawImage, read_raw
 from isp_distill.raw.image_json import image_fields
@@ -47,7 +48,8 @@ class DecodePool:
             imports it by its module and name: a module-level function.
 
     Raises:
-        ValueError: an argument is out of range, or the decoder is not a module-level function.
+        ValueError: an argument is out of range, the decoder is not a module-level function, or
+            ``ISP_DISTILL_DECODER`` is no decoder's name.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class DecodePool:
                 f"memory_limit_bytes must be at least 256 MiB (Python and LibRaw themselves), "
                 f"not {memory_limit_bytes}"
             )
+        lossless_jpeg.requested()  # or each file would be called damaged
         name = getattr(decoder, "__qualname__", "")
         if not name.isidentifier():
             raise ValueError(f"decoder must be a module-level function, not {decoder!r}")

@@ -26,7 +26,7 @@ from isp_distill.raw.decoding.worker import (
     read_exactly,
     write_all,
 )
-from isp_distill.raw.refusals import MAX_PIXELS
+from isp_distill.raw.tiff import MAX_PIXELS
 
 # Importing numpy and rawpy takes a tenth of a second; a cold network disk may take far longer.
 _START_TIMEOUT_S = 120.0

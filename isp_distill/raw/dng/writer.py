@@ -80,7 +80,13 @@ def write_dng(
         >>> bool((isp_distill.read_raw(path).mosaic == mosaic).all())
         True
     """
+    given = type(mosaic).__name__
     mosaic = np.asarray(mosaic)
+    if mosaic.dtype == object:
+        raise TypeError(
+            f"mosaic is a {given}: give an array [H, W] of uint16; of a RawImage its mosaic, with "
+            "pattern=, black=, white=, white_balance= and ccm= beside it"
+        )
     if mosaic.dtype != np.uint16:
         raise TypeError(f"mosaic must be uint16, not {mosaic.dtype}; use mosaic.astype(np.uint16)")
     if mosaic.ndim != 2 or min(mosaic.shape) < MIN_SIDE:
@@ -88,7 +94,10 @@ def write_dng(
             f"mosaic must be [H, W] with both at least {MIN_SIDE}, not {list(mosaic.shape)}"
         )
     if pattern not in PATTERNS:
-        raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, not {pattern!r}")
+        raise ValueError(
+            f"pattern must be one of {', '.join(PATTERNS)}, not {pattern!r}: frames of another "
+            "filter are kept as .npy with a sensor.toml, see SensorFolder"
+        )
     if bits not in range(8, 17):
         raise ValueError(f"bits must be 8..16, not {bits!r}")
     top_value = 2**bits - 1

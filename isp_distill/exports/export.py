@@ -6,6 +6,8 @@ import contextlib
 import copy
 import io
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,20 +19,23 @@ from torch import Tensor, nn
 
 from isp_distill.arguments import whole_numbers
 from isp_distill.data.views import View
+from isp_distill.exports.calibration import Measured, feeds_of, measured, split
+from isp_distill.exports.lowering import AnyCamera, Bytes, Camera, OneCamera, StandardStudent
+from isp_distill.exports.model_card import metadata_of, write_card
+from isp_distill.exports.precision import PRECISIONS, to_int8
+from isp_distill.exports.verification import TOLERANCE, Program, check_outputs, examples
 from isp_distill.files.atomic import replaced
 from isp_distill.isp.camera import ISP
-from isp_distill.models.lowering import AnyCamera, Camera, OneCamera, StandardStudent
+from isp_distill.models.output import Output, checked_output
 from isp_distill.models.raw_model import RawModel
 from isp_distill.models.student import PlanesModel, as_student
-from isp_distill.models.teacher import logits_of
 from isp_distill.models.trained_view import fixed_view, trained_at
 from isp_distill.ops.raw_conv.arguments import MOSAIC_DTYPES
-from isp_distill.raw.cfa import PATTERNS
-from isp_distill.version import __version__
+from isp_distill.raw.packings import PACKED
+from isp_distill.sources import Data
+from isp_distill.students.description import description_of
 
 FORMATS = (".onnx", ".pt2")
-# Of the largest logit: what two orders of the same sums, twenty layers deep, may differ by.
-_TOLERANCE = 1e-3
 
 
 def export(
@@ -44,21 +49,29 @@ def export(
     batch: int | None = None,
     mosaic_dtype: torch.dtype = torch.uint16,
     opset: int | None = None,
+    precision: str = "float32",
+    calibration: Data | None = None,
+    classes: Sequence[str] | None = None,
     verify: bool = True,
+    packing: str | None = None,
+    output: Output = None,
 ) -> Path:
     """Write a student as ONNX (``.onnx``) or as a ``torch.export`` program (``.pt2``).
 
     The RawStem becomes standard operators, so the file needs onnxruntime, or torch, and no part of
-    this library. It is written whole or not at all, in float32.
+    this library. It is written whole or not at all. A model card beside it,
+    ``student.model_card.md``, says what goes in and what comes out, with one example in numbers.
 
     The file's first input is ``mosaic``, ``[N, H, W]`` in sensor units, as the sensor delivers it:
     black level and white balance are the file's own work. Its output is ``logits``. The camera
     comes in one of two ways:
 
     - ``isp`` given: one camera, built in; ``mosaic`` is the only input. This is the form for a
-      product: the pattern reorders the weights and the levels are constants.
+      product: the pattern reorders the weights and the levels are constants. A companding sensor's
+      curve (``isp.linearise``) is a table in the file.
     - ``isp=None``: any camera, one per sample; the inputs ``black``, ``white``, ``gain``,
-      ``pattern`` and ``ccm`` follow, always all of them. :func:`camera_inputs` makes them.
+      ``pattern`` and ``ccm`` follow, always all of them. :func:`camera_inputs` makes them. Of a
+      companding sensor such a file takes linear values, ``mosaic_dtype=torch.float32``.
 
     Args:
         student: a rawified model, or any module that :func:`isp_distill.train` takes; it is not
@@ -76,8 +89,19 @@ def export(
             for runtimes without 16-bit unsigned tensors take int32 or float32. int16 holds
             14-bit sensors.
         opset: ONNX opset; the exporter's own if None.
+        precision: "float32"; "float16", for GPUs; or "int8", quantised by onnxruntime's own tools
+            and calibrated on ``calibration``. The steps before the first convolution stay float32.
+        calibration: RAW files like those that it will see, for int8: as :func:`isp_distill.train`
+            takes data. At most 128 of them are read. The card says how often int8 and float32 agree
+            on every other one of them, which then are not calibrated on, and what each takes.
+        classes: names of what it predicts, for the card; those of a loaded student if None.
         verify: run the file on random mosaics and compare it with the student. ONNX files are
             compared where onnxruntime is installed.
+        packing: take the sensor's bytes, unpacked in the file: "mipi10" and so on, see
+            :func:`isp_distill.raw_conv`. ``mosaic`` is then uint8 ``[N, height, bytes]``, rows
+            without padding, and ``size`` counts pixels as ever.
+        output: which part of what the student returns becomes ``logits``, where it is none of the
+            usual ones: ``student_output`` of :func:`isp_distill.train`.
 
     Returns:
         The path.
@@ -105,8 +129,18 @@ def export(
         raise TypeError(f"a student to export must be an nn.Module, not {type(student).__name__}")
     if mosaic_dtype not in MOSAIC_DTYPES or mosaic_dtype in (torch.float16, torch.float64):
         raise ValueError(f"mosaic_dtype {mosaic_dtype}: expected an integer type or float32")
+    if packing not in (None, *PACKED):
+        raise ValueError(f"unknown packing {packing!r}: expected one of {', '.join(PACKED)}")
+    if packing is not None and mosaic_dtype not in (torch.uint16, torch.uint8):
+        raise ValueError(f"mosaics packed as {packing} are bytes, not {mosaic_dtype}")
+    if isp is not None and isp.linearise is not None and mosaic_dtype.is_floating_point:
+        raise ValueError(
+            f"the camera's codes are companded, and codes are whole numbers, not {mosaic_dtype}: "
+            "take torch.uint16; or, of linear values, isp.replace(linearise=None)"
+        )
     if batch is not None and batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
+    checked_output(output, "output")
     view = fixed_view(student, crop, binning, 448)
     crop, binning = view.crop, None if size is None and binning is None else view.binning
     view = View(crop, binning)
@@ -116,6 +150,15 @@ def export(
     sides = (pair[0], pair[1])
     if min(sides) // crop < (binning or 1):
         raise ValueError(f"size {sides} is too small for a crop of {crop}, binning {binning or 1}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}: expected {', '.join(PRECISIONS)}")
+    if precision == "int8" and path.suffix != ".onnx":
+        raise ValueError(f"{path}: int8 is for .onnx; a .pt2 program is quantised by torch's tools")
+    if (precision == "int8") != (calibration is not None):
+        raise ValueError(
+            'precision="int8" needs calibration=, a folder of RAW files like those that it will '
+            "see; other precisions take none"
+        )
     if path.suffix == ".onnx":
         _need_onnx()
     # Copied on the CPU: a student on a GPU is not moved away from under its owner.
@@ -124,21 +167,49 @@ def export(
     pupil = as_student(original)
     assert isinstance(pupil, (RawModel, PlanesModel))  # what becomes of a module
     form = AnyCamera if isp is None else OneCamera
-    lowered: StandardStudent = form(copy.deepcopy(pupil), view, isp).eval().requires_grad_(False)
-    examples = _examples(batch or 2, sides, mosaic_dtype, isp, seed=0)
-    names = list(examples)
-    program = _traced(lowered, examples, batch is None)
+    half = precision == "float16"
+    dtype = torch.float16 if half else torch.float32
+    packed = None if packing is None else Bytes(packing, sides[1])
+    lowered: StandardStudent = form(copy.deepcopy(pupil), view, isp, dtype, packed, output)
+    lowered = lowered.eval().requires_grad_(False)
+    program = Program(view, sides, isp, batch, mosaic_dtype, packed, output)
+    inputs = examples(program, batch or 2, seed=0)
+    traced = _traced(lowered, inputs, batch is None)
     path.parent.mkdir(parents=True, exist_ok=True)
+    compared = None
     with replaced(path, suffix=path.suffix) as temporary:
         if path.suffix == ".pt2":
-            program.example_inputs = None  # else the random mosaics travel in the file
-            torch.export.save(program, temporary)
+            traced.example_inputs = None  # else the random mosaics travel in the file
+            torch.export.save(traced, temporary)
         else:
-            described = _described(view, sides, isp)
-            _save_onnx(program, examples, temporary, names, batch is None, opset, described)
+            described = metadata_of(program, precision)
+            _save_onnx(traced, inputs, temporary, batch is None, opset, described)
         if verify:
-            _verify(temporary, path, pupil, view, sides, isp, batch, mosaic_dtype)
+            check_outputs(temporary, path, pupil, program, TOLERANCE[dtype])
+        if calibration is not None:
+            compared = _quantised(temporary, program, calibration)
+    write_card(path, program, precision, _names(student, classes), compared)
     return path
+
+
+def _quantised(path: Path, program: Program, calibration: Data) -> Measured:
+    """Make a float32 file an int8 one."""
+    feeds = feeds_of(calibration, program)
+    seen, compared = split(feeds)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".int8.") as folder:
+        made = Path(folder) / "int8.onnx"
+        to_int8(path, made, seen)
+        found = measured(path, made, compared, held_out=seen is not compared)
+        os.replace(made, path)
+    return found
+
+
+def _names(student: nn.Module, classes: Sequence[str] | None) -> list[str] | None:
+    """The names of what a student predicts, where somebody knows them."""
+    if classes is not None:
+        return [str(name) for name in classes]
+    described = description_of(student)
+    return None if described is None or described.classes is None else list(described.classes)
 
 
 def camera_inputs(isp: ISP, batch: int = 1) -> dict[str, np.ndarray[Any, Any]]:
@@ -153,16 +224,28 @@ def camera_inputs(isp: ISP, batch: int = 1) -> dict[str, np.ndarray[Any, Any]]:
     Returns:
         ``black`` float32 ``[N, 4]`` and ``white`` float32 ``[N]`` (sensor units), ``gain`` float32
         ``[N, 4]`` (white balance times exposure, of the planes R, Gr, Gb, B), ``pattern`` int64
-        ``[N]`` (0 RGGB, 1 GRBG, 2 GBRG, 3 BGGR), and ``ccm`` float32 ``[N, 3, 3]``.
+        ``[N]`` (0 RGGB, 1 GRBG, 2 GBRG, 3 BGGR; others alike), and ``ccm`` float32 ``[N, 3, 3]``.
 
     Raises:
-        ValueError: if a value fits neither one sample nor ``batch`` samples.
+        ValueError: if a value fits neither one sample nor ``batch`` samples, or the filter's colour
+            matrix is missing or not 3x3, which such a program takes; or codes are companded.
 
     Examples:
         >>> inputs = isp_distill.camera_inputs(isp_distill.ISP(black=64, white=1023), batch=2)
         >>> {name: value.shape for name, value in inputs.items()}
         {'black': (2, 4), 'white': (2,), 'gain': (2, 4), 'pattern': (2,), 'ccm': (2, 3, 3)}
     """
+    if isp.linearise is not None:
+        raise ValueError(
+            "a program for any camera takes linear values, and these codes are companded: build "
+            "the camera in, export(student, path, isp=isp), or give such a program (mosaic_dtype="
+            "torch.float32) linear values, with camera_inputs(isp.replace(linearise=None))"
+        )
+    if isp.matrix(batch).shape[2] != 3:
+        raise ValueError(
+            "a program for any camera takes 3x3 colour matrices, and the filter's has "
+            f"{isp.colours} columns: build the camera in, export(student, path, isp=isp)"
+        )
     camera = Camera.of(isp, batch)._asdict()
     return {name: value.contiguous().numpy() for name, value in camera.items()}
 
@@ -177,46 +260,16 @@ def _need_onnx() -> None:
         ) from error
 
 
-def _examples(
-    batch: int, sides: tuple[int, int], dtype: torch.dtype, isp: ISP | None, seed: int
-) -> dict[str, Tensor]:
-    """Random mosaics of random cameras, by input name."""
-    draw = torch.Generator().manual_seed(seed)
-    black, white = (0.0, 255.0) if dtype == torch.uint8 else (512.0, 16383.0)
-    if isp is not None:
-        camera = Camera.of(isp, 1)
-        black, white = float(camera.black.min()), float(camera.white)
-    # Blurred noise: every brightness, from below black to beyond white.
-    coarse = torch.rand(batch, 1, 16, 16, generator=draw) * 1.2 - 0.1
-    scene = nn.functional.interpolate(coarse, sides, mode="bilinear")[:, 0]
-    limit = torch.iinfo(dtype).max if not dtype.is_floating_point else 65535
-    mosaic = (black + scene * (white - black)).round().clamp(0, limit)
-    # To int32 first: torch has no direct path to uint16 from every type.
-    examples = {"mosaic": mosaic.to(torch.int32).to(dtype)}
-    if isp is None:
-        gain = 1 + torch.rand(batch, 3, generator=draw)
-        any_camera = ISP(
-            black=torch.full((batch, 4), black),
-            white=torch.full((batch,), white),
-            pattern=torch.arange(batch) % 4,
-            white_balance=gain,
-            ccm=(torch.eye(3) * 1.4 - 0.4 / 3).expand(batch, 3, 3),
-        )
-        camera = Camera.of(any_camera, batch)
-        examples |= {name: value.contiguous() for name, value in camera._asdict().items()}
-    return examples
-
-
 def _traced(
-    lowered: nn.Module, examples: dict[str, Tensor], open_batch: bool
+    lowered: nn.Module, inputs: dict[str, Tensor], open_batch: bool
 ) -> torch.export.ExportedProgram:
     free = {0: torch.export.Dim("batch")} if open_batch else None
     try:
         with torch.no_grad(), _quiet():
             return torch.export.export(
                 lowered,
-                tuple(examples.values()),
-                dynamic_shapes=dict.fromkeys(examples, free),
+                tuple(inputs.values()),
+                dynamic_shapes=dict.fromkeys(inputs, free),
             )
     except Exception as error:
         hint = "; if the model fixes its batch size, export with batch=1" if open_batch else ""
@@ -225,9 +278,8 @@ def _traced(
 
 def _save_onnx(
     program: torch.export.ExportedProgram,
-    examples: dict[str, Tensor],
+    inputs: dict[str, Tensor],
     path: Path,
-    names: list[str],
     open_batch: bool,
     opset: int | None,
     described: dict[str, str],
@@ -236,11 +288,11 @@ def _save_onnx(
     with torch.no_grad(), _quiet():
         written = torch.onnx.export(
             program,
-            tuple(examples.values()),
+            tuple(inputs.values()),
             dynamo=True,
-            input_names=names,
+            input_names=list(inputs),
             output_names=["logits"],
-            dynamic_shapes=dict.fromkeys(examples, free),
+            dynamic_shapes=dict.fromkeys(inputs, free),
             opset_version=opset,
             verbose=False,
         )
@@ -263,84 +315,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _described(view: View, sides: tuple[int, int], isp: ISP | None) -> dict[str, str]:
-    """What a reader of the file wants to know of it."""
-    notes = {
-        "producer": f"isp-distill {__version__}",
-        "mosaic": f"{sides[0]} x {sides[1]} sensor values, black level included",
-        "crop": str(view.crop),
-        "binning": str(view.factor(*sides, "the exported mosaic")),
-    }
-    if isp is None:
-        notes["pattern"] = ", ".join(f"{code} {name}" for code, name in enumerate(PATTERNS))
-        notes["black, gain"] = "of the planes R, Gr, Gb, B; gain is white balance times exposure"
-    else:
-        camera = Camera.of(isp, 1)
-        notes["camera"] = "; ".join(
-            [
-                f"pattern {PATTERNS[int(camera.pattern[0])]}",
-                *(
-                    f"{name} {[float(f'{v:.6g}') for v in value.reshape(-1).tolist()]}"
-                    for name, value in camera._asdict().items()
-                    if name != "pattern"
-                ),
-            ]
-        )
-    return {f"isp_distill.{name}": text for name, text in notes.items()}
-
-
-def _verify(
-    written: Path,
-    path: Path,
-    student: nn.Module,
-    view: View,
-    sides: tuple[int, int],
-    isp: ISP | None,
-    batch: int | None,
-    dtype: torch.dtype,
-) -> None:
-    """Compare the file with the student, on another batch size than it was traced with."""
-    count = batch or 3
-    examples = _examples(count, sides, dtype, isp, seed=1)
-    if written.suffix == ".pt2":
-        with torch.no_grad():
-            actual = torch.export.load(written).module()(*examples.values())
-    else:
-        try:
-            import onnxruntime
-        except ImportError:
-            return
-        session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
-        feed = {name: value.numpy() for name, value in examples.items()}
-        actual = torch.from_numpy(session.run(None, feed)[0])
-    expected = expected_logits(student, examples, view, isp)
-    error = float((actual - expected).abs().max())
-    limit = _TOLERANCE * max(1.0, float(expected.abs().max()))
-    if not error <= limit:  # written so that NaN fails it too
-        raise RuntimeError(
-            f"{path}: was not written, since it does not compute what the student computes: logits "
-            f"differ by {error:.3g}, {limit:.3g} is allowed; please report the model's type"
-        )
-
-
-@torch.no_grad()
-def expected_logits(
-    student: nn.Module, inputs: dict[str, Tensor], view: View, isp: ISP | None
-) -> Tensor:
-    """What the student itself makes of a program's inputs."""
-    from isp_distill.raw.binning import bin_mosaic
-
-    cut = []
-    for mosaic in inputs["mosaic"].float().numpy():
-        height, width = mosaic.shape
-        small = bin_mosaic(mosaic, view.factor(height, width, "the exported mosaic"))
-        top, left = (2 * round(0.5 * ((side - view.crop) // 2)) for side in small.shape)
-        cut.append(small[top : top + view.crop, left : left + view.crop].astype(np.float32))
-    camera = isp
-    if camera is None:
-        gain = inputs["gain"][:, [0, 1, 3]]
-        black, white, _, pattern, ccm = (inputs[name] for name in Camera._fields)
-        camera = ISP(black=black, white=white, pattern=pattern, white_balance=gain, ccm=ccm)
-    return logits_of(student(torch.from_numpy(np.stack(cut)), camera))

@@ -25,13 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isp_distill.data.views import View
+from isp_distill.exports.lowered_packing import Unpacking
 from isp_distill.isp.camera import ISP
+from isp_distill.models.output import EXPORT_OPTION, Output, read_output
 from isp_distill.models.raw_model import RawModel
 from isp_distill.models.rawify import replaced_module
 from isp_distill.models.stem import RawStem, check_stand_in, planes_matrix
 from isp_distill.models.student import PlanesModel
-from isp_distill.models.teacher import logits_of
 from isp_distill.ops import reference
+from isp_distill.raw.packings import packing_of
 
 
 class Camera(NamedTuple):
@@ -40,7 +42,7 @@ class Camera(NamedTuple):
     black: Tensor  # [N, 4], sensor units
     white: Tensor  # [N], sensor units
     gain: Tensor  # [N, 4], white balance times exposure of the planes R, Gr, Gb, B
-    pattern: Tensor  # [N], codes of isp_distill.raw.cfa.PATTERNS
+    pattern: Tensor  # [N], the site of the first colour: a code of isp_distill.raw.cfa.PATTERNS
     ccm: Tensor  # [N, 3, 3]
 
     @classmethod
@@ -52,7 +54,9 @@ class Camera(NamedTuple):
         """
         one = isp.batched(batch)
         levels = cast(Tensor, one.black), cast(Tensor, one.white)
-        return cls(*levels, one.gain(batch), cast(Tensor, one.pattern), cast(Tensor, one.ccm))
+        # Whatever applies a matrix asks for it by ISP.matrix, which refuses to give none.
+        ccm = torch.eye(3).expand(batch, 3, 3) if one.colours is None else one.matrix(batch)
+        return cls(*levels, one.gain(batch), cast(Tensor, one.pattern) & 3, ccm)
 
 
 def _partners() -> Tensor:
@@ -78,6 +82,8 @@ class StandardPlanes(nn.Module):
     def __init__(self, student: PlanesModel) -> None:
         super().__init__()
         self.model, self.channels = student.model, student.channels
+        #: What the model computes in; the steps before it are float32.
+        self.dtype = torch.float32
         self.register_buffer("partner", _partners())
         self.register_buffer("identity", torch.eye(4).reshape(4, 1, 2, 2))
 
@@ -88,9 +94,8 @@ class StandardPlanes(nn.Module):
         scale = camera.gain / (camera.white[:, None] - camera.black)
         black, scale = camera.black.gather(1, order), scale.gather(1, order)
         x = ((sites - black[:, :, None, None]) * scale[:, :, None, None]).clamp(0, 1)
-        if self.channels == 1:
-            return self.model(F.pixel_shuffle(x, 2))
-        return self.model(_exchanged(x, order))
+        x = F.pixel_shuffle(x, 2) if self.channels == 1 else _exchanged(x, order)
+        return self.model(x.to(self.dtype))
 
 
 class StandardStem(nn.Module):
@@ -132,7 +137,7 @@ class StandardStem(nn.Module):
             one = Camera.of(camera, 1)
             pattern, black = int(one.pattern[0]), one.black[0]
             if self.colour_matrix:
-                mix = mix @ planes_matrix(one.ccm)[0]
+                mix = mix @ planes_matrix(camera.matrix(1))[0]
             balance = one.gain[0] * gain if self.white_balance else gain
             plane_of_site = [pattern ^ site for site in range(4)]
             scale = (balance / (one.white - black))[plane_of_site]
@@ -175,12 +180,19 @@ class StandardStem(nn.Module):
             x = reference.apply_curve(x, self.curve, None)
         if self.shifted:
             x = x - self.border[:, None, None]
+        x = x.to(self.weight.dtype)
         left, right, top, bottom = self.edges
         if (left, top) == (right, bottom):
             y = F.conv2d(x, self.weight, self.bias, self.stride, (top, left))
         else:
             y = F.conv2d(F.pad(x, self.edges), self.weight, self.bias, self.stride)
         return reference.activate(y, self.activation)
+
+    def keep_float32(self, buffers: dict[str, Tensor]) -> None:
+        """Take back what the steps before the convolution compute with, after a change of dtype."""
+        for name, value in buffers.items():
+            if name not in ("weight", "bias"):
+                setattr(self, name, value)
 
     def _of_camera(self, sites: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Sites as planes R, Gr, Gb, B, and black, scale and mix per sample."""
@@ -193,19 +205,46 @@ class StandardStem(nn.Module):
         return planes, camera.black, scale, mix
 
 
-def binned(mosaic: Tensor, view: View) -> Tensor:
-    """The middle view of ``[N, H, W]`` mosaics, float32: as :meth:`View.cut_raw` cuts it."""
-    height, width = mosaic.shape[1:]
+class Bytes(NamedTuple):
+    """How a program's packed mosaics are read."""
+
+    packing: str
+    width: int  # pixels of a row
+
+
+def binned(
+    mosaic: Tensor,
+    view: View,
+    width: int | None = None,
+    unpacking: Unpacking | None = None,
+    table: Tensor | None = None,
+) -> Tensor:
+    """The middle view of ``[N, H, W]`` mosaics, float32: as :meth:`View.cut_raw` cuts it.
+
+    Of packed ones, ``[N, H, bytes]`` and ``width`` pixels, the view's groups alone are unpacked.
+    Companded codes are looked up in ``table`` ``[L]``; the mean of linear values is not rounded.
+    """
+    height, width = mosaic.shape[1], mosaic.shape[2] if width is None else width
     factor, crop = view.factor(height, width, "the exported mosaic"), view.crop
     sides = [side // (2 * factor) * 2 for side in (height, width)]
     top, left = (factor * 2 * round(0.5 * ((side - crop) // 2)) for side in sides)
     if (height, width) != (factor * crop, factor * crop):
-        mosaic = mosaic[:, top : top + factor * crop, left : left + factor * crop]
+        mosaic = mosaic[:, top : top + factor * crop]
+        if unpacking is None:
+            mosaic = mosaic[:, :, left : left + factor * crop]
+    if unpacking is not None:
+        group = packing_of(unpacking.packing)
+        first, before = divmod(left, group.pixels)
+        codes = unpacking(mosaic[:, :, first * group.bytes :], before + factor * crop)
+        mosaic = codes[:, :, before:] if before else codes
     x = mosaic.float()
+    if table is not None:
+        x = table[mosaic.to(torch.int64).clamp(0, len(table) - 1)]
     if factor > 1:
         half = crop // 2
         blocks = x.reshape(-1, half, factor, 2, half, factor, 2)
-        x = torch.round(blocks.mean((2, 5))).reshape(-1, crop, crop)
+        mean = blocks.mean((2, 5))
+        x = (torch.round(mean) if table is None else mean).reshape(-1, crop, crop)
     return x
 
 
@@ -217,38 +256,69 @@ class StandardStudent(nn.Module):
             apart.
         view: what of the mosaic the student sees.
         camera: one camera to build in, or None.
+        dtype: of the network. The steps before its first convolution are float32 in any case:
+            16-bit sensor values do not fit float16.
+        packed: how mosaics are packed, if they are.
+        output: which part of what the student returns, see :class:`isp_distill.Teacher`.
     """
 
-    def __init__(self, student: RawModel | PlanesModel, view: View, camera: ISP | None) -> None:
+    table: Tensor | None
+
+    def __init__(
+        self,
+        student: RawModel | PlanesModel,
+        view: View,
+        camera: ISP | None,
+        dtype: torch.dtype = torch.float32,
+        packed: Bytes | None = None,
+        output: Output = None,
+    ) -> None:
         super().__init__()
+        self.dtype, self.output = dtype, output
+        self.width = None if packed is None else packed.width
+        self.unpacking = None if packed is None else Unpacking(packed.packing)
         self.view, self.built_in = view, None if camera is None else Camera.of(camera, 1)
+        curve = None if camera is None else camera.curves
+        self.register_buffer("table", None if curve is None else curve[0].cpu().clone())
         if isinstance(student, PlanesModel):
-            self.model: nn.Module = StandardPlanes(student)
+            student.model.to(dtype)
+            planes = StandardPlanes(student)
+            planes.dtype = dtype
+            self.model: nn.Module = planes
             return
         self.picture = view.crop // 2 if student.grid == "packed" else view.crop
         self.model = student.model
-        stems = []
+        stems, originals = [], []
         for stem in student.stems:
             stems.append(StandardStem(stem, view.crop // 2, view.crop // 2, camera))
             stems[-1].picture = self.picture, self.picture
             name = next(n for n, module in self.model.named_modules() if module is stem)
             self.model = replaced_module(self.model, name, stems[-1])
+            originals.append({k: v.clone() for k, v in stems[-1].named_buffers()})
         self.stems = nn.ModuleList(stems)
+        # Before the stems go back to float32: they lie in the model.
+        self.model.to(dtype)
+        for standard, whole in zip(stems, originals, strict=True):
+            standard.keep_float32(whole)
 
     def predict(self, mosaic: Tensor, camera: Camera | None) -> Tensor:
-        """Logits of ``[N, H, W]`` mosaics."""
-        x = binned(mosaic, self.view)
+        """Logits of ``[N, H, W]`` mosaics, or of packed ones."""
+        x = binned(mosaic, self.view, self.width, self.unpacking, self.table)
         if isinstance(self.model, StandardPlanes):
-            return logits_of(self.model(x, self.built_in if camera is None else camera))
+            return self._read(self.model(x, self.built_in if camera is None else camera))
         # As RawModel does: the model is called on a stand-in, its stems read the mosaic.
         for stem in self._standard_stems():
             stem.mosaic, stem.camera = x, camera
         try:
-            stand_in = torch.zeros((), device=x.device)
-            return logits_of(self.model(stand_in.expand(x.shape[0], 3, self.picture, self.picture)))
+            stand_in = torch.zeros((), device=x.device, dtype=self.dtype)
+            shape = x.shape[0], 3, self.picture, self.picture
+            return self._read(self.model(stand_in.expand(shape)))
         finally:
             for stem in self._standard_stems():
                 stem.mosaic = stem.camera = None
+
+    def _read(self, output: Any) -> Tensor:
+        return read_output(output, self.output, EXPORT_OPTION).float()
 
     def _standard_stems(self) -> list[StandardStem]:
         return cast(list[StandardStem], list(self.stems))

@@ -1,0 +1,1 @@
+"""``feature_loss``: the call, its operator, and one file for each backend."""

@@ -1,0 +1,1 @@
+"""A student outside of training: saved, loaded, and run on files."""
