@@ -43,6 +43,7 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 LONGEST = (
     "gpu/test_cuda_host.py",
     "gpu/test_gpu_kernels.py",
+    "arm64/test_arm64.py",
     "ops/distill_loss/test_distill_loss_triton_code.py",
     "training/test_processes.py",
     "training/test_interruption.py",

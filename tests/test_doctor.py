@@ -99,3 +99,11 @@ def test_compiled_kernels(monkeypatch):
     )
     monkeypatch.setattr(cpu_library, "_load", lambda: (library, None))
     assert "avx2 (this processor can run: avx2, generic)" in doctor()
+
+
+def test_kernels_on_arm(monkeypatch):
+    library = SimpleNamespace(
+        instruction_set=lambda: "generic", instruction_sets=lambda: ["generic"], baseline="NEON"
+    )
+    monkeypatch.setattr(cpu_library, "_load", lambda: (library, None))
+    assert "CPU kernels  generic, NEON (this processor can run: generic)" in doctor()

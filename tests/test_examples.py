@@ -11,9 +11,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import onnx
 import pytest
+import wandb
 
 import isp_distill
 
@@ -56,7 +58,7 @@ def losses(printed):
     return [float(loss) for loss in re.findall(r"loss (\d+\.\d+)", printed)]
 
 
-@pytest.mark.parametrize("name", ["kernels_in_a_loop", "lightning_module"])
+@pytest.mark.parametrize("name", ["kernels_in_a_loop", "lightning_module", "accelerate_loop"])
 def test_a_loop_of_ones_own_lowers_the_loss(run, name):
     found = losses(run(name, "--epochs", 3))
     assert len(found) == 3
@@ -101,6 +103,36 @@ def test_an_export_answers_as_torch_does(run, dngs):
     assert float(difference) < 1e-4 * float(largest)
     inputs = [given.name for given in onnx.load("x.onnx").graph.input]
     assert inputs == ["mosaic", "black", "white", "gain", "pattern", "ccm"]
+
+
+def test_weights_and_biases_gets_the_run_without_a_network(run, monkeypatch):
+    logged = []
+    log = wandb.sdk.wandb_run.Run.log
+    monkeypatch.setattr(
+        wandb.sdk.wandb_run.Run,
+        "log",
+        lambda self, data, step=None, **rest: (
+            logged.append((step, set(data))), log(self, data, step=step, **rest),
+        )[-1],
+    )  # fmt: skip
+    assert "2 steps, written to" in run("weights_and_biases", "--steps", 2, "--out", "out")
+    assert [step for step, _ in logged] == [1, 2, None]
+    assert {"loss", "agreement"} <= logged[0][1]
+    assert logged[2][1] == {"contact sheet"}
+    (kept,) = Path("wandb").glob("offline-run-*/*.wandb")
+    assert b"batch_size" in kept.read_bytes()
+
+
+def test_mlflow_keeps_the_run_and_its_student(run):
+    printed = run("mlflow_tracking", "--steps", 2, "--out", "out")
+    client = mlflow.MlflowClient()
+    kept = client.get_run(re.search(r"MLflow's run (\w+)", printed)[1])
+    assert kept.data.params["steps"] == "2"
+    losses = client.get_metric_history(kept.info.run_id, "loss")
+    lines = [json.loads(line) for line in Path("out/metrics.jsonl").read_text().splitlines()]
+    assert [(m.step, m.value) for m in losses] == [(line["step"], line["loss"]) for line in lines]
+    files = {file.path for file in client.list_artifacts(kept.info.run_id, "student")}
+    assert files == {"student/config.json", "student/model.safetensors"}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -37,6 +37,14 @@ class Tag:
         return struct.pack(f"<{len(self.values)}{_LETTERS[self.kind]}", *self.values)
 
 
+class Streams(Tag):
+    """Strips or tiles: what is written for each, and then their offsets."""
+
+    def __init__(self, *streams: bytes) -> None:
+        super().__init__(LONG, [0] * len(streams))
+        self.streams = streams
+
+
 def sensor(pixels: np.ndarray, tags: dict[int, Tag] | None = None, **other: Tag) -> dict[int, Tag]:
     """The directory of a CFA image, RGGB, uncompressed in one strip; ``tags`` replace or add."""
     height, width = pixels.shape
@@ -79,7 +87,9 @@ def grey(height: int = 32, width: int = 32) -> np.ndarray:
 
 
 def write(path: Path, *directories: dict[int, Tag], camera: dict[int, Tag] | None = None) -> Path:
-    """A file of one directory (IFD 0) or of IFD 0 and its SubIFDs; strips come from tag 273.
+    """A file of one directory (IFD 0) or of IFD 0 and its SubIFDs.
+
+    Pixels come from tag 273, one strip in bytes, or from ``Streams`` in any tag.
 
     ``camera`` holds what is added to IFD 0 (by default ``CAMERA``). A Tag of None leaves the tag
     out.
@@ -101,7 +111,13 @@ def write(path: Path, *directories: dict[int, Tag], camera: dict[int, Tag] | Non
         for tag, value in table.items():
             payload = value.pack()
             count = len(payload) // _BYTES[value.kind] if value.count is None else value.count
-            if tag == 273:
+            if isinstance(value, Streams):
+                offsets = []
+                for stream in value.streams:
+                    offsets.append(place + len(data))
+                    data += stream + b"\0" * (len(stream) % 2)
+                payload = struct.pack(f"<{len(offsets)}I", *offsets)
+            elif tag == 273:
                 offset = place + len(data)
                 data += payload + b"\0" * (len(payload) % 2)
                 count, payload = 1, struct.pack("<I", offset)

@@ -1,6 +1,17 @@
-"""Calls of ``render`` that every backend's tests draw."""
+"""Calls of ``render`` that every backend's tests draw, and how far from float64 they may be.
+
+Allowed are 3e-5 for the CPU's tone curves (a quarter of half a 12-bit step, which is the bound), a
+few float32 roundings for the rest, times 1 / std, and the rounding of the result's own type. Just
+above black the gamma and the log curve are steep. What float32 rounds off their argument there, up
+to 2.5e-7 behind a colour matrix whose terms cancel, shows as 8e-4 and 1.5e-4 in any float32
+computation, the reference's too. test_render_near_black.py goes there; the curves themselves are
+held to 6e-6 and 3e-7 by test_tone_curves_at_every_level.
+"""
 
 from __future__ import annotations
+
+import functools
+import math
 
 import hypothesis.strategies as st
 import torch
@@ -17,6 +28,15 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 HEIGHTS = (1, 2, 3, 7, 20, 33)
 WIDTHS = (1, 2, 3, 8, 9, 17, 33, 64, 70)
 SIZES = (1, 2, 3, 7, 16, 31, 50, 120)
+CURVE, ARITHMETIC = 3e-5, 4e-6
+ARGUMENT = 2.5e-7
+#: Of the tones that are steep just above black: gamma is flat below 1e-8, log's slope is 587.
+STEEP = {
+    "gamma": (1e-8 + ARGUMENT) ** (1 / 2.2) - 1e-8 ** (1 / 2.2),
+    "log": 5000 / math.log1p(5000) * ARGUMENT,
+}
+#: Half a unit in the last place of 1.
+ULP = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 CAMERA = ISP(
     black=(64.0, 60.0, 70.0, 66.0),
     white=1023.0,
@@ -47,6 +67,37 @@ def assert_within(picture, expected, tolerance, ulp):
     error = (picture.double() - expected).abs()
     if error.numel():
         assert error.max().item() <= tolerance + ulp[picture.dtype] * expected.abs().max().item()
+
+
+def allowed(tone):
+    """How far a picture of that tone may be from float64, but for its own type's rounding."""
+    return ARITHMETIC + (0.0 if tone == "linear" else STEEP.get(tone, CURVE))
+
+
+def assert_same(picture, expected, isp, std=1.0):
+    """A CPU kernel's picture is the reference's, which is float64."""
+    assert_within(picture, expected, allowed(isp.tone) / std, ULP)
+
+
+@functools.cache
+def tone_levels(tone):
+    """All 65536 levels, each a period, and the reference's picture of them."""
+    levels = torch.arange(65536, dtype=torch.int32).view(1, 256, 256)
+    mosaic = levels.repeat_interleave(2, 1).repeat_interleave(2, 2).to(torch.uint16)
+    isp = ISP(demosaic="superpixel", tone=tone)
+    with use_backend("reference"):
+        return mosaic, isp, render(mosaic, isp, dtype=torch.float64)
+
+
+def tone_bounds(tables):
+    """How far each curve alone may be from float64; ``tables``: AVX-512 looks them up."""
+    return {
+        "linear": 1e-7,
+        "srgb": 2.2e-5 if tables else 1.4e-5,
+        "gamma": 6e-6 if tables else 2.5e-6,
+        "smoothstep": 6e-6 if tables else 3e-6,
+        "log": 3e-7,
+    }
 
 
 @st.composite

@@ -203,3 +203,23 @@ def test_what_packing_saves_is_said_once(tmp_path, capsys):
         run(tmp_path / "kept-out", steps=8, data=data)
         assert packing_note(data, 2) is None
     assert packing_note([raw_image(0)], 2) is None
+
+
+def test_what_packing_saves_is_said_of_several_folders(tmp_path):
+    """Those that keep nothing decoded count together, and are named."""
+    parts = []
+    for name in ("a", "b", "kept"):
+        write_folder(tmp_path / name, 9)
+        kept = tmp_path / "copies" if name == "kept" else None
+        parts.append(isp_distill.RawFolder(tmp_path / name, cache=kept))
+    joined = isp_distill.sources.open_source(parts)
+    for index in range(15):
+        assert joined[index].mosaic is not None
+    assert packing_note(joined, 2) is None
+    for index in range(15, len(joined)):
+        assert joined[index].mosaic is not None
+    note = packing_note(joined, 2)
+    seconds = parts[0].decoded[1] + parts[1].decoded[1]
+    assert f"decoding takes {1e3 * seconds / 18:.0f} ms a RAW file (18 measured), so 18" in note
+    assert f"pack each of {tmp_path / 'a'}, {tmp_path / 'b'} into a folder of its own" in note
+    joined.close()

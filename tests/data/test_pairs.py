@@ -1,12 +1,15 @@
 """Pairs of RAW files and cameras' pictures: the teacher sees what the student sees."""
 
+import dataclasses
 import math
 import pickle
+import shutil
 from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
+from fetched import canon_raw
 from pair_cases import camera_jpeg, photograph, pixels, with_embedded, write_raw
 from PIL import Image
 
@@ -240,3 +243,24 @@ def test_sensor_dumps_with_pictures(tmp_path, where):
     np.save(raw / "two.npy", np.stack([mosaic, mosaic]))
     with pytest.raises(ValueError, match="pictures are of files with one frame"):
         isp_distill.SensorFolder(raw, form, picture=picture)
+
+
+@pytest.mark.registry
+def test_a_real_cameras_own_picture(tmp_path):
+    """A Canon's CR2 with the JPEG in it, half as large, from the middle of what LibRaw shows."""
+    shutil.copy(canon_raw(), tmp_path / "IMG_5952.CR2")
+    with closing(RawFolder(tmp_path, picture="embedded")) as folder:
+        raw, aligned = folder[0], folder.aligned(0)
+        assert (raw.camera, raw.mosaic.shape) == ("Canon EOS 30D", (2348, 3522))
+        assert aligned.picture.shape == (1152, 1728)
+        placed = aligned.registration
+        assert abs(placed.scale / 0.5 - 1) < 1e-3
+        for shift, sides in zip(placed.shift, ((2348, 2304), (3522, 3456)), strict=True):
+            assert abs(-shift / placed.scale - (sides[0] - sides[1]) / 2) < 1
+        assert placed.residual < 0.3
+        (batch,) = ViewLoader(folder, View(512), 1).fixed(1)
+    by = isp_distill.Teacher(torch.nn.Identity(), size=128)
+    seen = by.picture(batch)
+    made = by.picture(dataclasses.replace(batch, picture=None))
+    alike = torch.corrcoef(torch.stack([seen.mean(1).flatten(), made.mean(1).flatten()]))
+    assert alike[0, 1] > 0.95

@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
-from isp_distill import ImageFolder
+from isp_distill import ImageFolder, View
+from isp_distill.data.loader import ViewLoader
 from isp_distill.data.pictures import read_picture
 from isp_distill.errors import RawError
 
@@ -64,3 +66,20 @@ def test_8_bits_are_read_as_ever(tmp_path):
         tmp_path / "p.tif", np.moveaxis(colours, -1, 0), photometric="rgb", planarconfig="separate"
     )
     np.testing.assert_array_equal(read_picture(tmp_path / "p.tif"), colours)
+
+
+def test_what_is_measured_on_pictures_does_not_depend_on_the_batch_size(tmp_path):
+    """Each view's made-up camera is its own, whatever stands beside it."""
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 56, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    names = ("pattern", "black", "white", "white_balance", "ccm", "exposure")
+    found = []
+    for size in (1, 2, 3, 10):
+        batches = list(ViewLoader(ImageFolder(tmp_path), View(32), size).fixed(2))
+        cameras = [batch.isp.batched(len(batch.mosaic)) for batch in batches]
+        mosaics = torch.cat([batch.mosaic.to(torch.int32) for batch in batches])
+        found.append([mosaics, *(torch.cat([getattr(c, n) for c in cameras]) for n in names)])
+    for others in found[1:]:
+        assert all(map(torch.equal, others, found[0]))
+    assert len(set(map(str, found[0][4]))) == 10  # no two views have one camera

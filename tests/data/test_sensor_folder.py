@@ -13,7 +13,7 @@ from training_run import raw_image, teacher
 import isp_distill
 from isp_distill import RawError, SensorFolder, SensorFormat, write_dng
 from isp_distill.raw.packings import PACKINGS, pack_rows, row_bytes
-from isp_distill.raw.sensor_file import count_frames, read_rows
+from isp_distill.raw.sensor_file import count_frames, read_pixels
 from isp_distill.sources import open_source
 
 TOML = 'format = "SRGGB10_CSI2P"\nwidth = 24\nheight = 16\nblack = 64\n'
@@ -64,9 +64,11 @@ def test_any_format_of_bytes(tmp_path_factory, form, frames, cut, seed):
     )
     assert count_frames(path, form) == frames
     for frame in range(frames):
-        assert np.array_equal(read_rows(path, frame, 0, form.height, form), codes[frame])
+        assert np.array_equal(read_pixels(path, frame, 0, form.height, form).codes, codes[frame])
     top = form.height // 2
-    assert np.array_equal(read_rows(path, frames - 1, top, form.height, form), codes[-1, top:])
+    assert np.array_equal(
+        read_pixels(path, frames - 1, top, form.height, form).codes, codes[-1, top:]
+    )
 
 
 FORM = SensorFormat(24, 16, "uint16", "GBRG", (60, 61, 62, 63), bits=12, white=4000)

@@ -67,7 +67,10 @@ def test_items_of_all_folders_one_after_another(roots):
     assert (joined.label(0), joined.label_maps, joined.classes) == (None, None, [])
     with pytest.raises(IndexError):
         joined[8]
-    assert not isinstance(joined, RowReader)
+    # Of dumps the rows of a view are enough; RAW files are decoded whole.
+    assert isinstance(joined, RowReader)
+    assert [joined.reads_rows(i) for i in range(8)] == [False] * 6 + [True] * 2
+    assert np.array_equal(joined.rows(7, 4, 8).mosaic, joined[7].mosaic[4:8])
     joined.close()
 
 
@@ -164,7 +167,7 @@ def test_the_stored_teacher_of_several_packs(roots, tmp_path):
 
 def test_each_file_has_its_own_logits():
     class Stored:
-        name = "same"
+        name, embedding = "same", False
 
         def __init__(self, start):
             self.start = start

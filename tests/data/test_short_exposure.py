@@ -1,5 +1,7 @@
 """train(exposure=0.1): the student sees the dark, noisy shot, the teacher the clean one."""
 
+import json
+
 import pytest
 import torch
 from training_run import raw_image, teacher
@@ -56,3 +58,43 @@ def test_the_student_learns_the_dark(tmp_path, exposure):
     assert result.after.kl < 0.5 * result.before.kl
     again = isp_distill.evaluate(result.student, teacher(), data, exposure=exposure, progress=False)
     assert again.kl == pytest.approx(result.after.kl, rel=0.2)
+
+
+def test_each_view_draws_its_own():
+    short = ShortExposure((1 / 32, 1.0), NoiseModel(shot=1e-6, read=0.0))
+    mosaic = torch.full((400, 4, 4), 8512, dtype=torch.uint16)
+    dark, isp = short.apply(mosaic, isp_distill.ISP(black=512, white=16383), seed=3)
+    factors = 1 / isp.exposure
+    assert factors.min() >= 1 / 32
+    assert factors.max() <= 1
+    # Evenly in stops: a fifth of them in each of five, within what 400 draws scatter.
+    counts = torch.histc(-torch.log2(factors), bins=5, min=0, max=5)
+    assert (counts - 80).abs().max() < 40
+    torch.testing.assert_close(
+        (dark.float() - 512).mean((1, 2)) / 8000, factors, rtol=0.05, atol=2e-4
+    )
+    again = short.apply(mosaic, isp_distill.ISP(black=512, white=16383), seed=3)[1]
+    other = short.apply(mosaic, isp_distill.ISP(black=512, white=16383), seed=4)[1]
+    assert torch.equal(again.exposure, isp.exposure)
+    assert not torch.equal(other.exposure, isp.exposure)
+
+
+def test_the_same_on_both_ends_is_one_factor():
+    mosaic = torch.full((3, 8, 8), 8512, dtype=torch.uint16)
+    camera = isp_distill.ISP(black=512, white=16383)
+    noise = NoiseModel.preset("low")
+    one, _ = ShortExposure(0.25, noise).apply(mosaic, camera, seed=5)
+    both, _ = ShortExposure((0.25, 0.25), noise).apply(mosaic, camera, seed=5)
+    assert torch.equal(one, both)
+
+
+def test_a_range_trains_and_evaluates(tmp_path):
+    data = [raw_image(i) for i in range(4)]
+    isp_distill.train(
+        "rawify", teacher(), data, out=tmp_path, steps=2, batch_size=2, validation=data,
+        exposure=(0.1, 1), progress=False, tensorboard=False,
+    )  # fmt: skip
+    settings = json.loads((tmp_path / "report.json").read_text())["settings"]
+    assert isp_distill.TrainSettings.from_plain(settings).exposure.factor == (0.1, 1.0)
+    kept = json.loads((tmp_path / "student" / "config.json").read_text())
+    assert kept["exposure"]["factor"] == [0.1, 1.0]

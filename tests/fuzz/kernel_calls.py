@@ -21,9 +21,6 @@ from isp_distill.backends import cpu_library
 
 from .guard_pages import guarded, guarded_outputs
 
-# As tests/test_render_kernels.py allows them.
-_ULP = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-
 
 def _same_nan(actual: torch.Tensor, expected: torch.Tensor, name: str) -> None:
     wrong = (actual.isnan() != expected.isnan()).sum()
@@ -103,10 +100,7 @@ def _check_render(drawn: Any) -> None:
         picture = render(guarded(mosaic, at_end), isp, **options)
     with use_backend("reference"):
         expected = render(mosaic, isp, **{**options, "dtype": torch.float64})
-    tolerance = {"linear": 4e-6, "gamma": 6.04e-4}.get(isp.tone, 3.4e-5)
-    if "std" in options:
-        tolerance /= 0.2
-    render_cases.assert_within(picture, expected, tolerance, _ULP)
+    render_cases.assert_same(picture, expected, isp, 0.2 if "std" in options else 1.0)
 
 
 def _check_unprocess(drawn: Any) -> None:

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import dng_cases
+import lossless_jpeg
 import numpy as np
 
 from isp_distill import write_dng
@@ -30,7 +31,7 @@ def _pool() -> DecodePool:
 
 @functools.cache
 def _originals() -> tuple[bytes, ...]:
-    """Small files: two patterns and orientations, both byte orders, blacks that differ."""
+    """Small files: two patterns and orientations, both byte orders, blacks that differ, JPEG."""
     found = []
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "a.dng"
@@ -55,6 +56,10 @@ def _originals() -> tuple[bytes, ...]:
         for order in ("<", ">"):
             mosaic = dng_cases.noise((32, 32))
             dng_cases.bare_dng(path, mosaic, [*tags, *levels], byteorder=order)
+            found.append(path.read_bytes())
+        for tile, components in ((None, 1), ((16, 8), 2)):
+            mosaic = dng_cases.noise((24, 32)) % 4096
+            lossless_jpeg.write(path, mosaic, 12, tile=tile, components=components)
             found.append(path.read_bytes())
     return tuple(found)
 

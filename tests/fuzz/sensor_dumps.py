@@ -15,7 +15,7 @@ import tifffile
 import tomli_w
 from PIL import Image
 
-from isp_distill import RawError, SensorFolder
+from isp_distill import ISP, RawError, SensorFolder
 from isp_distill.raw.packings import pack_rows
 
 from .area import Refused, refusal
@@ -37,6 +37,11 @@ _DESCRIPTION: dict[str, Any] = {
     "orientation": 6,
     "files": {"*.raw": {"exposure_time": 0.01}, "night": {"iso": 800}},
 }
+#: The same of a companding sensor, by knots or by a table.
+_COMPANDED = (
+    {"companding": [[0, 0], [512, 512], [1023, 1048576]], "white": 1048576},
+    {"companding": [(code * code) / 64 for code in range(1024)], "white": 16352},
+)
 
 
 @functools.cache
@@ -66,6 +71,9 @@ def attempt(number: int, folder: Path) -> None:
     suffix = draw.choice(sorted(_frames()))
     frame = _frames()[suffix]
     kind = draw.randrange(4)
+    companded = draw.randrange(4)
+    if companded < len(_COMPANDED):
+        described = {**described, **_COMPANDED[companded]}
     if kind == 0:
         described = _sayable(damaged_json(described, draw))
     elif kind == 1:
@@ -86,6 +94,10 @@ def attempt(number: int, folder: Path) -> None:
     raw = images[0]
     assert raw.mosaic.dtype == np.uint16
     assert max(raw.black) < raw.white
+    table = ISP.from_raw(raw).linearise
+    if table is not None:
+        assert float(table.abs().max()) <= 2**24
+        assert bool((table.diff() >= 0).all())
     if kind < 2 and raw.mosaic.size > _HEIGHT * _WIDTH:
         raise AssertionError(f"a frame of {raw.mosaic.shape} from a file of {len(frame)} bytes")
 

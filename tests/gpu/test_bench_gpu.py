@@ -19,7 +19,15 @@ def bench(monkeypatch):
     import bench_gpu
 
     yield bench_gpu
-    for name in ("bench_gpu", "gpu_tasks", "gpu_task", "gpu_loss_tasks", "device_timer", "floor"):
+    for name in (
+        "bench_gpu",
+        "gpu_tasks",
+        "gpu_task",
+        "gpu_loss_tasks",
+        "gpu_feature_tasks",
+        "device_timer",
+        "floor",
+    ):
         sys.modules.pop(name, None)
 
 

@@ -26,7 +26,7 @@ from isp_distill import ISP, Teacher, rawify
         ({"mean": "grey"}, TypeError, "mean is 'grey': expected numbers"),
         ({"size": 64.5}, TypeError, "size must be a whole number, got 64.5"),
         ({"size": 0}, ValueError, "size must be at least 1, got 0"),
-        ({"model": None}, TypeError, r"an nn\.Module, not NoneType"),
+        ({"model": None}, TypeError, r"an nn\.Module or a function of pictures, not NoneType"),
     ],
 )
 def test_a_teacher_of_odd_numbers_is_refused(settings, error, message):

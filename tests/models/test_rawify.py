@@ -14,7 +14,7 @@ import isp_distill
 import isp_distill.models.rawify
 from isp_distill import ISP, export, rawify
 from isp_distill.data.views import View
-from isp_distill.models.lowering import AnyCamera, OneCamera
+from isp_distill.exports.lowering import AnyCamera, OneCamera
 from isp_distill.models.raw_model import RawModel
 from isp_distill.models.rawify import relative_difference
 from isp_distill.models.readers import readers_of

@@ -1,5 +1,6 @@
 """What a teacher returns is looked at before a file is decoded."""
 
+import json
 import warnings
 
 import pytest
@@ -38,7 +39,9 @@ def test_tokens_are_refused_before_a_file_is_decoded(tmp_path):
     files(tmp_path / "raw", 2).close()
     data = Unreadable(tmp_path / "raw")
     with pytest.raises(ValueError, match=r"the teacher returns \[N, 16, 12\]: .*class token"):
-        isp_distill.train("rawify", Teacher(Tokens(), size=16), data, out=tmp_path / "out")
+        isp_distill.train(
+            "rawify", Teacher(Tokens(), size=16), data, out=tmp_path / "out", objective="forward_kl"
+        )
 
 
 class Residual(nn.Module):
@@ -112,11 +115,17 @@ def test_classifiers_are_not(model):
 def test_train_warns(tmp_path):
     data = [raw_image(i) for i in range(3)]
     model = nn.Sequential(nn.Conv2d(3, 8, 16), nn.Flatten(), nn.LayerNorm(8))
+    options = {"steps": 1, "batch_size": 2, "progress": False, "tensorboard": False}
     with pytest.warns(UserWarning, match="no classifier"):
         isp_distill.train(
-            "rawify", Teacher(model, size=16), data, out=tmp_path, steps=1, batch_size=2,
-            progress=False, tensorboard=False,
+            "rawify", Teacher(model, size=16), data, out=tmp_path / "a", objective="forward_kl",
+            **options,
         )  # fmt: skip
+    with warnings.catch_warnings():  # unless somebody says so, it is distilled by its embedding
+        warnings.simplefilter("error")
+        isp_distill.train("rawify", Teacher(model, size=16), data, out=tmp_path / "b", **options)
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert report["settings"]["objective"] == "cosine"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(tmp_path / "usual", steps=1, data=data)

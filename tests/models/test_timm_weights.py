@@ -8,6 +8,7 @@ import timm
 import torch
 
 from isp_distill import Teacher
+from isp_distill.models.timm_weights import class_names
 
 NAME = "test_resnet.r160_in1k"
 
@@ -54,5 +55,20 @@ def test_weights_in_the_cache_need_no_network(offline, tmp_path):
     found = Teacher.from_timm(NAME)
     assert offline == []
     assert found.size == 160
+    assert found.classes is not None
+    assert (len(found.classes), found.classes[1]) == (1000, "goldfish, Carassius auratus")
     for name, value in found.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
+
+
+def test_names_of_classes_are_those_of_the_weights_or_of_imagenet():
+    model = timm.create_model("test_resnet", num_classes=3)
+    assert class_names(model, "test_resnet") is None  # three classes of somebody's own
+    model.pretrained_cfg["label_names"] = ["cat", "dog", "boat"]
+    assert class_names(model, "hf-hub:someone/pets") == ("cat", "dog", "boat")
+    model.pretrained_cfg["label_names"] = ["cat", "dog"]
+    assert class_names(model, "hf-hub:someone/pets") is None  # names of other classes
+    whole = timm.create_model("test_resnet")
+    assert class_names(whole, "test_resnet")[0] == "tench, Tinca tinca"
+    assert class_names(whole, "hf-hub:someone/else") is None  # any thousand classes
+    assert class_names(timm.create_model("test_resnet", num_classes=0), "test_resnet") is None

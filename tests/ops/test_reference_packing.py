@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from packed_cases import packed_mosaic
 
 from isp_distill import ISP, raw_conv, render, use_backend
-from isp_distill.ops.raw_conv.call import raw_conv_cuda, raw_conv_triton
 from isp_distill.ops.reference_packing import unpacked
-from isp_distill.ops.render.call import render_triton
 from isp_distill.raw.packings import PACKED, packing_number, row_bytes, unpack_rows
 
 
@@ -72,18 +70,6 @@ BYTES = torch.zeros(1, 4, 10, dtype=torch.uint8)
 def test_refusals(call, mosaic, how, error, message):
     with pytest.raises(error, match=message):
         call(mosaic, **how)
-
-
-def test_kernels_of_whole_codes_say_so():
-    whole = {"kernel": 3, "batch": 1, "stride": 1, "activation": "none", "learnt": False}
-    types = {"mosaic": torch.uint8, "weight": torch.float32, "out_dtype": torch.float32}
-    for backend in (raw_conv_triton, raw_conv_cuda):
-        call = {**whole, **types, "colour": False}
-        assert backend.refuses(**call) is None
-        assert "packed as mipi10" in backend.refuses(**call, packing="mipi10")
-    call = {"mosaic": torch.uint8, "dtype": torch.float32, "needs_gradient": False}
-    assert render_triton.refuses(**call) is None
-    assert "packed as mipi10" in render_triton.refuses(**call, packing="mipi10")
 
 
 @pytest.mark.parametrize("packing", PACKED)

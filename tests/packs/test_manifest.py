@@ -314,8 +314,8 @@ def test_a_pack_of_version_1_says_what_to_do(made, out):
     for use in (PackedRaw, verify, lambda path: pack_again(made, path)):
         with pytest.raises(DamagedPackError, match=r"0\.1.*pack its files again, into an empty"):
             use(out)
-    edit(out, lambda m: m.update(version=3))
-    with pytest.raises(DamagedPackError, match="is 3: this isp-distill reads 2"):
+    edit(out, lambda m: m.update(version=5))
+    with pytest.raises(DamagedPackError, match="is 5: this isp-distill reads 2 to 4"):
         PackedRaw(out)
 
 

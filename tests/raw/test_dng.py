@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isp_distill.raw.dng.writer import write_dng
-from isp_distill.raw.image import read_raw
+from isp_distill.raw.image import RawImage, read_raw
 from isp_distill.raw.metadata import PATTERNS
 
 relaxed = settings(
@@ -219,3 +219,10 @@ def test_missing_tifffile_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"pip install isp-distill\[images\]"):
         write_dng(tmp_path / "x.dng", noise((32, 32)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_raw_image_in_place_of_its_mosaic_is_named(tmp_path):
+    raw = RawImage(mosaic=np.zeros((8, 8), np.uint16), pattern="RGGB", black=0.0, white=1023.0)
+    with pytest.raises(TypeError, match="mosaic is a RawImage: give an array"):
+        write_dng(tmp_path / "x.dng", raw)
+    assert not (tmp_path / "x.dng").exists()

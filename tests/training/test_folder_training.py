@@ -5,12 +5,15 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from raw_folders import write_folder, write_xtrans
-from training_run import teacher
+from training_run import files, teacher
 
 import isp_distill
 from isp_distill.cli import main
+from isp_distill.data.loader import ViewLoader
+from isp_distill.reports.contact_sheet import contact_sheet
 
 
 def test_damaged_files_are_listed_and_the_rest_is_trained_on(tmp_path, capsys):
@@ -95,3 +98,60 @@ def test_doctor_command(capsys):
     shown = capsys.readouterr().out
     for word in ("raw_conv", "distill_loss", "render", "unprocess", "reference", "triton"):
         assert word in shown
+
+
+def test_the_shell_prints_figures_for_a_program(tmp_path, capsys):
+    files(tmp_path / "raw", 2).close()
+    data, out = str(tmp_path / "raw"), str(tmp_path / "run")
+    run = [
+        "--teacher",
+        "training_run:teacher",
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    assert main(["train", data, *run, "--validation", data, "--out", out, "--json", "--quiet"]) == 0
+    shown = capsys.readouterr()
+    figures = json.loads(shown.out)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert {name: figures[name] for name in ("before", "after", "steps")} == {
+        name: report[name] for name in ("before", "after", "steps")
+    }
+    assert (figures["out"], shown.err) == (out, "")
+    both = ["evaluate", data, "--teacher", "training_run:teacher", "--run", out]
+    with pytest.raises(SystemExit):
+        main([*both, "--checkpoint", out])
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_the_contact_sheet_names_files_and_says_whether_both_agree(tmp_path):
+    """In the colours of its marks, and with names that fit."""
+
+    class Fixed(torch.nn.Module):
+        def __init__(self, best):
+            super().__init__()
+            self.best = best
+
+        def forward(self, mosaic, isp=None):
+            return torch.eye(3)[self.best].repeat(len(mosaic), 1)
+
+    with closing(files(tmp_path / ("a-long-name-of-a-folder" * 2), 1)) as one:
+        (path,) = one.paths
+        long = path.rename(path.with_name("x" * 90 + "-the-end.dng"))
+    drawn = {}
+    for best in (0, 2):
+        with closing(isp_distill.RawFolder(long.parent)) as folder:
+            loader = ViewLoader(folder, isp_distill.View(32), 1)
+            path = contact_sheet(
+                tmp_path / f"{best}.png", Fixed(best), isp_distill.Teacher(Fixed(0), size=16),
+                loader, torch.device("cpu"),
+            )  # fmt: skip
+        with Image.open(path) as sheet:
+            drawn[best] = np.asarray(sheet.convert("RGB")).reshape(-1, 3).tolist()
+    same, other, name = [0, 120, 40], [190, 20, 20], [110, 110, 110]
+    assert (same in drawn[0], other in drawn[0]) == (True, False)
+    assert (same in drawn[2], other in drawn[2]) == (False, True)
+    assert name in drawn[0]

@@ -24,6 +24,8 @@ from isp_distill.data.exposure import ShortExposure
 from isp_distill.isp.camera import ISP
 from isp_distill.jobs.processes import Processes
 from isp_distill.models.losses import DistillLoss
+from isp_distill.models.match import Match
+from isp_distill.models.matching import Matching
 from isp_distill.ops.distill_loss import operator as distill_operators
 from isp_distill.ops.raw_conv import call as raw_conv_module
 from isp_distill.ops.raw_conv import operator as raw_conv_operator
@@ -104,8 +106,9 @@ def step_parts(device, dense=False, size=None):
     student.to(device)
     alpha = 0.5 if size or not dense else 1.0
     loss = DistillLoss(temperature=2.0, alpha=alpha, return_agreement=True, size=size)
+    matching = Matching([Match("logits", objective="forward_kl")], [loss])
     forward = Forward(
-        student, chosen, loss, short=ShortExposure(0.5),
+        matching.student(student), chosen, matching, short=ShortExposure(0.5),
         augmentation=isp_distill.ISPAugmentation(),
     )  # fmt: skip
     return student, forward
@@ -134,9 +137,9 @@ def test_a_whole_step_waits_for_nothing(triton_everywhere, dense, size):
         window.begin()
         # With a size, a map of labels.
         labels = () if not dense else (size, size) if size else None
-        loss, agreed, rows = forward(batch_on(device, labels), 7)
+        loss, parts = forward(batch_on(device, labels), 7)
         loss.backward()
-        window.add(loss, agreed, rows)
+        window.add(loss, parts)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -149,6 +152,13 @@ def test_a_whole_step_waits_for_nothing(triton_everywhere, dense, size):
         window.read(Processes(device), 1)
 
 
+def test_drawing_an_exposure_waits_for_nothing():
+    with Recorder() as recorder:
+        factors = isp_distill.ShortExposure((0.1, 1.0)).draw(4, 0, "meta")
+    check(recorder)
+    assert factors.device.type == "meta"
+
+
 def test_the_forward_of_a_step_on_a_fake_gpu(triton_everywhere):
     """As above, with the device called "cuda" (autograd needs a real one for its backward)."""
     student, forward = step_parts("cpu")
@@ -157,8 +167,8 @@ def test_the_forward_of_a_step_on_a_fake_gpu(triton_everywhere):
         student.to("cuda")
         forward.teacher.model.to("cuda")
         with Recorder() as recorder:
-            loss, agreed, _ = forward(batch_on("cuda"), 7)
-    assert loss.device.type == agreed.device.type == "cuda"
+            loss, (part,) = forward(batch_on("cuda"), 7)
+    assert loss.device.type == part.figure.device.type == "cuda"
     assert {"expose", "render", "raw_conv", "distill_loss"} <= check(recorder)
 
 
@@ -305,8 +315,8 @@ def test_a_student_compiles_to_one_graph(dense):
     isp = ISP(black=512.0, white=16383.0).batched(4)
 
     def step(mosaic, isp):
-        loss, agreed = forward.loss(student(mosaic, isp), target, labels)
-        return loss, agreed
+        loss, (part,) = forward.matching(forward.student(mosaic, isp), [target], labels)
+        return loss, part.figure
 
     eager = step(mosaic, isp)
     wanted = torch.autograd.grad(eager[0], parameters, allow_unused=True)

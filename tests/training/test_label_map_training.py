@@ -20,7 +20,7 @@ from isp_distill.data.source import has_label_maps
 from isp_distill.data.views import View
 from isp_distill.ops.dense_logits import upsampled_bands
 from isp_distill.raw.cfa import PATTERNS
-from isp_distill.reports.evaluation import _Tally
+from isp_distill.reports.classes import ClassTally
 
 QUIET = {"progress": False, "tensorboard": False}
 
@@ -88,7 +88,7 @@ def confusion(labels, predicted, classes):
 @pytest.mark.parametrize("size", [None, (12, 20)])
 def test_reports_against_a_confusion_matrix(monkeypatch, size):
     bands = functools.partial(upsampled_bands, budget=500)  # a row or two each
-    monkeypatch.setattr("isp_distill.reports.evaluation.upsampled_bands", bands)
+    monkeypatch.setattr("isp_distill.reports.classes.upsampled_bands", bands)
     chosen, data = teacher(dense=True), pairs(5)
     chosen.model.eval()
     student = isp_distill.rawify(Coarse(chosen.model), curve="gamma").eval()
@@ -122,21 +122,19 @@ def test_counts_of_several_processes_add_up():
     s, t = torch.randn(2, 4, 3, 8, 8)
     labels = torch.randint(-1, 3, (4, 8, 8))
     labels[labels < 0] = IGNORED
-    whole, parts, merged = _Tally(), [_Tally() for _ in range(3)], _Tally()
+    whole, parts, merged = ClassTally(), [ClassTally() for _ in range(3)], ClassTally()
     whole.add(s, t, labels)
     parts[0].add(s[:1], t[:1], labels[:1])
     parts[2].add(s[1:], t[1:], labels[1:])  # the second one's share of the data was empty
-    whole.views = parts[0].views = 4
     for part in parts:
         merged.merge(part)
-    found, expected = (vars(tally.report({})) for tally in (merged, whole))
-    for name in expected.keys() - {"skipped"}:
+    found, expected = merged.figures(), whole.figures()
+    for name in expected:
         assert found[name] == pytest.approx(expected[name], rel=1e-5), name
-    only = _Tally()
+    only = ClassTally()
     only.add(s, t, torch.full_like(labels, IGNORED))
-    only.views = 4
-    assert only.report({}).label_iou is None
-    assert only.report({}).accuracy is None
+    assert only.figures()["label_iou"] is None
+    assert only.figures()["accuracy"] is None
 
 
 @pytest.fixture
@@ -183,7 +181,7 @@ def test_label_maps_follow_stored_views(folder):
         patch.setattr("isp_distill.training.data.ViewLoader", Recorded)
         # It is not run, for its shape neither; and the contact sheet would run it.
         patch.setattr(chosen.model, "forward", None)
-        patch.setattr("isp_distill.training.result.contact_sheet", lambda *_, **__: None)
+        patch.setattr("isp_distill.training.finish.contact_sheet", lambda *_, **__: None)
         train(
             isp_distill.rawify(teacher(dense=True).model), chosen, data, out=folder / "out",
             steps=6, batch_size=8, crop=32, alpha=0.5, vertical_flip=True, crop_area=(0.2, 0.9),

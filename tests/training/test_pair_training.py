@@ -1,5 +1,7 @@
 """train() and evaluate() where the teacher sees the camera's own picture."""
 
+import json
+import shutil
 from contextlib import closing
 
 import numpy as np
@@ -11,8 +13,11 @@ from training_run import teacher
 
 import isp_distill
 from isp_distill import RawFolder, Teacher, View
+from isp_distill.cli import main
 from isp_distill.data.loader import ViewLoader
 from isp_distill.reports.contact_sheet import contact_sheet
+from isp_distill.sources import open_source
+from isp_distill.training.config import RunConfig
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +128,64 @@ def test_pairs_of_a_dataset_train(folder, tmp_path):
     )  # fmt: skip
     assert result.steps == 1
     assert result.skipped == {}
+
+
+def test_the_shell_shows_the_teacher_the_cameras_pictures(folder, tmp_path, capsys):
+    """And the run's config.toml says so: the same run again is the same run."""
+    root, out = str(folder.root), tmp_path / "run"
+    common = ["--teacher", "training_run:teacher", "--crop", "32", "--device", "cpu"]
+    run = [*common, "--steps", "1", "--batch-size", "2", "--quiet", "--no-tensorboard", "--json"]
+    pictures = ["--picture", "beside", "--validation-picture", "beside"]
+    assert main(["train", root, "--validation", root, *pictures, "--out", str(out), *run]) == 0
+    first = json.loads(capsys.readouterr().out)
+    config = RunConfig.read(out / "config.toml")
+    assert (config.picture, config.validation_picture) == ("beside", "beside")
+    again = ["train", "--config", str(out / "config.toml"), "--restart", "--json", "--quiet"]
+    assert main(again) == 0
+    assert json.loads(capsys.readouterr().out)["after"] == first["after"]
+    # Measured by itself, with the pictures and without.
+    measure = ["evaluate", root, *common, "--run", str(out), "--trust", "training_run", "--quiet"]
+    found = []
+    for shown in (["--picture", "beside"], []):
+        assert main([*measure, *shown, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["kl"])
+    assert found[0] == pytest.approx(first["after"]["kl"], rel=1e-5)
+    assert found[1] != pytest.approx(found[0], rel=1e-3)
+    # A run that was given the dataset in Python says it too.
+    isp_distill.train(
+        "rawify", "training_run:teacher", folder, out=tmp_path / "python", steps=1, batch_size=2,
+        crop=32, progress=False, tensorboard=False, device="cpu",
+    )  # fmt: skip
+    assert RunConfig.read(tmp_path / "python" / "config.toml").picture == "beside"
+    assert main(["pack", root, str(tmp_path / "packed"), "--picture", "beside",
+                 "--picture-side", "64"]) == 0  # fmt: skip
+    packed = isp_distill.PackedRaw(tmp_path / "packed")
+    assert min(packed.aligned(0).picture.shape[:2]) == 64
+
+
+def test_pictures_where_they_belong_to_nothing_are_refused(folder, tmp_path):
+    isp_distill.pack(folder.root, tmp_path / "packed", progress=False)
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    for data, said in (
+        (tmp_path / "packed", "is packed, with whatever pictures it has: leave picture"),
+        (tmp_path / "x.png", "is a picture, or holds them, and mosaics are made of them"),
+        ([folder[0]], "picture is of paths: a dataset has its own"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            open_source(data, picture="beside")
+    with pytest.raises(ValueError, match="picture_side=64 is of the cameras' pictures, and none"):
+        isp_distill.pack(folder.root, tmp_path / "other", picture_side=64, progress=False)
+
+
+def test_a_folder_of_pictures_lies_as_several_folders_do(folder, tmp_path):
+    for part, name in (("a", "astronaut"), ("b", "coffee")):
+        (tmp_path / "raw" / part).mkdir(parents=True)
+        (tmp_path / "jpeg" / part).mkdir(parents=True)
+        shutil.copy(folder.root / f"{name}.dng", tmp_path / "raw" / part)
+        shutil.copy(folder.root / f"{name}.jpg", tmp_path / "jpeg" / part)
+    roots = [tmp_path / "raw" / part for part in "ab"]
+    source = open_source(roots, picture=tmp_path / "jpeg")
+    assert [part.pictures.where for part in source.parts] == [
+        str(tmp_path / "jpeg" / part) for part in "ab"
+    ]
+    assert source.stated["picture"] == str(tmp_path / "jpeg")

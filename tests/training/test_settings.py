@@ -12,15 +12,28 @@ from hypothesis import strategies as st
 from training_run import raw_image, teacher
 
 import isp_distill
-from isp_distill import ISPAugmentation, NoiseModel, ShortExposure, TrainSettings
+from isp_distill import ISPAugmentation, Match, NoiseModel, ShortExposure, TrainSettings
 from isp_distill.cli.flags import explained, given_settings
 from isp_distill.cli.main import main, parser
 from isp_distill.training.config import RunConfig
-from isp_distill.training.settings import FREE, TrainKeywords
+from isp_distill.training.keywords import TrainKeywords
+from isp_distill.training.settings import FREE
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainSettings)}
 share = st.floats(0, 1)
+factor = st.floats(1e-6, 1)
+factors = factor | st.tuples(factor, factor).map(lambda pair: tuple(sorted(pair)))
 noises = st.builds(NoiseModel, shot=st.none() | st.floats(0, 1))
+names = st.sampled_from(["blocks.1", "features", "aux"])
+features = st.builds(
+    Match, names, names, st.sampled_from(["cosine", "smooth_l1(0.5)"]), st.floats(0, 9),
+    project=st.none() | st.sampled_from(["linear", "mlp"]),
+    normalise=st.none() | st.sampled_from(["l2", "teacher"]),
+)  # fmt: skip
+classes = st.builds(
+    Match, names, objective=st.just("binary_kl"), temperature=st.none() | st.floats(0.1, 9)
+)
+matches = features | classes | st.just(Match("blocks.3"))
 VALUES = {
     **dict.fromkeys(("steps", "batch_size", "accumulate", "workers"), st.integers(1, 10**6)),
     **dict.fromkeys(("prefetch_bytes", "checkpoint_every"), st.integers(1, 10**12)),
@@ -32,16 +45,26 @@ VALUES = {
     "crop": st.none() | st.integers(1, 4096).map(lambda half: 2 * half),
     "binning": st.none() | st.integers(1, 64),
     "crop_ratio": st.tuples(st.floats(0.1, 1), st.floats(1, 10)),
-    "objective": st.sampled_from(["forward_kl", "jsd(0.3)", "mse"]),
+    "objective": st.none() | st.sampled_from(["forward_kl", "jsd(0.3)", "mse"]),
+    "student_output": st.none() | st.sampled_from(["scores", "hidden_states.3", "a.b:c"]),
+    "match": st.none()
+    | st.lists(matches, min_size=1, max_size=3, unique_by=lambda m: m.name).map(
+        lambda drawn: [Match("logits"), *(m for m in drawn if m.name != "logits")]
+    ),
     "dense_size": st.none() | st.integers(1, 999) | st.tuples(*[st.integers(1, 999)] * 2),
+    "box_objective": st.sampled_from(["giou", "smooth_l1"]),
+    "box_weight": st.floats(0, 1e30),
+    "boxes": st.none() | st.just("boxes.json"),
     "trainable": st.sampled_from(["all", "stem"]),
-    "exposure": st.none() | st.builds(ShortExposure, st.floats(1e-6, 1), noises),
+    "tone": st.sampled_from([None, "log", "smoothstep"]),
+    "curve": st.sampled_from([None, "log", "sqrt"]),
+    "exposure": st.none() | st.builds(ShortExposure, factors, noises),
     "noise": st.none() | noises,
     "augmentation": st.none() | st.builds(ISPAugmentation, red=st.just((0.5, 2.0))),
     "amp": st.none() | st.booleans(),
     "device": st.none() | st.sampled_from(["cpu", "cuda:1"]),
     "metrics_every": st.none() | st.integers(1, 99),
-    "seed": st.integers(-(2**62), 2**62),
+    "seed": st.integers(0, 2**62),
 }
 settings_of_any_kind = st.fixed_dictionaries(
     {}, optional={name: VALUES.get(name, st.booleans()) for name in FIELDS if name != "crop_area"}
@@ -62,6 +85,8 @@ def flags_of(settings):
             words += [flag, *map(repr, value)]
         elif name == "dense_size" and not isinstance(value, int):
             words.append(f"{flag}={value[0]}x{value[1]}")
+        elif name == "match":
+            words.append(f"{flag}={inline([dataclasses.asdict(one) for one in value])}")
         elif dataclasses.is_dataclass(value):
             words.append(f"{flag}={inline(dataclasses.asdict(value))}")
         else:
@@ -73,6 +98,8 @@ def inline(value):
     if isinstance(value, dict):
         pairs = [f"{k} = {inline(v)}" for k, v in value.items() if v is not None]
         return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline, value)) + "]"
     return repr(list(value) if isinstance(value, tuple) else value)
 
 
@@ -97,7 +124,7 @@ def test_a_file_says_the_settings(tmp_path_factory, settings):
 
 def test_train_the_dataclass_and_the_shell_have_the_same_settings():
     signature = inspect.signature(isp_distill.train)
-    own = ("student", "teacher", "data", "out", "validation", "settings")
+    own = ("student", "teacher", "data", "out", "validation", "settings", "callbacks")
     assert list(signature.parameters) == [*own, *FIELDS]
     for name, field in FIELDS.items():
         assert signature.parameters[name].default == field.default
@@ -122,7 +149,11 @@ REFUSED = [
     ({"objective": "kl"}, "unknown objective 'kl'"),
     ({"alpha": 2}, r"alpha must lie in \[0, 1\], got 2"),
     ({"trainable": "head"}, "unknown trainable 'head': expected all or stem"),
+    ({"tone": "filmic"}, "unknown tone 'filmic': expected linear or srgb"),
+    ({"curve": "srgb"}, "unknown curve 'srgb': expected linear or sqrt or log or gamma"),
     ({"exposure": 2}, r"exposure factor must be in \(0, 1\], got 2"),
+    ({"exposure": (1, 0.1)}, r"exposure factor \(1.0, 0.1\): the least is above the largest"),
+    ({"exposure": (0.0, 1.0)}, r"exposure factor must be in \(0, 1\], got 0.0"),
     ({"exposure": "dark"}, "exposure must be ShortExposure or None, got 'dark'"),
     ({"noise": 0.1}, "noise must be NoiseModel or None, got 0.1"),
     ({"device": "gpu"}, "device 'gpu': torch knows no such device"),
@@ -131,6 +162,22 @@ REFUSED = [
     ({"crop_area": (0.1, 1), "binning": 2}, "two ways to choose the size"),
     ({"crop_area": 0.5}, r"crop_area must be \(least, largest\), got 0.5"),
     ({"validation_views": 6}, "validation_views must be at most 5, got 6"),
+    ({"match": []}, "match must have one Match at least"),
+    ({"match": [{"studnt": "a"}]}, "match has no 'studnt': did you mean 'student'"),
+    ({"match": [{"teacher": "a"}]}, "names no student's output"),
+    ({"match": ["a", "a"]}, "match names 'a' twice"),
+    ({"match": [{"student": "a", "objective": "l3"}]}, "unknown objective 'l3': expected one of"),
+    ({"match": [{"student": "a", "weight": -1}]}, "weight of a match must be 0 or more, got -1"),
+    ({"match": [{"student": "a", "project": "big"}]}, "unknown project 'big' of a match"),
+    ({"match": [{"student": "a", "temperature": 2}]}, "temperature of a match: cosine compares"),
+    (
+        {"match": [{"student": "logits", "objective": "forward_kl", "project": "mlp"}]},
+        "project of a match: forward_kl compares classes",
+    ),
+    ({"match": ["blocks.3"], "alpha": 0.5}, "no logits are matched: leave alpha at 1"),
+    ({"objective": "cosine", "alpha": 0.5}, "no logits are matched: leave alpha at 1"),
+    ({"student_output": 3}, "student_output must be a key of the model's output"),
+    ({"student_output": "a:<lambda>"}, "a file cannot say a lambda"),
     ({"progress": 1}, "progress must be True or False, got 1"),
 ]
 
@@ -230,6 +277,7 @@ def test_the_shell_names_what_is_missing(capsys):
     [
         ["--exposure", "dark"],
         ["--exposure", "{factor = 2}"],
+        ["--exposure", "[0.1, 0.2, 0.3]"],
         ["--noise", "loud"],
         ["--augmentation", "1"],
         ["--augmentation", "{read = [1, 2]}"],
@@ -253,3 +301,15 @@ def test_settings_given_twice(tmp_path):
     assert result.steps == 1
     saved = json.loads((tmp_path / "report.json").read_text())["settings"]
     assert saved["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("name", ["data", "teacher", "picture", "out"])
+def test_an_empty_path_is_not_the_working_directory(tmp_path, name):
+    (tmp_path / "run.toml").write_text(f'{name} = ""\n')
+    with pytest.raises(ValueError, match=f"run.toml: {name} is empty, which is no path"):
+        RunConfig.read(tmp_path / "run.toml")
+
+
+def test_a_seed_below_zero_is_refused_by_name():
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        TrainSettings(seed=-1)

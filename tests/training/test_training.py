@@ -12,7 +12,8 @@ from training_run import raw_image, run, teacher
 
 import isp_distill
 from isp_distill.data.draw import Draw
-from isp_distill.data.loader import ViewLoader, training_order
+from isp_distill.data.loader import ViewLoader
+from isp_distill.data.order import training_order
 from isp_distill.data.views import View
 from isp_distill.raw.binning import bin_mosaic
 from isp_distill.raw.image import RawImage
@@ -142,6 +143,23 @@ def test_dense_students_and_labels(tmp_path):
         validation=labelled, alpha=0.5, progress=False, tensorboard=False,
     )  # fmt: skip
     assert 0 <= result.after.accuracy <= 1
+
+
+def test_a_batch_in_which_nothing_has_a_label(tmp_path):
+    """Where few files have labels, some batches have none: the teacher is then all there is."""
+    data = [(raw_image(i), 3 if i == 0 else None) for i in range(6)]
+    result = isp_distill.train(
+        "rawify", teacher(), data, out=tmp_path, steps=6, batch_size=2, alpha=0.5, progress=False,
+        tensorboard=False,
+    )  # fmt: skip
+    assert result.steps == 6
+    loss = isp_distill.DistillLoss(alpha=0.5)
+    student, seen = torch.randn(4, 5), torch.randn(4, 5)
+    torch.testing.assert_close(
+        loss(student, seen, loss.no_labels(seen)), 0.5 * isp_distill.distill_loss(student, seen)
+    )
+    dense = isp_distill.DistillLoss(alpha=0.5, size=(6, 8)).no_labels(torch.zeros(2, 5, 3, 4))
+    assert dense.shape == (2, 6, 8)
 
 
 def test_pictures_are_unprocessed(tmp_path):

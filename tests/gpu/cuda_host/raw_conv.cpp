@@ -26,6 +26,9 @@ RawConvCall call_of(const py::dict& d) {
   c.pattern = pointer<const int64_t*>(d, "pattern");
   c.black = pointer<const float*>(d, "black");
   c.scale = pointer<const float*>(d, "scale");
+  c.linearise = pointer<const float*>(d, "linearise");
+  c.table_step = d["table_step"].cast<int64_t>();
+  c.last_code = d["last_code"].cast<int>();
   c.mix = pointer<const float*>(d, "mix");
   c.gamma = pointer<const float*>(d, "gamma");
   c.padding_value = pointer<const float*>(d, "padding_value");
@@ -39,6 +42,7 @@ RawConvCall call_of(const py::dict& d) {
                                "left", "top", "out_height", "out_width"};
   for (int i = 0; i < 10; ++i) *numbers[i] = d[names[i]].cast<int>();
   c.sensor = static_cast<Sensor>(d["sensor"].cast<int>());
+  c.packing = static_cast<Packing>(d["packing"].cast<int>());
   c.curve = static_cast<Curve>(d["curve"].cast<int>());
   c.activation = static_cast<Activation>(d["activation"].cast<int>());
   c.clip = d["clip"].cast<bool>();
@@ -90,9 +94,10 @@ bool backward(const py::dict& d, unsigned blocks, unsigned seed) {
 }
 
 // Bytes of shared memory that either pass needs with 32 channels.
-int shared_bytes(int kernel, int stride, int sensor, int bytes) {
+int shared_bytes(int kernel, int stride, int sensor, int bytes, int packing) {
   RawConvCall c = {};
   c.kernel = kernel, c.stride = stride, c.sensor = static_cast<Sensor>(sensor), c.group = 32;
+  c.packing = static_cast<Packing>(packing);
   return std::max(forward_layout(c, bytes).total, backward_layout(c, bytes).total);
 }
 

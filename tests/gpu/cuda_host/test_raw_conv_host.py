@@ -12,13 +12,19 @@ import raw_conv_host
 import raw_conv_host_backend
 import torch
 import torch.nn.functional as F
+from companding_cases import bits_of, curves
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from packed_cases import inside, packed_mosaic
 from raw_conv_cases import NAN_CASES, Case, cases, check_activation, check_nan
 
 from isp_distill import BackendError, raw_conv, use_backend
 from isp_distill.ops import reference
+from isp_distill.ops.companding import checked_linearise
 from isp_distill.ops.raw_conv import cuda as raw_conv_cuda
 from isp_distill.ops.raw_conv.operator import raw_conv as operator
+from isp_distill.ops.reference_companding import linearised
+from isp_distill.raw.packings import PACKED, packing_number
 
 
 def passes(case: Case, backend: str, learn: bool):
@@ -142,8 +148,14 @@ def test_shared_memory_is_counted_alike():
         for stride in (1, 2, 3, 4):
             for index, sensor in enumerate(raw_conv_cuda.SENSORS):
                 for out in (torch.bfloat16, torch.float32):
-                    expected = raw_conv_host.shared_bytes(kernel, stride, index, out.itemsize)
+                    expected = raw_conv_host.shared_bytes(kernel, stride, index, out.itemsize, 0)
                     assert raw_conv_cuda.shared_bytes(kernel, stride, sensor, out) == expected
+            for name in PACKED:
+                expected = raw_conv_host.shared_bytes(kernel, stride, 0, 2, packing_number(name))
+                found = raw_conv_cuda.shared_bytes(
+                    kernel, stride, torch.uint8, torch.bfloat16, name
+                )
+                assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -175,9 +187,59 @@ def test_two_bits_of_a_pattern_count(more):
     levels = torch.full((4, 4), 16.0), torch.full((4,), 900.0)
     outs = [
         operator(
-            mosaic, weight, None, *levels, codes, torch.ones(4, 4), None, None, None,
+            mosaic, weight, None, *levels, codes, torch.ones(4, 4), None, None, None, None,
             1, [1, 1, 1, 1], True, "linear", "none", torch.float32, False, None, None, "cuda",
         )
         for codes in (torch.arange(4), torch.arange(4) + more)
     ]  # fmt: skip
     assert torch.equal(*outs)
+
+
+# Rows that end in the middle of a group, tiles that begin there, both sides padded.
+READ = [
+    Case(2, 20, 2 * 67, 3, 3, 1, (1, 2, 1, 0), mix=True, curve="sqrt"),
+    Case(1, 40, 2 * 71, 5, 2, 2, (3, 0, 0, 1), out_dtype=torch.bfloat16),
+    Case(1, 12, 6, 2, 1, 1, (0, 0, 0, 0), padding_value=True, channels_last=True),
+]
+
+
+def passes_of(case: Case, mosaic: torch.Tensor, **how):
+    """Output and the gradients of weight and bias, of a mosaic of one's own."""
+    _, p, arguments = case.inputs()
+    wanted = [p[name].requires_grad_() for name in ("weight", "bias")]
+    with use_backend("cuda"):
+        out = raw_conv(mosaic, **p, **arguments, **how)
+    cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(7)).to(out.dtype)
+    return (out.detach(), *torch.autograd.grad(out, wanted, cotangent))
+
+
+@pytest.mark.parametrize("packing", PACKED)
+def test_packed_bytes_are_the_codes_to_the_last_bit(packing):
+    for case, padding in zip(READ, (3, 0, 9), strict=True):
+        codes, packed = packed_mosaic(
+            packing, case.batch, case.height, case.width, padding, case.width
+        )
+        how = {"packing": packing, "width": case.width}
+        found = passes_of(case, inside(packed, padding > 0), **how)
+        for ours, theirs in zip(found, passes_of(case, codes), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@given(st.data())
+@settings(max_examples=12)
+def test_companded_codes_are_their_linear_values(data):
+    case = data.draw(st.sampled_from(READ))
+    packing = data.draw(st.sampled_from([None, *PACKED]))
+    dtype = data.draw(st.sampled_from([torch.uint8, torch.uint16, torch.int16, torch.int32]))
+    curve = data.draw(curves(case.batch, bits_of(dtype, packing), 1000.0))
+    how = {"linearise": curve}
+    if packing is None:
+        mosaic = codes = replace(case, dtype=dtype).inputs()[0]
+    else:
+        codes, mosaic = packed_mosaic(packing, case.batch, case.height, case.width, 1)
+        how |= {"packing": packing, "width": case.width}
+    found = passes_of(case, mosaic, **how)
+    table = checked_linearise(curve, codes, None, torch.float32)
+    expected = passes_of(case, linearised(codes, table, torch.float32))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)

@@ -27,7 +27,7 @@ def convolved(codes, device):
     black, white, gain, mosaic = (t.to(device) for t in (*LEVELS, GAIN, MOSAIC.to(torch.uint16)))
     gain.requires_grad_()
     out = raw_conv(
-        mosaic, weight, None, black, white, codes.to(device), gain, None, None, None,
+        mosaic, weight, None, black, white, codes.to(device), gain, None, None, None, None,
         1, [1, 1, 1, 1], True, "linear", "none", torch.float32, False, None, None, "triton",
     )  # fmt: skip
     return out.detach(), *torch.autograd.grad(out.square().sum(), (weight, gain))
@@ -37,7 +37,7 @@ def rendered(codes, device, size):
     colour = torch.eye(3).expand(4, 3, 3).contiguous()
     tensors = (MOSAIC.to(torch.uint16), *LEVELS, codes, GAIN, colour, torch.zeros(3), torch.ones(3))
     picture = render(
-        *(t.to(device) for t in tensors), "malvar", "srgb", 1, [0, 0, 16, 16], [size, size],
+        *(t.to(device) for t in tensors), None, "malvar", "srgb", 1, [0, 0, 16, 16], [size, size],
         "display", torch.float32, False, None, None, "triton",
     )  # fmt: skip
     return (picture,)

@@ -58,6 +58,13 @@ def by_hand(s, t, objective, T, target):
         return sum(max(x - y, 0) for x, y in zip(p, q, strict=True))
     if objective == "mse":
         return sum((x - y) ** 2 for x, y in zip(s, t, strict=True) if y != -math.inf)
+    if objective.startswith("binary_kl"):
+        gamma, floor = (2, 0.1) if "(" in objective else (0, 0)
+        total = 0.0
+        for x, y in zip(s, t, strict=True):
+            p, q = ([1 / (1 + math.exp(sign * v / T)) for sign in (-1, 1)] for v in (y, x))
+            total += max(p[0], floor) ** gamma * divergence(p, q)
+        return T * T * total
     if objective == "dkd(1, 8)":
         pt, qt = p[target], q[target]
         rest_p = [v / (1 - pt) for k, v in enumerate(p) if k != target]

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 from distill_cases import logits
-from torch.utils._python_dispatch import TorchDispatchMode
+from seen_operators import SeenOperators
 
 from isp_distill import distill_loss, upsampled_distill_loss, use_backend
 
@@ -112,25 +112,13 @@ def test_inplace_grad_hazards():
     assert torch.equal(plain, kept)
 
 
-class _Seen(TorchDispatchMode):
-    """Notes which operators run."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.name())
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_operator_and_the_direct_way_give_the_same_bits(dtype):
     """In plain eager mode the operator's dispatch is left out; where a mode looks, it is there."""
     student = torch.randn(7, 50, dtype=dtype, requires_grad=True)
     teacher, labels = torch.randn(7, 50), torch.arange(7)
     results = []
-    for mode in (contextlib.nullcontext(), _Seen()):
+    for mode in (contextlib.nullcontext(), SeenOperators()):
         with mode:
             loss, agreement = distill_loss(
                 student, teacher, labels, alpha=0.3, temperature=2.0, return_agreement=True
@@ -141,3 +129,49 @@ def test_the_operator_and_the_direct_way_give_the_same_bits(dtype):
     for direct, through_operator in zip(*results, strict=True):
         assert direct.dtype == through_operator.dtype
         assert torch.equal(direct, through_operator)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@torch.no_grad()
+def test_without_a_gradient_the_operator_and_the_direct_way_give_the_same_bits(backend):
+    student, teacher, labels = torch.randn(7, 50), torch.randn(7, 50), torch.arange(7)
+    call = {"alpha": 0.3, "temperature": 2.0, "return_agreement": True}
+    with use_backend(backend):
+        direct = distill_loss(student, teacher, labels, **call)
+        with SeenOperators() as seen:
+            through_operator = distill_loss(student, teacher, labels, **call)
+    assert "isp_distill::distill_loss" in seen.names
+    for one, other in zip(direct, through_operator, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"temperature": True}, TypeError),
+        ({"temperature": 1 + 0j}, TypeError),
+        ({"alpha": True}, TypeError),
+        ({"ignore_index": -100.0}, TypeError),
+        ({"label_smoothing": False}, TypeError),
+        ({"reduction": "median"}, ValueError),
+    ],
+)
+def test_options_that_only_look_like_what_was_remembered(change, error):
+    """True and 1.0 are equal to 1, and have its hash."""
+    s, t = logits(2, 3), logits(2, 3)
+    usual = {"temperature": 1, "alpha": 1, "ignore_index": -100, "label_smoothing": 0}
+    for _ in range(2):
+        distill_loss(s, t, **usual)
+        with pytest.raises(error):
+            distill_loss(s, t, **{**usual, **change})
+
+
+def test_remembered_factors_are_not_written_to():
+    s, t = logits(2, 3, 4), logits(2, 3, 4)
+    with use_backend("auto"):
+        by_channel = [distill_loss(s, t, objective="cwd") for _ in range(3)]
+        by_class = distill_loss(s, t, objective="tvd")
+    for found in by_channel:
+        torch.testing.assert_close(found, distill_loss(s, t, objective="cwd"))
+    torch.testing.assert_close(by_class, distill_loss(s, t, objective="tvd"))

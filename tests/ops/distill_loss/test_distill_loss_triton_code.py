@@ -43,7 +43,9 @@ SHAPES = {
     "many classes": ((8, 1000, 56, 56), "streamed_kernel"),
     "upsampled": ((4, 150, 128, 128), "cells_kernel"),
 }
-OBJECTIVES = ["forward_kl", "reverse_kl", "jsd(0.3)", "tvd", "dkd(1, 8)", "mse"]
+OBJECTIVES = [
+    "forward_kl", "reverse_kl", "jsd(0.3)", "tvd", "dkd(1, 8)", "mse", "binary_kl(2, 0.1)"
+]  # fmt: skip
 
 
 def launches_of(name, dtype, objective, alpha):

@@ -156,6 +156,7 @@ def test_opcheck(dtype):
             None,
             parameters["mix"].requires_grad_(),
             parameters["gamma"].requires_grad_(),
+            None,
             case.stride,
             case.padding,
             True,
@@ -334,7 +335,7 @@ def test_float64_goes_to_the_reference_and_cpu_says_why_not():
         ({"weight": torch.zeros(2, 4, 9, 9)}, ValueError, "does not fit"),
         ({"bias": torch.zeros(3)}, ValueError, "bias has shape"),
         ({"black": [1.0, 2.0]}, ValueError, "black has shape"),
-        ({"pattern": "RGBG"}, ValueError, "unknown CFA pattern"),
+        ({"pattern": "RGBG"}, ValueError, "unknown pattern 'RGBG': expected one of RGGB"),
         ({"stride": 0}, ValueError, "stride"),
         ({"padding": (1, 2, 3)}, ValueError, "padding"),
         ({"padding": -1}, ValueError, "padding"),
@@ -364,7 +365,7 @@ def test_the_kernels_check_their_arguments_themselves():
 
     def call(out, gain=four, weight=weight):
         torch.ops.isp_distill_cpu.raw_conv_forward(
-            mosaic, weight, None, four, one, pattern, gain, None, None, None,
+            mosaic, weight, None, four, one, pattern, gain, None, None, None, None,
             1, 0, 0, 0, 0, True, 0, 0, 0, 8, out,
         )  # fmt: skip
 

@@ -81,7 +81,7 @@ def test_opcheck():
         (
             packed, parameters["weight"].requires_grad_(), parameters["bias"].requires_grad_(),
             arguments["black"], arguments["white"], arguments["pattern"],
-            parameters["gain"].requires_grad_(), None, None, None,
+            parameters["gain"].requires_grad_(), None, None, None, None,
             2, (1, 1, 1, 1), True, "linear", "relu", torch.float32, False, "mipi10", 8, "cpu",
         ),
         atol=1e-3, rtol=1e-2,
@@ -127,7 +127,7 @@ def test_the_kernels_check_packed_mosaics_themselves():
     def call(mosaic, packing, width):
         torch.ops.isp_distill_cpu.raw_conv_forward(
             mosaic, weight, None, four, one, torch.zeros(1, dtype=torch.int64), four, None, None,
-            None, 1, 0, 0, 0, 0, True, 0, 0, packing, width, torch.empty(1, 2, 2, 2),
+            None, None, 1, 0, 0, 0, 0, True, 0, 0, packing, width, torch.empty(1, 2, 2, 2),
         )  # fmt: skip
 
     packed = torch.zeros(1, 8, 10, dtype=torch.uint8)

@@ -7,11 +7,14 @@ import triton.language as tl
 from compiled_triton import ARCHITECTURES, Compiled, compile_for
 from isp_distill.kernels.raw_conv import backward, forward
 
+from isp_distill.raw.packings import PACKED
+
 # Kernel, stride, channels of the stems of EfficientNet, ResNet and ConvNeXt.
 STEMS = {"efficientnet": (3, 2, 32), "resnet": (7, 2, 64), "convnext": (4, 4, 96)}
 POINTERS = {
     **dict.fromkeys(["weight", "bias", "black", "scale", "unit", "mix", "gamma_ptr"], "*fp32"),
     **dict.fromkeys(["padding_value", "weight_sums", "bias_sums", "colour_sums"], "*fp32"),
+    "linearise": "*fp32",
     "mosaic": "*i32",  # uint16 in pairs
     "patterns": "*i64",
 }
@@ -19,7 +22,9 @@ ALIGNED = ["mosaic", "weight", "bias", "black", "scale", "mix", "patterns", "out
 ALIGNED += ["out_pixels", "out_channel", "grad_channel", "channels"]
 
 
-def compiled(kernel, architecture, stem, half, pixels, warps, recompute=False, colour=False):
+def compiled(
+    kernel, architecture, stem, half, pixels, warps, recompute=False, colour=False, packing=None
+):
     size, stride, channels = STEMS[stem]
     image = "*bf16" if half else "*fp32"
     constants = {
@@ -29,8 +34,9 @@ def compiled(kernel, architecture, stem, half, pixels, warps, recompute=False, c
         "MIX": colour,
         "CURVE": "gamma" if colour else "linear",
         "PADDED": False,
-        "PAIRS": True,
-        "ELEMENT": "uint16",
+        "PAIRS": packing is None,
+        "ELEMENT": packing or "uint16",
+        "LINEARISE": packing is not None,
         "OPERAND": tl.bfloat16 if half else tl.float32,
         "PRECISION": "ieee" if half else "tf32x3",
         "BIAS": True,
@@ -46,6 +52,8 @@ def compiled(kernel, architecture, stem, half, pixels, warps, recompute=False, c
     names = kernel.arg_names
     signature = {name: POINTERS.get(name, "i32") for name in names}
     signature.update({name: image for name in ("out", "grad") if name in names})
+    if packing is not None:
+        signature["mosaic"] = "*u8"
     return compile_for(
         kernel,
         architecture,
@@ -96,6 +104,18 @@ def test_no_spills_and_tensor_cores(architecture, half):
     # One after the other: Python 3.11's parser, which Triton calls, fails in two threads at once.
     failures = [failure for failure in map(check, work) if failure]
     assert not failures, "\n".join(failures)
+
+
+@pytest.mark.parametrize("packing", PACKED)
+def test_packed_and_companded_without_spills(packing):
+    """The widest tiles of both passes, a byte at a time and with a table."""
+    for kernel, rest in every_kernel(half=True):
+        if rest[1] == 8 or kernel is not forward.raw_conv_forward_kernel.fn:
+            if rest[2]:
+                continue
+            found = compiled(kernel, 90, "resnet", True, *rest, packing=packing)
+            assert not found.spills, (kernel.__name__, rest, found.spills)
+            assert not found.stack, (kernel.__name__, rest)
 
 
 def test_neighbours_of_a_row_are_loaded_together():

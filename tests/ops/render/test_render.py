@@ -52,6 +52,8 @@ def display(value, tone):
     if tone == "smoothstep":
         g = max(value, 1e-8) ** (1 / 2.2)
         return g * g * (3 - 2 * g)
+    if tone == "log":
+        return math.log(1 + 5000 * value) / math.log(5001)
     return value
 
 

@@ -15,13 +15,27 @@ from isp_distill.kernels.render import (
 )
 
 from isp_distill.isp.camera import DEMOSAICS
+from isp_distill.raw.packings import PACKED
 
 POINTERS = {
-    **dict.fromkeys(["black", "scale", "ccm", "mean", "std", "rows"], "*fp32"),
+    **dict.fromkeys(["black", "scale", "ccm", "planes", "mean", "std", "rows"], "*fp32"),
+    "linearise": "*fp32",
     "mosaic": "*i32",  # uint16 in pairs
     "patterns": "*i64",
 }
-ALIGNED = ["mosaic", "black", "scale", "ccm", "mean", "std", "rows", "out", "origin", "width"]
+ALIGNED = [
+    "mosaic",
+    "black",
+    "scale",
+    "ccm",
+    "planes",
+    "mean",
+    "std",
+    "rows",
+    "out",
+    "origin",
+    "width",
+]
 ALIGNED += ["left", "out_sample", "out_row", "out_channel", "row_stride", "sample_stride"]
 ALIGNED += ["target_width"]
 
@@ -30,7 +44,10 @@ def compiled(kernel, architecture, image, warps, **constants) -> Compiled:
     names = kernel.arg_names
     signature = {name: POINTERS.get(name, "i32") for name in names} | {"out": image}
     signature["mosaic"] = constants.pop("mosaic", POINTERS["mosaic"])
-    constants = {"PAIRS": True, "ELEMENT": "uint16", "out_column": 1, "ODD_LEFT": 0, **constants}
+    constants = {
+        "PAIRS": True, "ELEMENT": "uint16", "LINEARISE": False, "out_column": 1, "ODD_LEFT": 0,
+        **constants,
+    }  # fmt: skip
     found = compile_for(
         kernel,
         architecture,
@@ -61,7 +78,7 @@ def rows(architecture, method, develop, **more):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", DEMOSAICS)
+@pytest.mark.parametrize("method", [*DEMOSAICS, "planes", "none"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_no_spills(architecture, method):
     assert unresized(architecture, "*fp32", method).registers <= 128
@@ -70,6 +87,15 @@ def test_no_spills(architecture, method):
     if architecture == 90:
         unresized(architecture, "*bf16", method)
         rows(architecture, method, False)
+
+
+@pytest.mark.parametrize("packing", PACKED)
+def test_packed_and_companded_without_spills(packing):
+    how = {"PAIRS": False, "ELEMENT": packing, "LINEARISE": True, "mosaic": "*u8"}
+    unresized(90, "*fp32", "malvar", **how)
+    rows(90, "malvar", True, **how)
+    if packing == "mipi12":
+        unresized(90, "*bf16", "superpixel", **how)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -330,7 +330,7 @@ def test_noise_model_draws():
         ((1, 3, 4, 4), {"bits": 17}, "between 8 and 16"),
         ((1, 3, 4, 4), {"seed": -1}, "seed must be in"),
         ((1, 3, 4, 4), {"seed": 2**64}, "seed must be in"),
-        ((1, 3, 4, 4), {"pattern": "RGB"}, "unknown CFA pattern"),
+        ((1, 3, 4, 4), {"pattern": "RGB"}, "unknown pattern 'RGB'"),
         ((1, 3, 4, 4), {"black": [1.0, 2.0]}, "black has shape"),
         # The default black level of 512 does not fit into 8 bits.
         ((1, 3, 4, 4), {"bits": 8}, r"black 512.0 must be below white 255.0"),

@@ -205,7 +205,7 @@ def test_empty_batch():
 
 
 def test_the_compiled_kernels_are_the_usual_choice():
-    before = unprocess_operator._functions("cpu")
+    before = unprocess_operator.functions_of("cpu")
     called = []
     spy = replace(before, unprocess=lambda call: called.append(1) or before.unprocess(call))
     from isp_distill.backends import choice

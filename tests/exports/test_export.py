@@ -20,8 +20,8 @@ from isp_distill import ISP, camera_inputs, export, rawify, read_raw, write_dng
 from isp_distill.cli import main
 from isp_distill.data.draw import Draw
 from isp_distill.data.views import View
-from isp_distill.models.export import _examples, expected_logits
-from isp_distill.models.lowering import AnyCamera, OneCamera, StandardStem
+from isp_distill.exports.lowering import AnyCamera, OneCamera, StandardStem
+from isp_distill.exports.verification import Program, examples, expected_logits
 from isp_distill.models.raw_model import RawModel
 from isp_distill.models.stem import RawStem
 
@@ -90,9 +90,10 @@ def test_every_stem_in_standard_operators(
     stem.padding_value.uniform_(-1, 1)
     student = learnt(RawModel(nn.Sequential(stem, nn.Identity())), seed)
     isp, view = CAMERA.replace(pattern=seed % 4) if built_in else None, View(20)
-    inputs = _examples(4, (20, 20), torch.uint16, isp, seed)
+    program = Program(view, (20, 20), isp, None, torch.uint16)
+    inputs = examples(program, 4, seed)
     with torch.no_grad():
-        expected = expected_logits(student, inputs, view, isp)
+        expected = expected_logits(student, inputs, program)
         form = OneCamera if built_in else AnyCamera
         actual = form(student, view, isp)(*inputs.values())
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
@@ -133,7 +134,7 @@ def test_onnx_is_standard_and_describes_itself(tmp_path):
     assert inputs["mosaic"].elem_type == onnx.TensorProto.UINT16
     assert [d.dim_param or d.dim_value for d in inputs["mosaic"].shape.dim] == ["batch", 32, 32]
     notes = {p.key: p.value for p in model.metadata_props}
-    assert notes["isp_distill.pattern"] == "0 RGGB, 1 GRBG, 2 GBRG, 3 BGGR"
+    assert notes["isp_distill.pattern"] == "0 is RGGB, 1 is GRBG, 2 is GBRG, 3 is BGGR"
 
 
 WITHOUT_THE_LIBRARY = """
@@ -264,7 +265,7 @@ def test_from_a_shell(tmp_path, monkeypatch, capsys):
     out, checkpoint = tmp_path / "student.onnx", tmp_path / "run" / "checkpoint.pt"
     arguments = ["--checkpoint", str(checkpoint), "--camera", raw.path, "--size", "104", "120"]
     assert main(["export", str(out), "--teacher", "any", *arguments]) == 0
-    assert capsys.readouterr().out.strip() == str(out)
+    assert capsys.readouterr().out.split() == [str(out), str(out.with_suffix(".model_card.md"))]
     assert run_onnx(out, raw.mosaic[None]).shape == (1, 7)
     assert main(["export", str(tmp_path / "student.h5"), "--teacher", "any"]) == 2
     assert "must end in .onnx or .pt2" in capsys.readouterr().err
