@@ -4,10 +4,11 @@
     pytest benchmarks/bench_export.py --benchmark-only  # the same calls under pytest-benchmark
 
 One network (timm's efficientnet_lite0, random weights: time does not depend on them) in two forms,
-both run by onnxruntime on the CPU, one picture at a time. As the RAW student it takes the mosaic,
-exported by isp_distill with one camera built in. As the RGB model it takes a picture of 224 pixels,
-which an ISP makes of the same mosaic: black level, demosaicing, white balance, highlight clip,
-colour matrix, gamma, resize. Mean and standard deviation are in the graphs. The ISPs:
+one picture at a time on the CPU. As the RAW student it takes the mosaic, exported by isp_distill
+with one camera built in. As the RGB model it takes a picture of 224 pixels, which an ISP makes of
+the same mosaic: black level, demosaicing, white balance, highlight clip, colour matrix, gamma,
+resize. Mean and standard deviation are in the graphs. Both are run by onnxruntime and by OpenVINO,
+in float32 and in int8, which is made of both by the same tool with the same settings. The ISPs:
 
 - OpenCV 16-bit: demosaiced and resized in 16 bits, all else at 224 pixels; the fastest chain that a
   careful user writes.
@@ -40,9 +41,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from exported_models import FORMS, PRECISIONS, Form, Predict, forms, settled
 from floor import interleaved
+from microbenchmark import identifier, shape, time_way, workload
 
-from isp_distill import ISP, export, rawify, render, write_dng
+from isp_distill import ISP, RawImage, export, rawify, render, write_dng
+from isp_distill.exports.model_card import processor
+from isp_distill.exports.precision import quantise
 
 SIZES = {"448 x 448": (448, 448), "12 MP": (3000, 4000)}
 CROP, PICTURE = 448, 224
@@ -72,40 +77,27 @@ class Normalised(nn.Module):
 class Workload:
     """One sensor's mosaic, the two graphs, and every way from one to the other."""
 
-    def __init__(self, sensor: str, folder: Path, threads: int) -> None:
+    def __init__(
+        self,
+        sensor: str,
+        folder: Path,
+        threads: int,
+        precisions: tuple[str, ...] = PRECISIONS,
+    ) -> None:
         import cv2
-        import onnxruntime
-        import timm
 
         cv2.setNumThreads(threads)
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         height, width = SIZES[sensor]
-        scene = torch.rand(1, 1, 28, 28)
-        scene = nn.functional.interpolate(scene, (height, width), mode="bicubic")[0, 0].clamp(0, 1)
-        values = BLACK + scene * (WHITE - BLACK) * 0.8 + 50 * torch.rand(height, width)
-        self.mosaic: Array = values.numpy().astype(np.uint16)
+        self.mosaic = scene(height, width)
         side = min(height, width) // CROP * CROP
         top, left = (height - side) // 4 * 2, (width - side) // 4 * 2
         self.box = (top, left, side, side)
         self.middle = self.mosaic[top : top + side, left : left + side]
 
-        model = timm.create_model("efficientnet_lite0").eval()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-
-        def session(path: Path) -> Any:
-            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-        student = rawify(model, mean=MEAN, std=STD, curve="gamma", colour_matrix=True)
-        raw = export(student, folder / "raw.onnx", isp=CAMERA, crop=CROP, size=(height, width))
-        self.raw_session = session(raw)
-        picture = torch.rand(1, 3, PICTURE, PICTURE)
-        with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
-            torch.onnx.export(Normalised(model), (picture,), folder / "rgb.onnx", dynamo=True,
-                              input_names=["picture"], verbose=False)  # fmt: skip
-        self.rgb_session = session(folder / "rgb.onnx")
-        self.ready: Array = picture.numpy()
+        self.raw, self.rgb = _models(height, width, folder, threads, precisions)
+        self.ready: Array = np.random.default_rng(0).random((1, 3, PICTURE, PICTURE), np.float32)
         self.dng = write_dng(
             folder / "sensor.dng", self.mosaic, black=BLACK, white=WHITE,
             white_balance=BALANCE, ccm=CCM,
@@ -113,13 +105,13 @@ class Workload:
 
     # ------------------------------------------------------------------ predictions
 
-    def raw_model(self) -> object:
+    def raw_model(self, form: Form = FORMS[0]) -> object:
         """Mosaic in, prediction out."""
-        return self.raw_session.run(None, {"mosaic": self.mosaic[None]})
+        return self.raw[form](self.mosaic[None])
 
-    def rgb_model(self, picture: Array | None = None) -> object:
+    def rgb_model(self, picture: Array | None = None, form: Form = FORMS[0]) -> object:
         """Picture in, prediction out."""
-        return self.rgb_session.run(None, {"picture": self.ready if picture is None else picture})
+        return self.rgb[form](self.ready if picture is None else picture)
 
     # ------------------------------------------------------------------ pictures
 
@@ -175,6 +167,44 @@ class Workload:
         }
 
 
+def scene(height: int, width: int) -> Array:
+    """A mosaic of something smooth, with noise."""
+    light = torch.rand(1, 1, 28, 28)
+    light = nn.functional.interpolate(light, (height, width), mode="bicubic")[0, 0].clamp(0, 1)
+    values = BLACK + light * (WHITE - BLACK) * 0.8 + 50 * torch.rand(height, width)
+    return values.numpy().astype(np.uint16)
+
+
+def _models(
+    height: int, width: int, folder: Path, threads: int, precisions: tuple[str, ...]
+) -> tuple[dict[Form, Predict], dict[Form, Predict]]:
+    """The student and the RGB model, in every runtime and in these precisions."""
+    import timm
+
+    model = settled(timm.create_model("efficientnet_lite0"), torch.rand(4, 3, PICTURE, PICTURE))
+    student = rawify(model, mean=MEAN, std=STD, curve="gamma", colour_matrix=True)
+    frames = [
+        RawImage(mosaic=scene(height, width), pattern="RGGB", black=BLACK, white=WHITE,
+                 white_balance=BALANCE, ccm=CCM)
+        for _ in range(2)
+    ]  # fmt: skip
+    how = {"isp": CAMERA, "crop": CROP, "size": (height, width), "batch": 1}
+    raw = {"float32": export(student, folder / "raw.onnx", **how)}
+    if "int8" in precisions:
+        raw["int8"] = export(
+            student, folder / "raw-int8.onnx", precision="int8", calibration=frames, **how
+        )
+    picture = torch.rand(1, 3, PICTURE, PICTURE)
+    rgb = {"float32": folder / "rgb.onnx"}
+    with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+        torch.onnx.export(Normalised(model).eval(), (picture,), rgb["float32"], dynamo=True,
+                          input_names=["picture"], external_data=False, verbose=False)  # fmt: skip
+    if "int8" in precisions:
+        rgb["int8"] = folder / "rgb-int8.onnx"
+        quantise(rgb["float32"], rgb["int8"], [{"picture": picture.numpy()}], kept=lambda _: [])
+    return forms(raw, threads), forms(rgb, threads)
+
+
 def _colours(rgb: Array) -> Array:
     """Demosaiced sensor values to display values, ``[H, W, 3]`` float32."""
     import cv2
@@ -190,14 +220,19 @@ def _planes(picture: Array) -> Array:
 
 
 def measure(sensor: str, folder: Path, threads: int, rounds: int) -> dict[str, float]:
-    """Seconds of both models alone, of each ISP, and of each ISP with the RGB model after it."""
+    """Seconds of both models alone in each form, of each ISP, and of each ISP and the RGB model."""
     work = Workload(sensor, folder, threads)
-    isps = work.isps()
-    ways: dict[str, Way] = {"RAW model": work.raw_model, "RGB model": work.rgb_model}
-    for name, isp in isps.items():
+    # mypy cannot infer lambdas with defaults, hence the ignores.
+    ways: dict[str, Way] = {}
+    for form in FORMS:
+        ways[f"RAW {form}"] = lambda f=form: work.raw_model(f)  # type: ignore[misc]
+        ways[f"RGB {form}"] = lambda f=form: work.rgb_model(None, f)  # type: ignore[misc]
+    for name, isp in work.isps().items():
         ways[f"ISP {name}"] = isp
-        # mypy cannot infer a lambda with a default.
-        ways[f"whole {name}"] = lambda isp=isp: work.rgb_model(isp())  # type: ignore[misc]
+        for form in FORMS:
+            ways[f"{name} {form}"] = (
+                lambda isp=isp, f=form: work.rgb_model(isp(), f)  # type: ignore[misc]
+            )
     slow = {name: way for name, way in ways.items() if "LibRaw" in name}
     fast = {name: way for name, way in ways.items() if "LibRaw" not in name}
     return {**interleaved(fast, rounds), **interleaved(slow, max(2, rounds // 10))}
@@ -210,14 +245,31 @@ def agreement(sensor: str, folder: Path) -> dict[str, float]:
     return {name: float(np.abs(isp() - ours).mean()) for name, isp in work.isps().items()}
 
 
-@pytest.mark.parametrize("sensor", SIZES)
-@pytest.mark.parametrize("way", ["RAW model", "OpenCV 16-bit", "render (ours)"])
-def test_mosaic_to_prediction(benchmark: Any, tmp_path: Path, sensor: str, way: str) -> None:
-    benchmark.group = f"mosaic to prediction, {sensor}"
-    work = Workload(sensor, tmp_path, os.cpu_count() or 1)
-    isp = work.isps().get(way)
-    run: Way = work.raw_model if isp is None else lambda: work.rgb_model(isp())
-    benchmark.pedantic(run, rounds=10, warmup_rounds=2)
+#: Under pytest-benchmark: way, and the ISP before the RGB model; the RAW student has none.
+RIVALS = {
+    "ours": None, "ours, render and RGB model": "render (ours)",
+    "OpenCV 16-bit and RGB model": "OpenCV 16-bit", "OpenCV float and RGB model": "OpenCV float",
+    "LibRaw half size and RGB model": "LibRaw half size",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench-export")
+
+
+@pytest.mark.parametrize("way", RIVALS, ids=identifier)
+@pytest.mark.parametrize("sensor", SIZES, ids=identifier)
+def test_mosaic_to_prediction(benchmark: Any, folder: Path, sensor: str, way: str) -> None:
+    mosaic = f"{shape(1, *SIZES[sensor])} uint16"
+    benchmark.group = f"mosaic to prediction, {mosaic}, efficientnet_lite0 in float32, forward"
+    work = workload(Workload, sensor, folder, torch.get_num_threads(), PRECISIONS[:1])
+    name = RIVALS[way]
+    if name is None:
+        time_way(benchmark, work.raw_model)
+        return
+    isp = work.isps()[name]
+    time_way(benchmark, lambda: work.rgb_model(isp()))
 
 
 def main() -> None:
@@ -227,26 +279,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     import onnxruntime
+    import openvino
 
-    print(f"{arguments.threads} threads, onnxruntime {onnxruntime.__version__}\n")
-    print("| mosaic | ISP | ISP ms | RGB model ms | ISP and RGB model ms | RAW model ms | ratio |")
-    print("|---|---|--:|--:|--:|--:|--:|")
+    print(
+        f"{processor()}, {arguments.threads} threads, onnxruntime {onnxruntime.__version__}, "
+        f"OpenVINO {openvino.__version__}; ms from the mosaic to the prediction, the least of "
+        f"{arguments.rounds} rounds (LibRaw: of a tenth)\n"
+    )
+    print(f"| mosaic | way | ISP alone | {' | '.join(' '.join(form) for form in FORMS)} |")
+    print("|---|---|--:|" + "--:|" * len(FORMS))
     for sensor in arguments.sensors:
         with tempfile.TemporaryDirectory() as folder:
             far = agreement(sensor, Path(folder))
-            ms = {
-                name: 1e3 * seconds
-                for name, seconds in measure(
-                    sensor, Path(folder), arguments.threads, arguments.rounds
-                ).items()
-            }
+            seconds = measure(sensor, Path(folder), arguments.threads, arguments.rounds)
+        ms = {name: 1e3 * found for name, found in seconds.items()}
+
+        def row(way: str, alone: str, key: str, sensor: str = sensor, ms: Any = ms) -> None:
+            cells = " | ".join(f"{ms[f'{key} {form}']:.2f}" for form in FORMS)
+            print(f"| {sensor} | {way} | {alone} | {cells} |", flush=True)
+
+        row("RAW student", "none", "RAW")
         for name in far:
-            whole = ms[f"whole {name}"]
-            print(
-                f"| {sensor} | {name} | {ms[f'ISP {name}']:.2f} | {ms['RGB model']:.2f} "
-                f"| {whole:.2f} | {ms['RAW model']:.2f} | {whole / ms['RAW model']:.1f} |",
-                flush=True,
-            )
+            row(f"{name}, RGB model", f"{ms[f'ISP {name}']:.2f}", name)
+        row("RGB model alone, its picture ready", "-", "RGB")
         print(f"mean distance of the pictures from render's: {far}", file=sys.stderr)
 
 

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from floor import Floor, floor_from, interleaved, rate_cases
 from memory import peak_bytes
+from microbenchmark import DIRECTIONS, shape, time_way, workload
 
 from isp_distill import raw_conv
 
@@ -51,6 +52,9 @@ STEMS = {
     "efficientnet": StemShape(32, 3, 2, 1),
     "convnext": StemShape(96, 4, 4, 0),
 }
+#: Stems and megapixels under pytest-benchmark: every size of one stem, every stem at one size.
+CHOSEN = (("efficientnet", 0.3), ("efficientnet", 2), ("efficientnet", 12), ("resnet", 2),
+          ("convnext", 2))  # fmt: skip
 
 
 class Workload:
@@ -137,6 +141,11 @@ class Workload:
         ways = {"ours": self.ours, "eager": self.eager, "compile": self.compiled}
         return {name: step(function) for name, function in ways.items()}
 
+    def needs(self, backward: bool) -> tuple[float, float]:
+        """Operations and bytes: the weight's gradient takes as many as the forward pass."""
+        factor = 2 if backward else 1
+        return factor * self.operations, factor * self.traffic
+
     def kept_bytes(self, backward: bool) -> int:
         """The output and, in training, its gradient: what no implementation can do without."""
         return self.cotangent.nbytes * (2 if backward else 1)
@@ -152,6 +161,14 @@ class Workload:
             "compile": way(self.compiled),
             "conv2d": way(self.convolution_alone),
         }
+
+
+def timed(work: Workload, backward: bool, rounds: int) -> dict[str, float]:
+    """Seconds of each way, and of the floor."""
+    seconds = interleaved({**work.cases(backward), **rate_cases()}, rounds)
+    floor: Floor = floor_from(seconds)
+    seconds["floor"] = floor.seconds(*work.needs(backward))
+    return seconds
 
 
 HEADER = (
@@ -176,29 +193,24 @@ def measure(
                 torch._dynamo.reset()
                 work = Workload(STEMS[name], megapixels, batch)
                 for backward in (False, True):
-                    seconds = interleaved({**work.cases(backward), **rate_cases()}, rounds)
+                    seconds = timed(work, backward, rounds)
                     memory = {**work.cases(backward), **(work.steps() if backward else {})}
                     megabytes = {
                         way: peak_bytes(memory[way]) / 1e6 for way in ("ours", "eager", "compile")
                     }
-                    floor: Floor = floor_from(seconds)
-                    # Backward: the weight's gradient takes as many operations as the forward pass.
-                    factor = 2 if backward else 1
-                    least = floor.seconds(factor * work.operations, factor * work.traffic)
                     ours = seconds["ours"]
                     row = {
                         "stem": name,
                         "megapixels": megapixels,
                         "batch": batch,
                         "pass": "forward + backward" if backward else "forward",
-                        "floor": least,
                         **seconds,
                     }
                     rows.append(row)
                     print(
                         f"| {name} | {megapixels} | {batch} | {row['pass']} | {1e3 * ours:.1f} "
                         f"| {seconds['eager'] / ours:.1f} | {seconds['compile'] / ours:.1f} "
-                        f"| {seconds['conv2d'] / ours:.1f} | {least / ours:.2f} "
+                        f"| {seconds['conv2d'] / ours:.1f} | {seconds['floor'] / ours:.2f} "
                         f"| {seconds['ours, colour'] / ours:.2f} "
                         f"| {seconds['eager, colour'] / seconds['eager']:.2f} "
                         f"| {megabytes['ours']:.0f} | {work.kept_bytes(backward) / 1e6:.0f} "
@@ -236,15 +248,37 @@ def plot(rows: list[dict[str, object]], path: Path) -> None:
     plt.close(figure)
 
 
-@pytest.mark.parametrize("way", ["ours", "ours, colour", "eager", "compile", "conv2d"])
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "forward+backward"])
-@pytest.mark.parametrize("megapixels", [0.3, 2, 12])
-@pytest.mark.parametrize("stem", STEMS)
-def test_raw_conv(benchmark: Any, stem: str, megapixels: float, backward: bool, way: str) -> None:
-    benchmark.group = f"{stem}, {megapixels} MP, {'forward + backward' if backward else 'forward'}"
-    torch._dynamo.reset()
-    run = Workload(STEMS[stem], megapixels, 1).cases(backward)[way]
-    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+def group(stem: str, megapixels: float, direction: str) -> str:
+    """A group's name under pytest-benchmark."""
+    s = STEMS[stem]
+    return (
+        f"raw_conv, {stem} stem {s.kernel}x{s.kernel} stride {s.stride} to {s.channels}, "
+        f"{shape(1, *SIZES[megapixels])} uint16 to float32, {direction}"
+    )
+
+
+@pytest.mark.parametrize("way", ["ours", "eager", "compile", "conv2d"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    ("stem", "megapixels"), CHOSEN, ids=[f"{stem}-{megapixels}MP" for stem, megapixels in CHOSEN]
+)
+def test_raw_conv(
+    benchmark: Any, floor: Floor, stem: str, megapixels: float, direction: str, way: str
+) -> None:
+    benchmark.group = group(stem, megapixels, direction)
+    work = workload(Workload, STEMS[stem], megapixels, 1)
+    backward = direction != "forward"
+    time_way(benchmark, work.cases(backward)[way], floor, *work.needs(backward))
+
+
+@pytest.mark.parametrize("way", ["ours", "eager"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_raw_conv_with_colour(benchmark: Any, floor: Floor, direction: str, way: str) -> None:
+    benchmark.group = f"{group('efficientnet', 12, direction)}, gain, mix and gamma learnt"
+    work = workload(Workload, STEMS["efficientnet"], 12, 1)
+    backward = direction != "forward"
+    run = work.cases(backward)[f"{way}, colour"]
+    time_way(benchmark, run, floor, *work.needs(backward))
 
 
 def main() -> None:

@@ -4,8 +4,8 @@
     python benchmarks/bench_render.py --megapixels 12 --tasks display
     pytest benchmarks/bench_render.py --benchmark-only     # the same calls under pytest-benchmark
 
-Four tasks: a 224-pixel picture resized in display values, the same resized in linear light, and
-the picture at the sensor's own size (Malvar, sRGB, float32); and linear light once more with the
+Five tasks: a 224-pixel picture resized in display values, the same resized in linear light, and
+the picture at the sensor's own size (Malvar, sRGB, float32); and the small ones once more with the
 bilinear demosaicing, which is what OpenCV's and kornia's chains do in every task. Compared: eager
 PyTorch (the reference) and the same under torch.compile; an OpenCV chain in float32; the fastest
 OpenCV chain that a careful user would write, 16-bit until the picture is small; LibRaw's
@@ -38,14 +38,15 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from floor import interleaved
+from floor import Floor, interleaved
+from microbenchmark import identifier, shape, time_way, workload
 
 from isp_distill import ISP, render, use_backend, write_dng
 from isp_distill.isp.camera import DEMOSAICS
 from isp_distill.ops import reference
 
 SIZES = {2: (1216, 1632), 12: (3000, 4000), 48: (6000, 8000)}
-TASKS = ("display", "linear", "linear, bilinear", "full size")
+TASKS = ("display", "display, bilinear", "linear", "linear, bilinear", "full size")
 SMALL = (224, 224)
 BLACK, WHITE, BALANCE = 256.0, 4095.0, (1.9, 1.0, 1.5)
 CCM = ((1.62, -0.48, -0.14), (-0.21, 1.49, -0.28), (0.02, -0.51, 1.49))
@@ -108,7 +109,8 @@ class Workload:
         t, mosaic = self.tensors, next(self.turn)
         torch.ops.isp_distill_cpu.render(
             mosaic, t["black"].contiguous(), t["white"].contiguous(), t["pattern"], t["gain"],
-            t["ccm"].contiguous(), t["mean"], t["std"], DEMOSAICS.index(self.camera.demosaic), 1, 1,
+            t["ccm"].contiguous(), t["mean"], t["std"], None,
+            DEMOSAICS.index(self.camera.demosaic), 1, 1,
             0, 0, *mosaic.shape[1:], self.linear, 0, mosaic.shape[2], self.ready,
         )  # fmt: skip
 
@@ -138,7 +140,7 @@ class Workload:
         if self.linear:
             rgb = cv2.resize(rgb, SMALL[::-1], interpolation=cv2.INTER_AREA)
         picture = self._colours(rgb)
-        if self.task == "display":
+        if self.task.startswith("display"):
             picture = cv2.resize(picture, SMALL[::-1], interpolation=cv2.INTER_AREA)
         return picture
 
@@ -202,7 +204,7 @@ class Workload:
         if self.linear:
             rgb = _resized(rgb)
         rgb = reference.tone_curve(rgb.clamp(0, 1), "srgb")
-        return _resized(rgb) if self.task == "display" else rgb
+        return _resized(rgb) if self.task.startswith("display") else rgb
 
     def cases(self) -> dict[str, Way]:
         """Every way that is installed, by name; LibRaw makes full pictures only."""
@@ -279,16 +281,43 @@ HEADER = (
 )
 
 
-@pytest.mark.parametrize("way", ["ours", "kernel", "OpenCV float", "OpenCV 16-bit", "eager"])
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("megapixels", [2, 12])
-def test_render(benchmark: Any, tmp_path: Path, megapixels: int, task: str, way: str) -> None:
-    benchmark.group = f"{task}, {megapixels} MP"
-    cases = Workload(task, megapixels, tmp_path).cases()
-    if way not in cases:
+#: Under pytest-benchmark: way, and the case that it is.
+RIVALS = {
+    "ours": "ours", "ours, into ready memory": "kernel", "eager": "eager", "compile": "compile",
+    "OpenCV float": "OpenCV float", "OpenCV 16-bit": "OpenCV 16-bit", "LibRaw": "LibRaw",
+    "kornia": "kornia",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench-render")
+
+
+#: Megapixels and task. At 12 MP eager, torch.compile and kornia take seconds, so not every task is.
+CHOSEN = ((12, "display"), (12, "full size"), (2, "display, bilinear"), (2, "linear"),
+          (2, "linear, bilinear"))  # fmt: skip
+
+
+@pytest.mark.parametrize("way", RIVALS, ids=identifier)
+@pytest.mark.parametrize(
+    ("megapixels", "task"), CHOSEN, ids=[f"{size}MP-{identifier(task)}" for size, task in CHOSEN]
+)
+def test_render(
+    benchmark: Any, floor: Floor, folder: Path, megapixels: int, task: str, way: str
+) -> None:
+    height, width = SIZES[megapixels]
+    size = (height, width) if task == "full size" else SMALL
+    how = task if task == "full size" else f"resized in {task}"
+    benchmark.group = (
+        f"render, {how}, {shape(1, height, width)} uint16 to {shape(1, 3, *size)} float32"
+    )
+    work = workload(Workload, task, megapixels, folder)
+    cases = work.cases()
+    if RIVALS[way] not in cases:
         pytest.skip(f"{way} is not installed")
     with torch.no_grad():
-        benchmark.pedantic(cases[way], rounds=5, warmup_rounds=1)
+        time_way(benchmark, cases[RIVALS[way]], floor, traffic=work.traffic)
 
 
 def main() -> None:

@@ -83,6 +83,7 @@ class Sizes:
     dense: tuple[tuple[int, int, int, int], ...]
     upsampled: tuple[tuple[int, int, int, int], int]
     linear: tuple[int, int, int]  # rows, features, classes
+    features: tuple[tuple[int, ...], ...]
     picture: int
     frame: tuple[int, int]
 
@@ -94,6 +95,7 @@ FULL = Sizes(
     dense=((8, 19, 512, 1024), (8, 150, 512, 512)),
     upsampled=((8, 150, 128, 128), 512),
     linear=(4096, 2048, 32000),
+    features=((64, 257, 768), (8, 256, 64, 64)),
     picture=224,
     frame=(3000, 4000),
 )
@@ -104,6 +106,7 @@ SMALL = Sizes(
     dense=((1, 5, 8, 12),),
     upsampled=((1, 5, 6, 8), 12),
     linear=(8, 16, 50),
+    features=((2, 5, 24), (1, 6, 4, 8)),
     picture=16,
     frame=(48, 64),
 )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from gpu_feature_tasks import feature_task
 from gpu_loss_tasks import linear_task, loss_task
 from gpu_task import Sizes, Task, random, random_mosaic, with_gradients
 from torch import Tensor
@@ -65,6 +66,9 @@ def tasks(device: torch.device, sizes: Sizes, compiler: str) -> Iterator[Task]:
         shape, size = sizes.upsampled
         yield loss_task(device, compile, shape, size, dtype)
     yield linear_task(device, sizes, compile)
+    for shape in sizes.features:
+        for dtype in half:
+            yield feature_task(device, compile, shape, dtype)
     for resize_in in ("display", "linear", "none"):
         yield _render(device, sizes, compile, resize_in)
     yield _unprocess(device, sizes)
