@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -11,10 +12,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isp_distill import ISP, Report, Teacher, TrainResult, evaluate, rawify, render, train
+from isp_distill import (
+    ISP,
+    Report,
+    Teacher,
+    TrainResult,
+    TrainSettings,
+    evaluate,
+    rawify,
+    render,
+    train,
+)
 
 LINEAR = "a: teacher's weights rawified, linear RAW"
 BEFORE, AFTER = "student before training", "student after training"
+
+
+def training_options(
+    description: str | None, steps: int, batch_size: int
+) -> argparse.ArgumentParser:
+    """The options of a demo that trains.
+
+    Args:
+        description: of the demo.
+        steps: unless another number is asked for.
+        batch_size: likewise.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"))
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--lr", type=float, default=TrainSettings.lr)
+    parser.add_argument("--stem-lr", type=float, default=TrainSettings.stem_lr)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 def linear_teacher(teacher: Teacher, mosaic: Tensor, isp: ISP) -> Tensor:
@@ -41,12 +72,20 @@ def baselines(teacher: Teacher) -> dict[str, Callable[[Tensor, ISP], Any]]:
 
 
 def table(rows: dict[str, Report]) -> str:
-    """The results as Markdown; with the columns of dense logits where they are."""
+    """The results as Markdown, with the columns of what the teacher predicts."""
     columns: dict[str, Callable[[Report], float | None]] = {
         "top-1 agreement": lambda r: r.agreement_top1,
         "top-5": lambda r: r.agreement_top5,
         "KL (nats)": lambda r: r.kl,
     }
+    if all(r.cosine is not None for r in rows.values()):
+        columns = {
+            "retrieval top-1": lambda r: r.retrieval_top1,
+            "top-5": lambda r: r.retrieval_top5,
+            "mean cosine": lambda r: r.cosine,
+        }
+    if all(r.teacher_detections is not None for r in rows.values()):
+        columns = {"mAP": lambda r: r.mean_ap, "at IoU 0.5": lambda r: r.mean_ap50}
     if all(r.mean_iou is not None for r in rows.values()):
         columns = {
             "pixel agreement": columns.pop("top-1 agreement"),
@@ -63,6 +102,21 @@ def table(rows: dict[str, Report]) -> str:
         cells = [f"{column(report):{len(title)}.3f}" for title, column in columns.items()]
         lines.append(f"| {name:{width}} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def not_ahead(rows: dict[str, Report], ahead: Callable[[Report, Report], bool]) -> int:
+    """A demo's exit status: 1 unless the trained student is ahead of every other row.
+
+    Args:
+        rows: of the table.
+        ahead: whether the first report is better than the second.
+    """
+    after, failed = rows[AFTER], 0
+    for name, report in rows.items():
+        if name != AFTER and not ahead(after, report):
+            failed = 1
+            print(f"FAILED: the student is not ahead of {name}: {after}; {report}")
+    return failed
 
 
 def compare(

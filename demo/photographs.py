@@ -1,13 +1,9 @@
-"""Real photographs from packages, split by photograph into training and held-out.
+"""Real photographs from packages, and the side of the split that each stays on.
 
-Two Python packages bring a few (scikit-image, scikit-learn); two Debian packages bring more, where
-``apt-get`` is there to fetch them. Nothing is installed and root is not needed: a package is
-downloaded and unpacked into the cache. Where that fails, the demo says so and goes on with fewer.
-
-Left out after looking at them: of scikit-image the drawings, the microscope, fundus and telescope
-pictures, and ``motorcycle_right`` (the same scene as ``motorcycle_left``); of lomiri-wallpapers
-``analogpattern`` and ``umang`` (patterns, not scenes); of mate-backgrounds everything outside
-``nature/`` (computer graphics).
+Which photographs, from where, under which licence and on which side: ``photographs.toml``. Python
+packages bring a few; Debian packages bring the rest, where ``apt-get`` is there to fetch them.
+Nothing is installed and root is not needed: a package is downloaded and unpacked into the cache.
+Where that fails, the demo says so and goes on with fewer.
 """
 
 from __future__ import annotations
@@ -15,56 +11,18 @@ from __future__ import annotations
 import glob
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-#: Source -> photographs in alphabetical order. Every third, from the second on, is held out.
-PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
-    "scikit-image": (
-        "astronaut.png",
-        "chelsea.png",
-        "coffee.png",
-        "motorcycle_left.png",
-        "rocket.jpg",
-    ),
-    "scikit-learn": ("china.jpg", "flower.jpg"),
-    "lomiri-wallpapers-16.04": (
-        "Bridge_by_Sander_Klootwijk.jpg",
-        "Dragonfly_by_Bolly.jpg",
-        "Picture_0B_by_freespace.jpg",
-        "Picture_1A_by_freespace.jpg",
-        "Wine_by_Jakkub_Mede.jpg",
-        "aitzgorri_by_Aitzol_Berasategi.jpg",
-        "free_by_Peter_Nerlich.jpg",
-        "friends_by_Aitzol_Berasategi.jpg",
-        "greentock_by_Peter_Nerlich.jpg",
-        "life_by_Aitzol_Berasategi.jpg",
-        "picosdeeuropa_by_Aitzol_Berasategi.jpg",
-        "seeding_by_Clements_Engelhardt.jpg",
-        "sunset_by_Aitzol_Berasategi.jpg",
-    ),
-    "mate-backgrounds": (
-        "Aqua.jpg",
-        "Blinds.jpg",
-        "Dune.jpg",
-        "FreshFlower.jpg",
-        "Garden.jpg",
-        "GreenMeadow.jpg",
-        "LadyBird.jpg",
-        "RainDrops.jpg",
-        "Storm.jpg",
-        "TwoWings.jpg",
-        "Wood.jpg",
-        "YellowFlower.jpg",
-    ),
-}
-# Where the pictures lie: in an installed module, or in an unpacked Debian package.
-_MODULES = {"scikit-image": ("skimage", "data"), "scikit-learn": ("sklearn", "datasets/images")}
-_UNPACKED = {
-    "lomiri-wallpapers-16.04": "usr/share/backgrounds",
-    "mate-backgrounds": "usr/share/backgrounds/mate/nature",
-}
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_LISTED = Path(__file__).with_name("photographs.toml")
 
 
 @dataclass(frozen=True)
@@ -77,30 +35,43 @@ class Photograph:
 
     @property
     def name(self) -> str:
-        """The file's name without its extension."""
-        return self.path.stem
+        """The file's name without its extension, after its source: some names are in several."""
+        return f"{self.source.partition('-')[0]}-{self.path.stem}"
 
 
-def gather(cache: Path) -> list[Photograph]:
+def listed() -> dict[str, dict[str, Any]]:
+    """What ``photographs.toml`` says of every source."""
+    sources: dict[str, dict[str, Any]] = tomllib.loads(_LISTED.read_text())["sources"]
+    return sources
+
+
+def gather(cache: Path, few: bool = False) -> list[Photograph]:
     """All photographs that can be had here.
 
     Args:
         cache: folder that Debian packages are unpacked into; made if need be.
+        few: only of the sources that are marked ``few``: 32 photographs of the 206.
 
     Returns:
-        The photographs, in the order of :data:`PHOTOGRAPHS`.
+        The photographs, source by source; of each, alphabetically.
 
     Raises:
         FileNotFoundError: if not even one training and one held-out photograph was found.
     """
     found: list[Photograph] = []
-    for source, names in PHOTOGRAPHS.items():
-        folder = _module_folder(source) if source in _MODULES else _debian_folder(source, cache)
+    for source, says in listed().items():
+        if few and not says.get("few", False):
+            continue
+        if "module" in says:
+            folder = _module_folder(says["module"], says["folder"])
+        else:
+            folder = debian_folder(source, cache, says["folder"])
         if folder is None:
             continue
-        for position, name in enumerate(names):
+        held_out = set(says["held_out"])
+        for name in sorted((*says["train"], *says["held_out"])):
             if (folder / name).is_file():
-                found.append(Photograph(source, folder / name, held_out=position % 3 == 1))
+                found.append(Photograph(source, folder / name, name in held_out))
             else:
                 print(f"photographs: {source} has no {name} here; going on without it")
     if len({photograph.held_out for photograph in found}) < 2:
@@ -108,18 +79,24 @@ def gather(cache: Path) -> list[Photograph]:
     return found
 
 
-def _module_folder(source: str) -> Path | None:
-    module, inside = _MODULES[source]
+def _module_folder(module: str, inside: str) -> Path | None:
     spec = find_spec(module)
     if spec is None or spec.origin is None:
-        print(f"photographs: {source} is not installed; going on without it")
+        print(f"photographs: {module} is not installed; going on without it")
         return None
     return Path(spec.origin).parent / inside
 
 
-def _debian_folder(package: str, cache: Path) -> Path | None:
+def debian_folder(package: str, cache: Path, inside: str) -> Path | None:
+    """A folder of a Debian package, unpacked into the cache; None, with a line, where it fails.
+
+    Args:
+        package: its name.
+        cache: folder that packages are unpacked into.
+        inside: the folder that is wanted.
+    """
     root = cache / package
-    folder = root / _UNPACKED[package]
+    folder = root / inside
     if folder.is_dir():
         return folder
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -142,7 +119,7 @@ def _debian_folder(package: str, cache: Path) -> Path | None:
             partial.replace(root)
             if folder.is_dir():
                 return folder
-            failure = f"it holds no {_UNPACKED[package]}"
+            failure = f"it holds no {inside}"
     print(f"photographs: going on without {package}: {failure or 'nothing was downloaded'}")
     return None
 

@@ -25,8 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     parser.add_argument("--steps", type=int, default=110)
-    parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--stem-lr", type=float, default=5e-3)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.perf_counter()
 
@@ -49,8 +48,7 @@ def main() -> int:
         options.out,
         steps=options.steps,
         batch_size=BATCH,
-        lr=options.lr,
-        stem_lr=options.stem_lr,
+        seed=options.seed,
     )
     print(f"a RAW file as the teacher sees it: {options.out / 'rendered.png'}")
     print(f"{time.perf_counter() - began:.0f} s in all")

@@ -1,9 +1,9 @@
 """The same from a sensor's bare bytes: 12-bit frames as a camera's bus packs them, no headers.
 
-``python demo/sensor.py [--out demo-output]``: one made-up camera takes the demo's photographs. Each
-of its ``.raw`` files holds several frames, two pixels in three bytes, and ``sensor.toml`` says what
-they are. The frames are read back bit for bit, a student's stem is trained on the folder by its
-path, and measured beside three baselines. Ends with 1 unless training has brought the student
+``python demo/sensor.py [--out demo-output]``: one made-up camera takes 32 photographs of the demo.
+Each of its ``.raw`` files holds several frames, two pixels in three bytes, and ``sensor.toml`` says
+what they are. The frames are read back bit for bit, a student's stem is trained on the folder by
+its path, and measured beside three baselines. Ends with 1 unless training has brought the student
 nearer to its teacher.
 """
 
@@ -77,7 +77,7 @@ def main() -> int:
     options = parser.parse_args()
     began = time.perf_counter()
 
-    photographs = gather(options.out / "photographs")
+    photographs = gather(options.out / "photographs", few=True)
     out = options.out / "sensor"
     training, held_out = write_dumps(photographs, out)
     files = [len(list(folder.glob("*.raw"))) for folder in (training, held_out)]

@@ -54,6 +54,38 @@ class DenseClassifier(nn.Module):
         return logits
 
 
+class Embedding(nn.Module):
+    """EfficientNet-Lite without its classifier: pictures to the 1280 numbers before it.
+
+    Args:
+        model: the classifier; it is not changed.
+    """
+
+    #: What timm calls a model without a classifier; training then compares embeddings.
+    num_classes = 0
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.model._fc = nn.Identity()
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Pictures ``[N, 3, H, W]`` to embeddings ``[N, 1280]``."""
+        embedding: Tensor = self.model.extract_features(picture).mean((2, 3))
+        return embedding
+
+
+def load_embedding_teacher() -> Teacher:
+    """:func:`load_teacher` without its classifier.
+
+    Raises:
+        ImportError: as :func:`load_teacher`.
+    """
+    teacher = load_teacher()
+    model = Embedding(teacher.model).eval()
+    return Teacher(model, mean=teacher.mean, std=teacher.std, size=teacher.size)
+
+
 def load_dense_teacher(size: int) -> Teacher:
     """:func:`load_teacher` made dense, for pictures of ``size``, a multiple of 32.
 
