@@ -27,6 +27,7 @@ from torch import Tensor
 
 from isp_distill.data.draw import Draw
 from isp_distill.errors import RawError
+from isp_distill.files.numpy_arrays import mapped_array
 from isp_distill.files.pillow import pillow
 from isp_distill.files.tree import is_file
 from isp_distill.ops.dense_logits import full_size
@@ -278,7 +279,7 @@ def _read(path: Path) -> Array:
     if path.suffix == ".png":
         return _read_png(path)
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        return mapped_array(path)
     except (OSError, EOFError, ValueError) as error:
         raise RawError(path, f"cannot be read as a label map: {error}") from error
 

@@ -13,11 +13,12 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from isp_distill.errors import CorruptRawError, RawError, UnsupportedRawError
+from isp_distill.files.numpy_arrays import array_header, mapped_array, read_array
 from isp_distill.files.pillow import pillow
 from isp_distill.raw.packings import PACKED, row_bytes
 from isp_distill.raw.pixels import Pixels
@@ -40,7 +41,8 @@ def count_frames(path: Path, form: SensorFormat) -> int:
         if suffix in BYTES:
             return _count_in_bytes(path, form)
         if suffix == ".npy":
-            return _frames_of(path, _mapped(path), form)
+            array = mapped_array(path)
+            return _frames_of(path, array.shape, array.dtype, form)
         if suffix == ".npz":
             return len(_members(path, form))
         return 1
@@ -59,7 +61,7 @@ def read_pixels(path: Path, frame: int, top: int, bottom: int, form: SensorForma
         if suffix in BYTES:
             rows = _rows_of_bytes(path, frame, top, bottom, form)
         elif suffix == ".npy":
-            rows = _frame(_mapped(path), frame, path, form)[top:bottom]
+            rows = _frame(mapped_array(path), frame, path, form)[top:bottom]
         elif suffix == ".npz":
             rows = _frame_of_members(path, frame, form)[top:bottom]
         else:
@@ -80,7 +82,7 @@ def _explained(path: Path) -> Iterator[None]:
     """Whatever a library raises for a file becomes our error, which names the file."""
     try:
         yield
-    except (RawError, ImportError, MemoryError):
+    except (RawError, ImportError, MemoryError, SystemError):
         raise
     except FileNotFoundError as error:
         raise CorruptRawError(path, "there is no such file") from error
@@ -125,15 +127,10 @@ def _rows_of_bytes(path: Path, frame: int, top: int, bottom: int, form: SensorFo
     return rows
 
 
-def _mapped(path: Path) -> np.ndarray:
-    """An array of a ``.npy``, not read yet; its size is compared with the file's by numpy."""
-    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
-
-
-def _frames_of(path: Path, array: Any, form: SensorFormat) -> int:
-    """How many frames an array holds; its shape and type are all that is looked at."""
-    shape, kind = tuple(array.shape), np.dtype(array.dtype)
+def _frames_of(
+    path: Path, shape: tuple[int, ...], kind: np.dtype[Any], form: SensorFormat
+) -> int:
+    """How many frames an array of this shape and type holds."""
     packed = form.packing not in ("uint8", "uint16")
     forms = [(form.height, form.width)]
     if packed and kind == np.uint8:
@@ -151,7 +148,7 @@ def _frames_of(path: Path, array: Any, form: SensorFormat) -> int:
 
 
 def _frame(array: np.ndarray, frame: int, path: Path, form: SensorFormat) -> np.ndarray:
-    frames = _frames_of(path, array, form)
+    frames = _frames_of(path, array.shape, array.dtype, form)
     if frame >= frames:
         raise CorruptRawError(path, f"has {frames} frames, and number {frame} was asked for")
     return array if array.ndim == 2 else array[frame]
@@ -165,30 +162,11 @@ def _members(path: Path, form: SensorFormat) -> list[tuple[str, int]]:
             if not name.endswith(".npy"):
                 continue
             with archive.open(name) as member:
-                header = _header(member)
-            found += [(name, i) for i in range(_frames_of(path, header, form))]
+                shape, dtype = array_header(member)
+            found += [(name, i) for i in range(_frames_of(path, shape, dtype, form))]
     if not found:
         raise CorruptRawError(path, "holds no array")
     return found
-
-
-class _Header:
-    """What an array's header says of it."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.shape, self.dtype = shape, dtype
-
-
-def _header(file: IO[bytes]) -> _Header:
-    version = np.lib.format.read_magic(file)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"an array of version {version} is not read")
-    shape, _, dtype = read(file)
-    return _Header(shape, dtype)
 
 
 def _frame_of_members(path: Path, frame: int, form: SensorFormat) -> np.ndarray:
@@ -197,7 +175,7 @@ def _frame_of_members(path: Path, frame: int, form: SensorFormat) -> np.ndarray:
         raise CorruptRawError(path, f"has {len(members)} frames, number {frame} was asked for")
     name, index = members[frame]
     with zipfile.ZipFile(path) as archive, archive.open(name) as member:
-        array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
+        array = read_array(member)
     return _frame(array, index, path, form)
 
 
