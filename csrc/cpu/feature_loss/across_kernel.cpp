@@ -185,7 +185,6 @@ void feature_across(const FeatureCall& call, int64_t begin, int64_t end, float* 
   const int64_t rows = call.size_n * call.size_a * call.size_b;
   const int64_t g_size = call.gradient.dtype == Dtype::float32 ? 4 : 2;
   const bool centred = call.normalise == Normalise::layer;
-  const bool scaled = centred || call.normalise == Normalise::l2;
   for (int64_t task = begin; task < end; ++task) {
     double total = 0, similarity = 0;
     const int64_t last = (task + 1) * call.rows < rows ? (task + 1) * call.rows : rows;
@@ -205,11 +204,11 @@ void feature_across(const FeatureCall& call, int64_t begin, int64_t end, float* 
       const V out = splat((float)(call.factors[0] * weight) * call.gradient_scale);
       V loss = V{}, cosine = V{};
       with_elements(call.elements, [&]<Elements E>() __attribute__((always_inline)) {
-        Sums sums = scaled ? moments<Elements::none>(call, s, t, m_s, m_t)
+        Sums sums = scaled(call) ? moments<Elements::none>(call, s, t, m_s, m_t)
                            : moments<E>(call, s, t, m_s, m_t);
         const Scales scales = scales_of(call, sums.ss, sums.tt);
         if constexpr (E != Elements::none) {
-          if (scaled) elements<E>(call, s, t, m_s, m_t, scales, sums);
+          if (scaled(call)) elements<E>(call, s, t, m_s, m_t, scales, sums);
         }
         Gradient of;
         settle(call, sums, scales, out, loss, cosine, of);

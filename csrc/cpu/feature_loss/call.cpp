@@ -123,7 +123,7 @@ std::tuple<Tensor, Tensor> feature_loss(
     call.rows = std::clamp<int64_t>(fitting, 16, 256);
     call.rows = std::min(call.rows, (call.size_b + 15) / 16 * 16);
     tasks = call.size_n * call.size_a * ((call.size_b + call.rows - 1) / call.rows);
-    workspace = 14 * call.rows + 2 * call.channels * (call.rows + 16);
+    workspace = 12 * call.rows + 2 * call.channels * (call.rows + 16);
   }
   std::vector<double> losses(tasks), similarities(tasks);
   call.task_losses = losses.data(), call.task_similarities = similarities.data();

@@ -22,16 +22,16 @@ struct Place {
 struct Strip {
   float *s, *t;
   int64_t depth, width, pitch;
-  // Arrays of `width`: the rows' means, the sums of `Sums` that the first pass makes, weights, and what
+  // Arrays of `width`: the sums of `Sums` that the first pass makes, weights, and what
   // `settle` leaves.
-  float *m_s, *m_t, *ss, *tt, *st, *value, *out, *a_s, *a_t, *p, *q, *r, *z;
+  float *ss, *tt, *st, *value, *out, *a_s, *a_t, *p, *q, *r, *z;
   int32_t* inside;  // -1 or 0
 };
 
 Strip make_strip(float* memory, int64_t depth, int64_t width) {
   Strip strip{};
   strip.depth = depth, strip.width = width, strip.pitch = width + 16;
-  float** arrays[] = {&strip.m_s, &strip.m_t, &strip.ss, &strip.tt, &strip.st,
+  float** arrays[] = {&strip.ss, &strip.tt, &strip.st,
                       &strip.value, &strip.out, &strip.a_s, &strip.a_t, &strip.p,
                       &strip.q, &strip.r, &strip.z};
   for (float** array : arrays) *array = memory, memory += width;
@@ -57,25 +57,29 @@ INLINE V load_lanes(const char* from, int64_t stride, int64_t count) {
   return load_as<D>(elements);
 }
 
-// Both strips into the buffers, and their sums of products. Four channels at once, so that the running
-// sums are read and written once for all of them. Plain: lanes [from, to) are all there, contiguous,
-// inside the mask, and nothing is done to them; the loop then holds nothing but loads, products and
-// stores, and keeps up with memory.
-template <Dtype S, Dtype T, bool Plain>
+// Both strips into the buffers, and what can be summed on the way: products, and the elements' values
+// where nothing scales them; or (Centre) the features themselves, since layer norm's products are about
+// the means. Four channels at once, so that the running sums are read and written once for all of them. Plain:
+// lanes [from, to) are all there, contiguous, inside the mask, and nothing is done to them; the loop
+// then holds nothing but loads, products and stores, and keeps up with memory.
+template <Dtype S, Dtype T, bool Plain, Elements E, bool Centre>
 void load_lanes_of(const Strip& strip, const FeatureCall& call, const Place& at, int64_t from,
                    int64_t to) {
   constexpr int s_size = size_of<S>, t_size = size_of<T>, kTogether = 4, kAhead = 8;
   const char *from_s = address(call.student, at), *from_t = address(call.teacher, at);
   const int64_t step_s = call.student.stride_class * s_size, along_s = call.student.stride_b;
   const int64_t step_t = call.teacher.stride_class * t_size, along_t = call.teacher.stride_b;
+  const float beta = call.beta;
   for (int64_t v = from; v < to; v += W) {
     store(strip.ss + v, V{}), store(strip.tt + v, V{}), store(strip.st + v, V{});
+    if constexpr (E != Elements::none) store(strip.value + v, V{});
   }
   const auto take = [&]<int Together>(int64_t d) __attribute__((always_inline)) {
     // The last channels look ahead at themselves.
     const int64_t ahead = d + kAhead + Together <= strip.depth ? kAhead : 0;
     for (int64_t v = from; v < to; v += W) {
-      V ss = load(strip.ss + v), tt = load(strip.tt + v), st = load(strip.st + v);
+      V ss = load(strip.ss + v), tt = load(strip.tt + v), st = load(strip.st + v), value = V{};
+      if constexpr (E != Elements::none) value = load(strip.value + v);
 #pragma GCC unroll 4
       for (int j = 0; j < Together; ++j) {
         V x, y;
@@ -97,9 +101,15 @@ void load_lanes_of(const Strip& strip, const FeatureCall& call, const Place& at,
         }
         store(strip.s + (d + j) * strip.pitch + v, x);
         store(strip.t + (d + j) * strip.pitch + v, y);
-        ss += x * x, tt += y * y, st += x * y;
+        if constexpr (Centre) {
+          ss += x, tt += y;
+        } else {
+          ss += x * x, tt += y * y, st += x * y;
+        }
+        if constexpr (E != Elements::none) value += value_of<E>(x - y, pull_of<E>(x - y, beta));
       }
       store(strip.ss + v, ss), store(strip.tt + v, tt), store(strip.st + v, st);
+      if constexpr (E != Elements::none) store(strip.value + v, value);
     }
   };
   int64_t d = 0;
@@ -112,8 +122,13 @@ void load_strips(const Strip& strip, const FeatureCall& call, const Place& at, b
   const bool plain = !masked && call.scale == nullptr && call.student.stride_b == 1 &&
                      call.teacher.stride_b == 1;
   const int64_t whole = plain ? at.count / W * W : 0;
-  if (whole > 0) load_lanes_of<S, T, true>(strip, call, at, 0, whole);
-  if (whole < strip.width) load_lanes_of<S, T, false>(strip, call, at, whole, strip.width);
+  const auto load_as_asked = [&]<Elements E, bool Centre>() {
+    if (whole > 0) load_lanes_of<S, T, true, E, Centre>(strip, call, at, 0, whole);
+    if (whole < strip.width) load_lanes_of<S, T, false, E, Centre>(strip, call, at, whole, strip.width);
+  };
+  if (call.normalise == Normalise::layer) return load_as_asked.template operator()<Elements::none, true>();
+  with_elements(scaled(call) ? Elements::none : call.elements,
+                [&]<Elements E>() { load_as_asked.template operator()<E, false>(); });
 }
 
 void load_strips_as(const Strip& strip, const FeatureCall& call, const Place& at, bool masked) {
@@ -122,14 +137,11 @@ void load_strips_as(const Strip& strip, const FeatureCall& call, const Place& at
   });
 }
 
-// Layer norm: the means, and the sums of products about them.
+// Layer norm, of the sums of the features: less their means, and the sums of products about them.
 void centre(const Strip& strip) {
   for (int64_t v = 0; v < strip.width; v += W) {
-    V s = V{}, t = V{};
-    for (int64_t d = 0; d < strip.depth; ++d) {
-      s += load(strip.s + d * strip.pitch + v), t += load(strip.t + d * strip.pitch + v);
-    }
-    const V m_s = s / (float)strip.depth, m_t = t / (float)strip.depth;
+    const V m_s = load(strip.ss + v) / (float)strip.depth;
+    const V m_t = load(strip.tt + v) / (float)strip.depth;
     V ss = V{}, tt = V{}, st = V{};
     for (int64_t d = 0; d < strip.depth; ++d) {
       float *ps = strip.s + d * strip.pitch + v, *pt = strip.t + d * strip.pitch + v;
@@ -147,7 +159,9 @@ void settle_strip(const Strip& strip, const FeatureCall& call) {
   for (int64_t v = 0; v < strip.width; v += W) {
     Sums sums = {load(strip.ss + v), load(strip.tt + v), load(strip.st + v), V{}, V{}, V{}};
     const Scales scales = scales_of(call, sums.ss, sums.tt);
-    if constexpr (E != Elements::none) {
+    if (E != Elements::none && !scaled(call)) {
+      sums.value = load(strip.value + v);
+    } else if constexpr (E != Elements::none) {
       V value = V{}, pull = V{}, along = V{};
 #pragma GCC unroll 4
       for (int64_t d = 0; d < strip.depth; ++d) {

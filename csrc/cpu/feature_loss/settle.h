@@ -125,10 +125,14 @@ INLINE void with_elements(Elements elements, const Use& use) {
   }
 }
 
+// Whether each row has scales of its own, which are known once all of it was read.
+INLINE bool scaled(const FeatureCall& call) {
+  return call.normalise == Normalise::l2 || call.normalise == Normalise::layer;
+}
+
 // Whether the elements alone make the gradient: what is 0 times an infinite feature must not enter.
 INLINE bool elements_alone(const FeatureCall& call) {
-  return call.cosine_share == 0 &&
-         (call.normalise == Normalise::none || call.normalise == Normalise::teacher);
+  return call.cosine_share == 0 && !scaled(call);
 }
 
 INLINE bool counts(const FeatureCall& call, int64_t row) {
