@@ -35,9 +35,9 @@ from isp_distill import (
     predict,
 )
 
-#: How far an agreement in int8 may be from the report's. OpenVINO rounds in other places, so that
-#: two more of the 88 files fall the other way.
-INT8 = {"onnxruntime": 0.02, "OpenVINO": 0.03}
+#: How far an agreement in int8 may fall below the report's. Some files near a tie always change their
+#: class, to the teacher's as well: more is no fault.
+INT8 = 0.02
 #: Float32 is the same arithmetic in another order: a tie may fall the other way, once.
 FLOAT32 = 1.5
 
@@ -121,9 +121,10 @@ def main() -> int:
     (out / "exported.md").write_text(text + "\n")
     failed = False
     for name, (agreed, _) in found.items():
-        limit = INT8[name.split(",")[0]] if "int8" in name else FLOAT32 / views
-        if abs(agreed - reported) > limit:
-            print(f"FAILED: {name}: {agreed:.3f} is further than {limit:.3f} from the report")
+        lost = reported - agreed if "int8" in name else abs(reported - agreed)
+        limit = INT8 if "int8" in name else FLOAT32 / views
+        if lost > limit:
+            print(f"FAILED: {name}: {agreed:.3f} is more than {limit:.3f} off the report")
             failed = True
     return int(failed)
 
