@@ -17,7 +17,7 @@ from make_raw import make_raw
 from photographs import gather
 from teacher import load_dense_teacher
 
-from isp_distill.training.train import TRAINABLE
+from isp_distill.training.settings import TRAINABLE
 
 #: Side of the teacher's pictures, the one it was trained on. At 448 half of the pixels have a top
 #: class below a tenth of the probability, and maps of such classes are noise.

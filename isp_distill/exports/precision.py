@@ -1,12 +1,17 @@
 """An ONNX file in int8, calibrated on mosaics, by onnxruntime's own tools.
 
-The way from sensor values to the stem's convolution stays in float32: eight bits of a linear mosaic
-would throw its shadows away. The rest is quantised statically, in QDQ form: weights for each
-channel, weights and activations of 8 bits without a sign. With signed weights two products overflow
-the 16 bits that they are summed in, on processors without VNNI
-(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html); weights of 7 bits
-do not, but cost far more: of efficientnet-lite0's classes 76% stayed, where these keep 92%. What
-rounding the weights moves on average is taken out of the biases, see bias_correction.py.
+The way from sensor values to the stem's convolution stays in float32: eight bits of a linear
+mosaic would throw its shadows away. The rest is quantised statically, in QDQ form: weights for each
+channel, weights and activations of 8 bits without a sign. What rounding the weights moves on
+average is taken out of the biases, see bias_correction.py.
+
+Whether weights have a sign is a choice between processors. With one, two products overflow the 16
+bits that they are summed in where a processor has no VNNI, and onnxruntime says nothing of it
+(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html). Without one, the
+result is right everywhere, but onnxruntime computes such convolutions slowly where there is VNNI:
+efficientnet-lite0 took 4 times as long as in float32, and 0.6 of it with a sign (AMD EPYC with
+AVX-512). So "int8" has none, and "int8_signed" is there for those who know their processor. Weights
+of 7 bits would serve both, but lose twice as much.
 """
 
 from __future__ import annotations
@@ -26,18 +31,21 @@ from isp_distill.exports.bias_correction import correct_biases
 
 Feed = dict[str, np.ndarray[Any, Any]]
 
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8", "int8_signed")
+#: Those that are calibrated.
+INT8 = ("int8", "int8_signed")
 # Weights by whose names the convolutions are known that end and begin the float32 part.
 _STEM, _PLANES = "stems.", "model.identity"
 
 
-def to_int8(source: Path, target: Path, feeds: Sequence[Feed]) -> None:
+def to_int8(source: Path, target: Path, feeds: Sequence[Feed], signed: bool = False) -> None:
     """An ONNX file with its network in int8.
 
     Args:
         source: the float32 file.
         target: the new one.
         feeds: inputs to calibrate on: of real mosaics, since the ranges of activations follow them.
+        signed: whether weights have a sign, see above.
 
     Raises:
         ImportError: onnx or onnxruntime is missing.
@@ -46,7 +54,7 @@ def to_int8(source: Path, target: Path, feeds: Sequence[Feed]) -> None:
     if not feeds:
         raise ValueError("int8 needs mosaics to calibrate on, and there are none")
     onnx = _needed("onnx")
-    quantise(source, target, feeds, kept=float32_nodes)
+    quantise(source, target, feeds, float32_nodes, signed)
     made = onnx.load(target)
     # The tool forgets what the file said of itself.
     kept = {entry.key for entry in made.metadata_props}
@@ -57,7 +65,11 @@ def to_int8(source: Path, target: Path, feeds: Sequence[Feed]) -> None:
 
 
 def quantise(
-    source: Path, target: Path, feeds: Sequence[Feed], kept: Callable[[Any], list[str]]
+    source: Path,
+    target: Path,
+    feeds: Sequence[Feed],
+    kept: Callable[[Any], list[str]],
+    signed: bool = False,
 ) -> None:
     """Any ONNX file in int8, as :func:`to_int8` quantises a student's.
 
@@ -66,6 +78,7 @@ def quantise(
         target: the new one.
         feeds: inputs to calibrate on.
         kept: of the model, the names of the nodes that stay in float32.
+        signed: whether weights have a sign.
 
     Raises:
         ImportError: onnx or onnxruntime is missing.
@@ -93,7 +106,7 @@ def quantise(
             Reader(),
             quant_format=tools.QuantFormat.QDQ,
             activation_type=tools.QuantType.QUInt8,
-            weight_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8 if signed else tools.QuantType.QUInt8,
             per_channel=True,
             nodes_to_exclude=kept(onnx.load(ready)),
         )

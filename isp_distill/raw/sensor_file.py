@@ -127,9 +127,7 @@ def _rows_of_bytes(path: Path, frame: int, top: int, bottom: int, form: SensorFo
     return rows
 
 
-def _frames_of(
-    path: Path, shape: tuple[int, ...], kind: np.dtype[Any], form: SensorFormat
-) -> int:
+def _frames_of(path: Path, shape: tuple[int, ...], kind: np.dtype[Any], form: SensorFormat) -> int:
     """How many frames an array of this shape and type holds."""
     packed = form.packing not in ("uint8", "uint16")
     forms = [(form.height, form.width)]

@@ -19,7 +19,7 @@ import isp_distill
 from isp_distill.cli.main import main
 from isp_distill.exports.calibration import feeds_of
 from isp_distill.exports.model_card import card_of, example_inputs
-from isp_distill.exports.precision import float32_nodes, to_int8
+from isp_distill.exports.precision import INT8, float32_nodes, to_int8
 from isp_distill.exports.verification import Program
 from isp_distill.models.student import as_student
 
@@ -61,9 +61,9 @@ def test_both_precisions_keep_what_the_student_says(tmp_path, kind, built_in):
     with torch.no_grad():
         expected = as_student(made)(torch.from_numpy(feed["mosaic"]), camera).numpy()
     scale = np.abs(expected).max()
-    for precision, worst in (("float16", 0.02), ("int8", 0.25)):
+    for precision, worst in (("float16", 0.02), ("int8", 0.25), ("int8_signed", 0.25)):
         path = tmp_path / f"{precision}.onnx"
-        calibration = images(8) if precision == "int8" else None
+        calibration = images(8) if precision in INT8 else None
         isp_distill.export(
             made, path, isp=isp, crop=64, precision=precision, calibration=calibration
         )
@@ -73,9 +73,17 @@ def test_both_precisions_keep_what_the_student_says(tmp_path, kind, built_in):
         assert metadata["isp_distill.precision"] == precision
         kinds = {node.op_type for node in model.graph.node}
         types = {entry.data_type for entry in model.graph.initializer}
-        if precision == "int8":
+        if precision in INT8:
             assert "QuantizeLinear" in kinds
-            assert onnx.TensorProto.UINT8 in types  # no sign, see exports/precision.py
+            weights = {
+                initializer.data_type
+                for initializer in model.graph.initializer
+                if initializer.name.endswith("weight_quantized")
+            }
+            signed = precision == "int8_signed"
+            assert weights == {onnx.TensorProto.INT8 if signed else onnx.TensorProto.UINT8}
+            card = card_of(path).read_text()
+            assert ("sums overflow" if signed else "right on every processor") in card
         else:
             assert onnx.TensorProto.FLOAT16 in types
         assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
