@@ -37,12 +37,13 @@ from isp_distill import feature_loss
 
 @dataclass(frozen=True)
 class Task:
-    """A shape of features and what is computed of them."""
+    """A shape of features and what is computed of them; ``student``: its own grid, if another."""
 
     shape: tuple[int, ...]
     objective: str
     normalise: str = "none"
     dtype: torch.dtype = torch.float32
+    student: tuple[int, ...] | None = None
 
     @property
     def channels(self) -> int:
@@ -61,12 +62,16 @@ TASKS = {
     "maps 8 x 256 x 64², mse": Task(MAPS, "mse"),
     "maps 8 x 256 x 64², cosine and smooth L1": Task(MAPS, "cosine_smooth_l1"),
     "maps 8 x 256 x 64², mse of layer norm": Task(MAPS, "mse", "layer"),
+    "maps 8 x 256 x 32² at 64², cosine": Task(MAPS, "cosine", student=(8, 256, 32, 32)),
+    "maps 8 x 768 x 16² at 37², cosine": Task((8, 768, 37, 37), "cosine", student=(8, 768, 16, 16)),
 }
 
 
 def eager_loss(student: Tensor, teacher: Tensor, task: Task) -> tuple[Tensor, Tensor]:
     """What one writes without this library."""
     channels = task.channels
+    if task.student is not None:
+        student = F.interpolate(student, task.shape[2:], mode="bilinear")
     if task.normalise == "layer":
         student, teacher = (
             F.layer_norm(x.movedim(channels, -1), (x.shape[channels],)) for x in (student, teacher)
@@ -89,11 +94,12 @@ class Workload:
         self.task = task
         generator = torch.Generator().manual_seed(0)
         student, teacher = (
-            torch.randn(task.shape, generator=generator).to(task.dtype) for _ in range(2)
+            torch.randn(of, generator=generator).to(task.dtype)
+            for of in (task.student or task.shape, task.shape)
         )
         self.student, self.teacher = student.requires_grad_(), teacher
         self.compiled = torch.compile(self.eager)
-        self.traffic = 3.0 * student.nbytes
+        self.traffic = 2.0 * student.nbytes + teacher.nbytes
 
     def eager(self) -> tuple[Tensor, Tensor]:
         """In plain PyTorch."""
@@ -106,6 +112,7 @@ class Workload:
             self.teacher,
             objective=self.task.objective,
             normalise=self.task.normalise,
+            size=None if self.task.student is None else self.task.shape[2:],
             return_similarity=True,
         )
         assert isinstance(result, tuple)
@@ -160,6 +167,7 @@ CHOSEN = (
     "tokens 64 x 257 x 768, cosine",
     "tokens 64 x 257 x 768, cosine, bfloat16",
     "maps 8 x 256 x 64², cosine",
+    "maps 8 x 256 x 32² at 64², cosine",
 )
 
 
@@ -171,6 +179,8 @@ def test_feature_loss(benchmark: Any, floor: Floor, task: str, way: str) -> None
     benchmark.group = (
         f"feature_loss, {chosen.objective}, {shape(*chosen.shape)}, {dtype}, forward+backward"
     )
+    if chosen.student is not None:
+        benchmark.group += f", student {shape(*chosen.student)}"
     work = workload(Workload, chosen)
     time_way(benchmark, work.cases()[way], floor, traffic=work.traffic)
 

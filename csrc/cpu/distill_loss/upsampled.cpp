@@ -4,10 +4,10 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "cpu/dispatch.h"
 #include "cpu/distill_loss/call.h"
+#include "cpu/distill_loss/interpolation.h"
 
 namespace isp_distill {
 
@@ -15,27 +15,6 @@ ISP_DISTILL_DECLARE_KERNEL(distill_upsampled, (const UpsampledCall&, int64_t, in
 ISP_DISTILL_DECLARE_KERNEL(distill_upsampled_edges, (const UpsampledCall&, int64_t, int64_t))
 
 namespace {
-
-// Where torch.nn.functional.interpolate(mode="bilinear") takes each output from.
-struct Table {
-  std::vector<int64_t> first;
-  std::vector<float> second;
-
-  Table(int64_t in, int64_t out, bool align_corners) : first(out), second(out) {
-    for (int64_t i = 0; i < out; ++i) {
-      double source;
-      if (align_corners) {
-        source = out > 1 ? i * (static_cast<double>(in - 1) / (out - 1)) : 0;
-      } else {
-        source = std::max((i + 0.5) * in / out - 0.5, 0.0);
-      }
-      first[i] = std::min(static_cast<int64_t>(std::floor(source)), in - 1);
-      second[i] = first[i] + 1 < in ? static_cast<float>(source - first[i]) : 0.0f;
-    }
-  }
-
-  Interpolation view() const { return {first.data(), second.data()}; }
-};
 
 Logits image_of(const Tensor& t) {
   return {static_cast<char*>(t.data_ptr()), dtype_of(t), t.stride(1), t.stride(0), t.stride(2),

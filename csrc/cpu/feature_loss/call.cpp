@@ -16,6 +16,7 @@
 #include "cpu/arguments.h"
 #include "cpu/dispatch.h"
 #include "cpu/distill_loss/positions.h"
+#include "cpu/feature_loss/arguments.h"
 #include "cpu/workspace.h"
 
 namespace isp_distill {
@@ -25,28 +26,6 @@ ISP_DISTILL_DECLARE_KERNEL(feature_down, (const FeatureCall&, int64_t, int64_t, 
 
 namespace {
 
-using torch::headeronly::ScalarType;
-
-void check(bool holds, const char* what) { STD_TORCH_CHECK(holds, "feature_loss: ", what); }
-
-Logits features_of(const Tensor& tensor, const std::vector<int64_t>& strides) {
-  Dtype dtype = Dtype::float32;
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      break;
-    case ScalarType::BFloat16:
-      dtype = Dtype::bfloat16;
-      break;
-    case ScalarType::Half:
-      dtype = Dtype::float16;
-      break;
-    default:
-      STD_TORCH_CHECK(false, "feature_loss: features must be float32, bfloat16 or float16");
-  }
-  return {static_cast<char*>(tensor.data_ptr()), dtype, tensor.stride(1), strides[0], strides[1],
-          strides[2]};
-}
-
 std::tuple<Tensor, Tensor> feature_loss(
     Tensor student, Tensor teacher, std::optional<Tensor> gradient, std::optional<Tensor> mean,
     std::optional<Tensor> scale, std::optional<Tensor> mask, std::optional<Tensor> weight,
@@ -54,15 +33,15 @@ std::tuple<Tensor, Tensor> feature_loss(
     double cosine_share, double element_share, double beta, double gradient_scale) {
   std::vector<const Tensor*> tensors = {&student, &teacher};
   if (gradient) tensors.push_back(&*gradient);
-  check(student.dim() >= 2 && student.numel() > 0, "features must be [N, D, ...] and not empty");
+  check_features(student.dim() >= 2 && student.numel() > 0, "features must be [N, D, ...] and not empty");
   for (const Tensor* tensor : tensors) {
-    check(tensor->is_cpu() && tensor->dim() == student.dim(), "features must match, on the CPU");
+    check_features(tensor->is_cpu() && tensor->dim() == student.dim(), "features must match, on the CPU");
     for (int64_t axis = 0; axis < student.dim(); ++axis) {
-      check(tensor->size(axis) == student.size(axis), "features must have the same shape");
+      check_features(tensor->size(axis) == student.size(axis), "features must have the same shape");
     }
   }
   const Positions positions = merge(tensors);
-  check(positions.sizes.size() == 3, "features have more than three separate axes of positions");
+  check_features(positions.sizes.size() == 3, "features have more than three separate axes of positions");
 
   FeatureCall call{};
   call.student = features_of(student, positions.strides[0]);
@@ -72,41 +51,9 @@ std::tuple<Tensor, Tensor> feature_loss(
   call.size_n = positions.sizes[0], call.size_a = positions.sizes[1];
   call.size_b = positions.sizes[2];
   const int64_t rows = call.size_n * call.size_a * call.size_b;
-  check(elements >= 0 && elements <= 2 && normalise >= 0 && normalise <= 3, "unknown objective");
-  call.elements = static_cast<Elements>(elements);
-  call.normalise = static_cast<Normalise>(normalise);
-  call.cosine_share = static_cast<float>(cosine_share);
-  call.element_share = static_cast<float>(element_share);
-  call.beta = static_cast<float>(beta);
-  call.gradient_scale = static_cast<float>(gradient_scale);
-  check((call.normalise == Normalise::teacher) == (mean && scale), "mean and scale are of teacher");
-  // Filled up: kernels read whole vectors of them.
-  const int64_t padded = (call.channels + 15) / 16 * 16;
-  std::vector<float> statistics(scale ? 2 * padded : 0);
-  if (scale) {
-    std::copy_n(floats(*scale, {call.channels}, "scale"), call.channels, statistics.data());
-    std::copy_n(floats(*mean, {call.channels}, "mean"), call.channels, statistics.data() + padded);
-    call.scale = statistics.data(), call.mean = statistics.data() + padded;
-  }
-  check(!mask || (mask->is_cpu() && mask->is_contiguous() && mask->numel() == rows &&
-                  mask->scalar_type() == ScalarType::Bool),
-        "mask must be contiguous bool, a value a row");
-  check(!weight || (weight->is_cpu() && weight->is_contiguous() &&
-                    weight->scalar_type() == ScalarType::Float && weight->numel() > 0 &&
-                    rows % weight->numel() == 0),
-        "weight must be contiguous float32, a value a sample or a row");
-  check(factors.is_cpu() && factors.is_contiguous() && factors.numel() == 2 &&
-            factors.scalar_type() == ScalarType::Double,
-        "factors must be two float64");
-  check(!row_losses || (row_losses->is_cpu() && row_losses->is_contiguous() &&
-                        row_losses->numel() == rows && row_losses->scalar_type() == ScalarType::Float),
-        "row_losses must be contiguous float32, a value a row");
-  call.mask = mask ? static_cast<const bool*>(mask->data_ptr()) : nullptr;
-  call.weight = weight ? static_cast<const float*>(weight->data_ptr()) : nullptr;
-  call.rows_per_weight = weight ? rows / weight->numel() : 1;
-  const double* given = static_cast<const double*>(factors.data_ptr());
-  call.factors[0] = given[0], call.factors[1] = given[1];
-  if (row_losses) call.row_losses = static_cast<float*>(row_losses->data_ptr());
+  std::vector<float> statistics;
+  enter(call, statistics, rows, {mean, scale, mask, weight, factors, row_losses},
+        {elements, normalise, cosine_share, element_share, beta, gradient_scale});
 
   // Streaming stores pay where the gradient will have left the caches before anybody reads it.
   if (gradient && gradient->is_contiguous()) advise_huge_pages(*gradient);
@@ -117,7 +64,7 @@ std::tuple<Tensor, Tensor> feature_loss(
   if (across) {
     call.rows = std::max<int64_t>(1, 16384 / call.channels);
     tasks = (rows + call.rows - 1) / call.rows;
-    workspace = 2 * padded;
+    workspace = 2 * ((call.channels + 15) / 16 * 16);
   } else {
     const int64_t fitting = (int64_t{384} << 10) / (8 * call.channels) / 16 * 16;
     call.rows = std::clamp<int64_t>(fitting, 16, 256);
@@ -132,14 +79,7 @@ std::tuple<Tensor, Tensor> feature_loss(
     const Buffer memory = allocate(workspace);
     kernel(call, begin, end, memory.get());
   });
-  Tensor loss = torch::stable::new_empty(student, {}, ScalarType::Float);
-  Tensor similarity = torch::stable::new_empty(student, {}, ScalarType::Float);
-  double total = 0, cosine = 0;
-  for (double x : losses) total += x;
-  for (double x : similarities) cosine += x;
-  *static_cast<float*>(loss.data_ptr()) = static_cast<float>(total);
-  *static_cast<float*>(similarity.data_ptr()) = static_cast<float>(cosine);
-  return {loss, similarity};
+  return feature_sums(student, losses, similarities);
 }
 
 }  // namespace

@@ -31,4 +31,24 @@ struct FeatureCall {
   int64_t rows;  // of a task; of a strip, where it is a multiple of 16
 };
 
+// Sixteen results of an interpolation: of the inputs [low, high), each with a weight for every result.
+struct Band {
+  int64_t low, high;
+  const float* weights;  // [high - low, 16]
+};
+
+// The loss at another resolution of maps [N, D, h, w]; in their strides, (n, a, b) is (n, y, x). The rows
+// of `call` are the positions of that resolution.
+struct ResampledCall {
+  FeatureCall call;
+  int64_t height, width;  // of that resolution
+  int64_t student_height, student_width, teacher_height, teacher_width;
+  bool student_as_it_is, teacher_as_it_is;  // whether a map has that resolution already
+  Interpolation student_y, student_x, teacher_y, teacher_x;
+  const Band *student_bands, *teacher_bands;  // one for each 16 columns of that resolution
+  const Band* gradient_bands;                 // and back, one for each 16 columns of the student
+  int64_t band, bands;   // student rows of a task, tasks of a sample
+  float* gradient_rows;  // [N, bands, band + 1, D, student_width filled up to 16], or null
+};
+
 }  // namespace isp_distill

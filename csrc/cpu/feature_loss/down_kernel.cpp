@@ -6,7 +6,7 @@
 // (8 bytes an element) fit the second-level cache; the sums after the first and the gradient come from
 // there. A position is a lane, so that sums over channels are sums of vectors.
 // Floor: the memory stream of two reads and one write.
-#include "cpu/feature_loss/settle.h"
+#include "cpu/feature_loss/strip.h"
 
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {
@@ -17,44 +17,9 @@ struct Place {
   int64_t n, a, b, count;  // the strip's first position, and how many it has
 };
 
-// `depth` channels by `width` positions; elements from one channel to the next are `pitch` apart, an
-// odd number of cache lines, for the sake of the caches' sets.
-struct Strip {
-  float *s, *t;
-  int64_t depth, width, pitch;
-  // Arrays of `width`: the sums of `Sums` that the first pass makes, weights, and what
-  // `settle` leaves.
-  float *ss, *tt, *st, *value, *out, *a_s, *a_t, *p, *q, *r, *z;
-  int32_t* inside;  // -1 or 0
-};
-
-Strip make_strip(float* memory, int64_t depth, int64_t width) {
-  Strip strip{};
-  strip.depth = depth, strip.width = width, strip.pitch = width + 16;
-  float** arrays[] = {&strip.ss, &strip.tt, &strip.st,
-                      &strip.value, &strip.out, &strip.a_s, &strip.a_t, &strip.p,
-                      &strip.q, &strip.r, &strip.z};
-  for (float** array : arrays) *array = memory, memory += width;
-  strip.inside = (int32_t*)memory, memory += width;
-  strip.s = memory, memory += depth * strip.pitch;
-  strip.t = memory;
-  return strip;
-}
-
 INLINE char* address(const Logits& at, const Place& place) {
   const int64_t size = at.dtype == Dtype::float32 ? 4 : 2;
   return at.data + (place.n * at.stride_n + place.a * at.stride_a + place.b * at.stride_b) * size;
-}
-
-// Lanes v to v + W of one channel; zeros beyond the last position.
-template <Dtype D>
-INLINE V load_lanes(const char* from, int64_t stride, int64_t count) {
-  constexpr int size = size_of<D>;
-  if (stride == 1 && count >= W) return load_as<D>(from);
-  char elements[W * size] = {};
-  const int64_t here = count < W ? count : W;
-  for (int64_t i = 0; i < here; ++i) memcpy(elements + i * size, from + i * stride * size, size);
-  return load_as<D>(elements);
 }
 
 // Both strips into the buffers, and what can be summed on the way: products, and the elements' values
@@ -137,66 +102,6 @@ void load_strips_as(const Strip& strip, const FeatureCall& call, const Place& at
   });
 }
 
-// Layer norm, of the sums of the features: less their means, and the sums of products about them.
-void centre(const Strip& strip) {
-  for (int64_t v = 0; v < strip.width; v += W) {
-    const V m_s = load(strip.ss + v) / (float)strip.depth;
-    const V m_t = load(strip.tt + v) / (float)strip.depth;
-    V ss = V{}, tt = V{}, st = V{};
-    for (int64_t d = 0; d < strip.depth; ++d) {
-      float *ps = strip.s + d * strip.pitch + v, *pt = strip.t + d * strip.pitch + v;
-      const V x = load(ps) - m_s, y = load(pt) - m_t;
-      store(ps, x), store(pt, y);
-      ss += x * x, tt += y * y, st += x * y;
-    }
-    store(strip.ss + v, ss), store(strip.tt + v, tt), store(strip.st + v, st);
-  }
-}
-
-// All lanes' losses (weighted, in `value`), their cosines (in `ss`) and gradients.
-template <Elements E>
-void settle_strip(const Strip& strip, const FeatureCall& call) {
-  for (int64_t v = 0; v < strip.width; v += W) {
-    Sums sums = {load(strip.ss + v), load(strip.tt + v), load(strip.st + v), V{}, V{}, V{}};
-    const Scales scales = scales_of(call, sums.ss, sums.tt);
-    if (E != Elements::none && !scaled(call)) {
-      sums.value = load(strip.value + v);
-    } else if constexpr (E != Elements::none) {
-      V value = V{}, pull = V{}, along = V{};
-#pragma GCC unroll 4
-      for (int64_t d = 0; d < strip.depth; ++d) {
-        const V x = load(strip.s + d * strip.pitch + v), y = load(strip.t + d * strip.pitch + v);
-        const V distance = scales.a_s * x - scales.a_t * y, k = pull_of<E>(distance, call.beta);
-        value += value_of<E>(distance, k), pull += k, along += k * x;
-      }
-      sums.value = value, sums.pull = pull, sums.along = along;
-    }
-    const V weight = load(strip.out + v);
-    V loss = V{}, cosine = V{};
-    Gradient of;
-    settle(call, sums, scales, weight * call.gradient_scale, loss, cosine, of);
-    store(strip.value + v, weight * loss), store(strip.ss + v, cosine);
-    store(strip.a_s + v, scales.a_s), store(strip.a_t + v, scales.a_t);
-    store(strip.p + v, of.p), store(strip.q + v, of.q), store(strip.r + v, of.r);
-    store(strip.z + v, of.z);
-  }
-}
-
-template <Elements E, bool Alone>
-INLINE V gradient_at(const Strip& strip, const FeatureCall& call, int64_t d, int64_t v) {
-  const V x = load(strip.s + d * strip.pitch + v), y = load(strip.t + d * strip.pitch + v);
-  V g = V{};
-  if constexpr (!Alone) {
-    g = load(strip.p + v) * x + (load(strip.q + v) * y + load(strip.z + v));
-  }
-  if constexpr (E != Elements::none) {
-    const V distance = load(strip.a_s + v) * x - load(strip.a_t + v) * y;
-    g += load(strip.r + v) * pull_of<E>(distance, call.beta);
-  }
-  if (call.scale) g *= call.scale[d];
-  return load_int(strip.inside + v) != 0 ? g : V{};
-}
-
 template <Elements E, bool Alone, Dtype D>
 void write(const Strip& strip, const FeatureCall& call, const Place& at) {
   constexpr int size = size_of<D>;
@@ -234,18 +139,6 @@ void write_as(const Strip& strip, const FeatureCall& call, const Place& at) {
   });
 }
 
-// Which positions count, and their weights; how many count.
-int64_t describe(const Strip& strip, const FeatureCall& call, int64_t row, int64_t count) {
-  int64_t counting = 0;
-  for (int64_t i = 0; i < strip.width; ++i) {
-    const bool inside = i < count && counts(call, row + i);
-    strip.inside[i] = inside ? -1 : 0;
-    strip.out[i] = inside ? (float)(call.factors[0] * weight_of(call, row + i)) : 0.0f;
-    counting += inside;
-  }
-  return counting;
-}
-
 void clear(const FeatureCall& call, const Place& at) {
   const int64_t size = call.gradient.dtype == Dtype::float32 ? 4 : 2;
   char* to = address(call.gradient, at);
@@ -278,13 +171,7 @@ void feature_down(const FeatureCall& call, int64_t begin, int64_t end, float* me
       settle_strip<E>(strip, call);
       if (call.gradient.data) write_as<E>(strip, call, at);
     });
-    double loss = 0, similarity = 0;
-    for (int64_t i = 0; i < at.count; ++i) {
-      const float value = strip.inside[i] ? strip.value[i] : 0.0f;
-      if (call.row_losses) call.row_losses[row + i] = value;
-      loss += value;
-      if (strip.inside[i]) similarity += call.factors[1] * weight_of(call, row + i) * strip.ss[i];
-    }
+    const auto [loss, similarity] = add_up(strip, call, row, at.count);
     call.task_losses[task] = loss;
     call.task_similarities[task] = similarity;
   }

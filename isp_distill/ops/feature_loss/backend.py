@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from isp_distill.backends import choice
@@ -20,6 +21,15 @@ from isp_distill.ops.stored_gradient import reference_with_gradient
 #: Mean and standard deviation of the teacher's channels; mask (bool) and weight of the rows. Each
 #: may be missing.
 Others = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+#: Height and width of the positions at which maps are compared; None: as the maps are.
+Grid = tuple[int, int] | None
+
+
+def grid_of(size: Sequence[int]) -> Grid:
+    """An operator's list as a grid; an empty one is none."""
+    return (size[0], size[1]) if size else None
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,17 @@ class Kernels(Protocol):
         Rows outside the mask are not read and get a zero gradient. With
         ``options.reduction == "none"`` the loss has one value for each row.
         """
+        ...
+
+
+@runtime_checkable
+class ResamplingKernels(Kernels, Protocol):
+    """Of a backend that compares maps of different grids without resampling them first."""
+
+    def resampled(
+        self, student: Tensor, teacher: Tensor, call: Call, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """The same of maps ``[N, D, h, w]``, at another grid; rows are its positions."""
         ...
 
 
@@ -132,35 +153,64 @@ def feature_loss(
     teacher: Tensor,
     others: Others,
     options: Options,
+    grid: Grid,
     gradient: Tensor | None,
     gradient_scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and mean cosine of features ``[N, D, ...]``; fills ``gradient``."""
+    """Loss and mean cosine of features ``[N, D, ...]``, at a grid; fills ``gradient``."""
     _, std, mask, weight = others
     check_values(weight, std)
     chosen = choose(student, teacher, options)
     if chosen.backend == "reference":
         return reference_with_gradient(
             student,
-            lambda leaf: reference_loss(leaf, teacher, others, options),
+            lambda leaf: reference_loss(leaf, teacher, others, options, grid),
             gradient,
             gradient_scale,
         )
-    positions = (student.shape[0], *student.shape[2:])
+    positions = (student.shape[0], *(grid or student.shape[2:]))
     factors = reduction_factors(student.device, positions, mask, weight, options.reduction)
     kernels: Kernels = chosen.functions
     call = Call(others, factors, options, gradient, gradient_scale)
-    return kernels.features(student, teacher, call)
+    if grid is None:
+        return kernels.features(student, teacher, call)
+    if isinstance(kernels, ResamplingKernels):
+        return kernels.resampled(student, teacher, call, grid)
+    return resampled_first(kernels, student, teacher, call, grid)
+
+
+def resampled_first(
+    kernels: Kernels, student: Tensor, teacher: Tensor, call: Call, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """By torch's interpolation and its derivative, around kernels that know one grid."""
+    wide = at_grid(student, grid)
+    own = None if call.gradient is None else torch.empty_like(wide)
+    result = kernels.features(wide, at_grid(teacher, grid), replace(call, gradient=own))
+    if own is not None and call.gradient is not None:
+        if wide is not student:
+            own = torch.ops.aten.upsample_bilinear2d_backward(
+                own, list(grid), list(student.shape), False
+            )
+        call.gradient.copy_(own)
+    return result
+
+
+def at_grid(features: Tensor, grid: Grid) -> Tensor:
+    """Maps at a grid, interpolated in float32 or float64."""
+    if grid is None or features.shape[2:] == grid:
+        return features
+    wide = features if features.dtype == torch.float64 else features.float()
+    return F.interpolate(wide, grid, mode="bilinear", align_corners=False)
 
 
 def reference_loss(
-    student: Tensor, teacher: Tensor, others: Others, options: Options
+    student: Tensor, teacher: Tensor, others: Others, options: Options, grid: Grid = None
 ) -> tuple[Tensor, Tensor]:
     """Loss and mean cosine by the reference, in operations that know every derivative."""
     mean, std, mask, weight = others
     return reference.feature_loss(
-        student,
-        teacher,
+        at_grid(student, grid),
+        at_grid(teacher, grid),
         mean=mean,
         std=std,
         mask=mask,

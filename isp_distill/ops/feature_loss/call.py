@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from isp_distill.arguments import is_plain_eager
 from isp_distill.ops.distill_loss.options import checked_size, flag
+from isp_distill.ops.feature_loss.backend import at_grid, reference_loss
 from isp_distill.ops.feature_loss.backend import feature_loss as computed_loss
-from isp_distill.ops.feature_loss.backend import reference_loss
 from isp_distill.ops.feature_loss.operator import Direct
 from isp_distill.ops.feature_loss.options import (
     check_features,
@@ -113,23 +112,29 @@ def feature_loss(
     mask, weight = checked_rows(student, positions, mask, weight)
     mean, std = checked_statistics(student, width, normalise, mean, std)
     teacher = teacher.detach()
+    with_gradient = torch.is_grad_enabled() and student.requires_grad
     if student.dim() == 3:  # the kernels step by strides: channels come second, in a view
         student, teacher = student.transpose(1, 2), teacher.transpose(1, 2)
-    student, teacher = _at(grid, student), _at(grid, teacher)
+    if grid is not None and student.shape[2:] == grid == teacher.shape[2:]:
+        grid = None
+    if reduction == "none" and with_gradient:
+        # A factor for each row comes with the backward pass: the gradient is kept row by row.
+        student, teacher, grid = at_grid(student, grid), at_grid(teacher, grid), None
     others = (mean, std, mask, weight)
     if is_transformed(student):
         check_values(weight, std)
-        loss, similarity = reference_loss(student, teacher, others, options)
+        loss, similarity = reference_loss(student, teacher, others, options, grid)
         return (loss, similarity) if return_similarity else loss
-    with_gradient = torch.is_grad_enabled() and student.requires_grad
     scale = gradient_scale(student, math.prod(positions), reduction)
     teacher = teacher.resolve_neg()
     plain = is_plain_eager(student, teacher, *others)
     if plain and not with_gradient:
         student = student.resolve_neg()
-        loss, similarity = computed_loss(student, teacher, others, options, None, scale)
+        loss, similarity = computed_loss(student, teacher, others, options, grid, None, scale)
     elif plain:
-        loss, similarity = Direct.apply(student.resolve_neg(), teacher, others, options, scale)
+        loss, similarity = Direct.apply(
+            student.resolve_neg(), teacher, others, options, grid, scale
+        )
     else:
         loss, similarity, _ = torch.ops.isp_distill.feature_loss(
             student.resolve_neg(),
@@ -139,18 +144,11 @@ def feature_loss(
             list(options.parameters),
             options.normalise,
             options.reduction,
+            list(grid or ()),
             with_gradient,
             scale,
         )
     return (loss, similarity) if return_similarity else loss
-
-
-def _at(grid: tuple[int, int] | None, features: Tensor) -> Tensor:
-    """Features at a resolution, interpolated in float32 or float64."""
-    if grid is None or features.shape[2:] == grid:
-        return features
-    wide = features if features.dtype == torch.float64 else features.float()
-    return F.interpolate(wide, grid, mode="bilinear", align_corners=False)
 
 
 def gradient_scale(student: Tensor, rows: int, reduction: str) -> float:

@@ -1,7 +1,8 @@
 """The operator behind the feature loss, and its autograd rule.
 
 The forward computes the gradient beside the loss; the backward only scales it by the upstream
-scalar (``stored_gradient.py``).
+scalar (``stored_gradient.py``). At a grid of its own (``size``) a value for each row has no
+gradient: it would need a factor for each of them.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def _feature_loss(
     parameters: Sequence[float],
     normalise: str,
     reduction: str,
+    size: Sequence[int],
     with_gradient: bool,
     gradient_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -43,6 +45,7 @@ def _feature_loss(
         teacher,
         (mean, std, mask, weight),
         options,
+        compute.grid_of(size),
         gradient if with_gradient else None,
         gradient_scale,
     )
@@ -51,8 +54,8 @@ def _feature_loss(
 
 @_feature_loss.register_fake
 def _(student: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    reduction, with_gradient = arguments[8], arguments[9]
-    positions = (student.shape[0], *student.shape[2:])
+    reduction, size, with_gradient = arguments[8:11]
+    positions = (student.shape[0], *(size or student.shape[2:]))
     loss, similarity = compute.empty_result(student, positions, reduction)
     return loss, similarity, empty_gradient(student, with_gradient)
 
@@ -89,13 +92,16 @@ class Direct(torch.autograd.Function):
         teacher: Tensor,
         others: compute.Others,
         options: Options,
+        grid: compute.Grid,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
         """Loss and mean cosine; the gradient is kept for the backward pass."""
         gradient = recycled(empty_gradient(student, True))
         ctx.save_for_backward(gradient)
         ctx.packed = packs_saved_tensors()
-        loss, similarity = compute.feature_loss(student, teacher, others, options, gradient, scale)
+        loss, similarity = compute.feature_loss(
+            student, teacher, others, options, grid, gradient, scale
+        )
         ctx.mark_non_differentiable(similarity)
         ctx.scale, ctx.dtype = scale, student.dtype
         ctx.set_materialize_grads(False)
@@ -105,7 +111,7 @@ class Direct(torch.autograd.Function):
     def backward(ctx: Any, *upstreams: Any) -> Any:
         """The gradient that the forward pass made, scaled."""
         if upstreams[0] is None:
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         (gradient,) = ctx.saved_tensors
         result = scaled(gradient, upstreams[0], ctx.scale, ctx.dtype, owned=owned_by(ctx))
-        return result, None, None, None, None
+        return result, None, None, None, None, None

@@ -33,11 +33,31 @@ def test_opcheck():
         for reduction in ("mean", "none"):
             torch.library.opcheck(
                 operator,
-                (s, t, *rows, "cosine_smooth_l1", [0.9, 0.1, 1.0], "teacher", reduction, True, 1.0),
+                (
+                    s,
+                    t,
+                    *rows,
+                    "cosine_smooth_l1",
+                    [0.9, 0.1, 1.0],
+                    "teacher",
+                    reduction,
+                    [],
+                    True,
+                    1.0,
+                ),
             )
     torch.library.opcheck(
-        operator, (s, t, None, None, None, None, "cosine", [], "l2", "mean", True, 1.0)
+        operator, (s, t, None, None, None, None, "cosine", [], "l2", "mean", [], True, 1.0)
     )
+    # At another grid than either's.
+    rows = (None, None, torch.rand(2, 5, 7) > 0.3, torch.rand(2, 5, 7))
+    for reduction in ("mean", "none"):
+        with_gradient = reduction != "none"
+        torch.library.opcheck(
+            operator,
+            (s.detach() if not with_gradient else s, t, *rows, "cosine", [], "l2", reduction,
+             [5, 7], with_gradient, 1.0),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", SHAPES)
