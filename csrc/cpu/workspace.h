@@ -50,17 +50,19 @@ void for_each(int64_t items, int64_t workspace_floats, const Run& run) {
 
 // The output is fresh memory that the system hands out page by page on the first write; for large
 // tensors that takes longer than the kernel. Pages of 2 MiB make it cheap where they are allowed.
-inline void advise_huge_pages(const torch::stable::Tensor& out) {
+inline void advise_huge_pages(const void* memory, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kHuge = 2 << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr());
-  const uintptr_t end = begin + out.numel() * out.element_size();
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(memory), end = begin + bytes;
   const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge, last = end / kHuge * kHuge;
   // A hint: whether it is taken makes no difference to the result.
   if (first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
-  (void)out;
+  (void)memory, (void)bytes;
 #endif
+}
+inline void advise_huge_pages(const torch::stable::Tensor& out) {
+  advise_huge_pages(out.data_ptr(), out.numel() * out.element_size());
 }
 
 }  // namespace isp_distill

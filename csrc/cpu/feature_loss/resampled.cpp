@@ -74,8 +74,11 @@ std::tuple<Tensor, Tensor> resampled_feature_loss(
   const int64_t tasks = batch * of.bands, buffer = call.channels * (call.rows + 16);
   Buffer gradient_rows(nullptr);
   if (gradient) {
-    gradient_rows = allocate(tasks * (of.band + 1) * call.channels *
-                             ((of.student_width + 15) / 16 * 16));
+    const int64_t padded = (of.student_width + 15) / 16 * 16;
+    const int64_t count = tasks * (of.band + 1) * call.channels * padded;
+    gradient_rows = allocate(count);
+    advise_huge_pages(gradient_rows.get(), count * 4);
+    if (gradient->is_contiguous()) advise_huge_pages(*gradient);
     of.gradient_rows = gradient_rows.get();
   }
   std::vector<double> losses(tasks), similarities(tasks);

@@ -43,14 +43,21 @@ template <bool Add>
 INLINE void multiply(const Band& band, int64_t begin, int64_t end, const float* from, int64_t origin,
                      float* to) {
   const int64_t low = band.low < begin ? begin : band.low, high = band.high < end ? band.high : end;
-  V sums[16 / W];
-  for (int k = 0; k < 16 / W; ++k) sums[k] = Add ? load(to + k * W) : V{};
-  for (int64_t i = low; i < high; ++i) {
-    const float* weights = band.weights + (i - band.low) * 16;
-    const V x = splat(from[i - origin]);
-    for (int k = 0; k < 16 / W; ++k) sums[k] += x * load(weights + k * W);
+  // Two sums of each: one would wait for its own last addition.
+  V even[16 / W], odd[16 / W];
+  for (int k = 0; k < 16 / W; ++k) even[k] = Add ? load(to + k * W) : V{}, odd[k] = V{};
+  const float* weights = band.weights + (low - band.low) * 16;
+  int64_t i = low;
+  for (; i + 2 <= high; i += 2, weights += 32) {
+    const V x = splat(from[i - origin]), y = splat(from[i + 1 - origin]);
+    for (int k = 0; k < 16 / W; ++k) {
+      even[k] += x * load(weights + k * W), odd[k] += y * load(weights + 16 + k * W);
+    }
   }
-  for (int k = 0; k < 16 / W; ++k) store(to + k * W, sums[k]);
+  for (int k = 0; k < 16 / W; ++k) {
+    if (i < high) even[k] += splat(from[i - origin]) * load(weights + k * W);
+    store(to + k * W, even[k] + odd[k]);
+  }
 }
 
 // Whether no NaN and nothing infinite is among them: 0 times such a one would spread it over a block.
