@@ -46,7 +46,11 @@ LOSSES = (
     "rows 10", "rows 1000", "rows 32k", "dense 150 x 256²", "dense 19 x 512 x 1024 (Cityscapes)",
     "upsampled 128² to 512², 150", "binary 80 x 128² (detection)", "linear 768 to 32k",
 )  # fmt: skip
-FEATURES = ("tokens 64 x 257 x 768, cosine", "maps 8 x 256 x 64², cosine")
+FEATURES = (
+    "tokens 64 x 257 x 768, cosine",
+    "maps 8 x 256 x 64², cosine",
+    "maps 8 x 256 x 32² at 64², cosine",
+)
 NOISY = ("12 MP", "float32, noise")
 
 Measure = Callable[[int], Row]
