@@ -270,7 +270,7 @@ void feature_resampled(const ResampledCall& of, int64_t begin, int64_t end, floa
     for (int64_t x = 0; x < of.width; x += call.rows) {
       const int64_t count = of.width - x < call.rows ? of.width - x : call.rows;
       strip.width = (count + 15) / 16 * 16;
-      if (wanted) memset(upper, 0, 2 * buffer * sizeof(float));
+      if (wanted) memset(upper, 0, buffer * sizeof(float)), memset(lower, 0, buffer * sizeof(float));
       student.at = teacher.at = -2;
       int64_t current = top;
       const auto leave = [&]() {

@@ -101,6 +101,10 @@ def test_the_kernel_is_the_reference(drawn, name):
         ((1, 768, 16, 16), (1, 768, 37, 37), 37),
         ((1, 8, 70, 90), (1, 8, 3, 300), (40, 600)),
         ((1, 2048, 7, 7), (1, 2048, 1, 1), 1),
+        # Several strips a row, and an odd number of rows in a band.
+        ((1, 5, 2, 700), (1, 5, 3, 900), (4, 1500)),
+        ((1, 3000, 5, 9), (1, 3000, 5, 9), (7, 40)),
+        ((2, 400, 33, 20), (2, 400, 50, 150), (50, 150)),
     ],
 )
 def test_grids_of_real_models(monkeypatch, name, of_student, of_teacher, size):
