@@ -176,11 +176,10 @@ CHOSEN = (
 def test_feature_loss(benchmark: Any, floor: Floor, task: str, way: str) -> None:
     chosen = TASKS[task]
     dtype = str(chosen.dtype).removeprefix("torch.")
+    of = "" if chosen.student is None else f" from {shape(*chosen.student)}"
     benchmark.group = (
-        f"feature_loss, {chosen.objective}, {shape(*chosen.shape)}, {dtype}, forward+backward"
+        f"feature_loss, {chosen.objective}, {shape(*chosen.shape)}{of}, {dtype}, forward+backward"
     )
-    if chosen.student is not None:
-        benchmark.group += f", student {shape(*chosen.student)}"
     work = workload(Workload, chosen)
     time_way(benchmark, work.cases()[way], floor, traffic=work.traffic)
 

@@ -9,6 +9,7 @@ import json
 import re
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -120,6 +121,10 @@ def test_weights_and_biases_gets_the_run_without_a_network(run, monkeypatch):
     assert {"loss", "agreement"} <= logged[0][1]
     assert logged[2][1] == {"contact sheet"}
     (kept,) = Path("wandb").glob("offline-run-*/*.wandb")
+    # Another process writes it, and may still do so when the run has ended.
+    deadline = time.monotonic() + 60
+    while b"batch_size" not in kept.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"batch_size" in kept.read_bytes()
 
 
