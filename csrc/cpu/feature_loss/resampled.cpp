@@ -69,7 +69,7 @@ std::tuple<Tensor, Tensor> resampled_feature_loss(
   const int64_t most = std::clamp<int64_t>(fitting, 16, 256), strips = (width + most - 1) / most;
   call.rows = ((width + strips - 1) / strips + 15) / 16 * 16;
   // Bands of up to 16 rows, fewer where there would be less than 16 bands to share out.
-  of.band = std::clamp<int64_t>(batch * of.student_height / 16, 1, 16);
+  of.band = std::min(std::clamp<int64_t>(batch * of.student_height / 16, 1, 16), of.student_height);
   of.bands = (of.student_height + of.band - 1) / of.band;
   const int64_t tasks = batch * of.bands, buffer = call.channels * (call.rows + 16);
   Buffer gradient_rows(nullptr);

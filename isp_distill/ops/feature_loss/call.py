@@ -125,7 +125,11 @@ def feature_loss(
         check_values(weight, std)
         loss, similarity = reference_loss(student, teacher, others, options, grid)
         return (loss, similarity) if return_similarity else loss
-    scale = gradient_scale(student, math.prod(positions), reduction)
+    # At a grid each of the student's elements gathers the gradients of many rows.
+    own = student.shape[0] * math.prod(student.shape[2:])
+    scale = gradient_scale(student, min(own, math.prod(positions)), reduction)
+    if grid is not None and reduction == "batchmean":
+        scale = 1.0
     teacher = teacher.resolve_neg()
     plain = is_plain_eager(student, teacher, *others)
     if plain and not with_gradient:

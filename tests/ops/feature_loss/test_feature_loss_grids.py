@@ -166,3 +166,20 @@ def test_one_thread_and_two_say_the_same():
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_coarse_student_in_float16_keeps_finite_gradients(reduction, tokens):
+    """Each of its elements gathers the gradients of many rows."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, 64, 2, 2, generator=generator) for _ in range(2))
+    if tokens:
+        student = student.to(memory_format=torch.channels_last)
+    found = []
+    for dtype in (torch.float16, torch.float32):
+        leaf = student.to(dtype).requires_grad_()
+        loss = feature_loss(leaf, teacher, objective="mse", size=300, reduction=reduction)
+        found.append(torch.autograd.grad(loss, leaf)[0].float())
+    assert bool(found[0].isfinite().all())
+    torch.testing.assert_close(*found, rtol=5e-3, atol=5e-3 * found[1].abs().max().item())
