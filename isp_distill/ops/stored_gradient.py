@@ -74,6 +74,23 @@ def scaled(
 _BATCHED: Any = torch._C._parse_dispatch_key("Batched")
 
 
+def gradient_scale(student: Tensor, rows: int, reduction: str, resized: bool = False) -> float:
+    """What the stored gradient is multiplied by, so that float16 holds it; a power of two.
+
+    The forward does not know the upstream factor, and with it a loss scaler's. A mean over a
+    million rows would underflow before it came. ``resized``: the rows are positions of another
+    resolution than the student's ``[N, C, h, w]``, and each of its elements gathers the gradients
+    of many of them: scaled by their number it would overflow.
+    """
+    if student.dtype != torch.float16 or reduction in ("sum", "none"):
+        return 1.0
+    if reduction == "batchmean":
+        rows = 1 if resized else student.shape[0]
+    elif resized:
+        rows = min(rows, student.numel() // student.shape[1])
+    return float(2 ** (rows.bit_length() - 1))
+
+
 def _graph_is_kept() -> bool:
     """Whether the running backward may be asked for again (``retain_graph=True``)."""
     # Private, but what torch's own AOTAutograd asks before it donates buffers.

@@ -27,8 +27,8 @@ void require(bool holds, const char* what) {
   STD_TORCH_CHECK(holds, "distill_loss: ", what);
 }
 
-Dtype dtype_of(const Tensor& logits) {
-  switch (logits.scalar_type()) {
+Dtype dtype_of(const Tensor& tensor, const char* what) {
+  switch (tensor.scalar_type()) {
     case ScalarType::Float:
       return Dtype::float32;
     case ScalarType::BFloat16:
@@ -36,7 +36,7 @@ Dtype dtype_of(const Tensor& logits) {
     case ScalarType::Half:
       return Dtype::float16;
     default:
-      STD_TORCH_CHECK(false, "distill_loss: logits must be float32, bfloat16 or float16");
+      STD_TORCH_CHECK(false, what, " must be float32, bfloat16 or float16");
   }
 }
 

@@ -31,7 +31,8 @@ struct Settings {
 // Throws std::runtime_error where `holds` is false.
 void require(bool holds, const char* what);
 
-Dtype dtype_of(const Tensor& logits);
+// `what` begins the error for any other dtype.
+Dtype dtype_of(const Tensor& tensor, const char* what = "distill_loss: logits");
 
 // Checks rows and settings and enters them into the call.
 void describe(DistillCall& call, const Rows& rows, const Settings& settings);

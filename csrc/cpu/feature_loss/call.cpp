@@ -2,18 +2,11 @@
 //
 // A task is a fixed part of the rows, whatever the number of threads, and the tasks' losses are added
 // up in their order: the result is the same on any machine with the same instruction set.
-#include "cpu/feature_loss/call.h"
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
-#include <optional>
-#include <tuple>
-#include <vector>
 
-#include "cpu/arguments.h"
 #include "cpu/dispatch.h"
 #include "cpu/distill_loss/positions.h"
 #include "cpu/feature_loss/arguments.h"

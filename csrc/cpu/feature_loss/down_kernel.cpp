@@ -24,9 +24,9 @@ INLINE char* address(const Logits& at, const Place& place) {
 
 // Both strips into the buffers, and what can be summed on the way: products, and the elements' values
 // where nothing scales them; or (Centre) the features themselves, since layer norm's products are about
-// the means. Four channels at once, so that the running sums are read and written once for all of them. Plain:
-// lanes [from, to) are all there, contiguous, inside the mask, and nothing is done to them; the loop
-// then holds nothing but loads, products and stores, and keeps up with memory.
+// the means. Four channels at once, so that the running sums are read and written once for all of them.
+// Plain: lanes [from, to) are all there, contiguous, inside the mask, and nothing is done to them; the
+// loop then holds nothing but loads, products and stores, and keeps up with memory.
 template <Dtype S, Dtype T, bool Plain, Elements E, bool Centre>
 void load_lanes_of(const Strip& strip, const FeatureCall& call, const Place& at, int64_t from,
                    int64_t to) {

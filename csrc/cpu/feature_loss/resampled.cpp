@@ -27,9 +27,9 @@ std::tuple<Tensor, Tensor> resampled_feature_loss(
     double gradient_scale) {
   for (const Tensor* tensor : {&student, &teacher}) {
     check_features(tensor->is_cpu() && tensor->dim() == 4 && tensor->numel() > 0,
-          "maps must be [N, D, h, w] on the CPU, and not empty");
+                   "maps must be [N, D, h, w] on the CPU, and not empty");
     check_features(tensor->size(0) == student.size(0) && tensor->size(1) == student.size(1),
-          "maps must have the same batch and channels");
+                   "maps must have the same batch and channels");
   }
   check_features(height > 0 && width > 0, "the size must be positive");
   ResampledCall of{};
@@ -38,7 +38,8 @@ std::tuple<Tensor, Tensor> resampled_feature_loss(
   if (gradient) {
     check_features(gradient->is_cpu() && gradient->dim() == 4, "the gradient must be [N, D, h, w]");
     for (int64_t axis = 0; axis < 4; ++axis) {
-      check_features(gradient->size(axis) == student.size(axis), "the gradient must be like the student");
+      check_features(gradient->size(axis) == student.size(axis),
+                     "the gradient must be like the student");
     }
     call.gradient = map_of(*gradient);
   }

@@ -29,7 +29,7 @@ from isp_distill.ops.distill_loss.options import (
     flag,
 )
 from isp_distill.ops.distill_loss.request import Rows
-from isp_distill.ops.stored_gradient import is_transformed
+from isp_distill.ops.stored_gradient import gradient_scale, is_transformed
 
 Result = Tensor | tuple[Tensor, Tensor]
 
@@ -134,7 +134,7 @@ def distill_loss(
         loss, agreement = differentiable_loss(student, teacher, None, rows, options)
         return (loss, agreement) if return_agreement else loss
     with_gradient = torch.is_grad_enabled() and student.requires_grad
-    scale = gradient_scale(student, math.prod(positions), options)
+    scale = scale_of(student, math.prod(positions), options)
     plain = is_plain_eager(student, teacher, *rows)
     teacher = teacher.detach().resolve_neg()
     if plain and not with_gradient:
@@ -246,7 +246,7 @@ def upsampled_distill_loss(
         *rows,
         *flat(options),
         with_gradient,
-        gradient_scale(student, math.prod(positions), options),
+        scale_of(student, math.prod(positions), options, resized=True),
     )
     return (loss, agreement) if return_agreement else loss
 
@@ -278,16 +278,10 @@ def flat(options: Options) -> tuple[Any, ...]:
     )
 
 
-def gradient_scale(student: Tensor, rows: int, options: Options) -> float:
-    """What the stored gradient is multiplied by, so that float16 holds it; a power of two.
-
-    The forward does not know the upstream factor, and with it a loss scaler's. A mean over a
-    million pixels would underflow before it came.
-    """
-    if student.dtype != torch.float16 or options.reduction in ("sum", "none"):
-        return 1.0
-    if options.reduction == "batchmean":
-        rows = student.shape[0]
-    if options.objective == "cwd":
-        rows = student.shape[0] * student.shape[1]
-    return float(2 ** (rows.bit_length() - 1))
+def scale_of(student: Tensor, rows: int, options: Options, resized: bool = False) -> float:
+    """See :func:`isp_distill.ops.stored_gradient.gradient_scale`."""
+    reduction = options.reduction
+    if options.objective == "cwd":  # its rows are the maps of the classes, for "batchmean" too
+        rows, resized = student.shape[0] * student.shape[1], False
+        reduction = "mean" if reduction == "batchmean" else reduction
+    return gradient_scale(student, rows, reduction, resized)

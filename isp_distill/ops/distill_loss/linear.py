@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isp_distill.ops.distill_loss.call import Result, differentiable_loss, flat, gradient_scale
+from isp_distill.ops.distill_loss.call import Result, differentiable_loss, flat, scale_of
 from isp_distill.ops.distill_loss.heads import check_pair, checked_chunk, checked_head
 from isp_distill.ops.distill_loss.options import (
     checked_options,
@@ -105,6 +105,6 @@ def linear_distill_loss(
         *rows,
         *flat(options),
         with_gradient,
-        gradient_scale(features, count, options),
+        scale_of(features, count, options),
     )
     return (result[0], result[1]) if return_agreement else result[0]

@@ -20,7 +20,7 @@ from isp_distill.ops.feature_loss.options import (
     checked_rows,
     checked_statistics,
 )
-from isp_distill.ops.stored_gradient import is_transformed
+from isp_distill.ops.stored_gradient import gradient_scale, is_transformed
 
 Result = Tensor | tuple[Tensor, Tensor]
 
@@ -125,11 +125,7 @@ def feature_loss(
         check_values(weight, std)
         loss, similarity = reference_loss(student, teacher, others, options, grid)
         return (loss, similarity) if return_similarity else loss
-    # At a grid each of the student's elements gathers the gradients of many rows.
-    own = student.shape[0] * math.prod(student.shape[2:])
-    scale = gradient_scale(student, min(own, math.prod(positions)), reduction)
-    if grid is not None and reduction == "batchmean":
-        scale = 1.0
+    scale = gradient_scale(student, math.prod(positions), reduction, resized=grid is not None)
     teacher = teacher.resolve_neg()
     plain = is_plain_eager(student, teacher, *others)
     if plain and not with_gradient:
@@ -153,14 +149,3 @@ def feature_loss(
             scale,
         )
     return (loss, similarity) if return_similarity else loss
-
-
-def gradient_scale(student: Tensor, rows: int, reduction: str) -> float:
-    """What the stored gradient is multiplied by, so that float16 holds it; a power of two.
-
-    The forward does not know the upstream factor, and with it a loss scaler's. A mean over a
-    million rows would underflow before it came.
-    """
-    if student.dtype != torch.float16 or reduction in ("sum", "none"):
-        return 1.0
-    return float(2 ** ((student.shape[0] if reduction == "batchmean" else rows).bit_length() - 1))

@@ -379,3 +379,20 @@ def test_same_logits_have_no_distance(classes, positions, objective, seed):
     loss, agreed = isp_distill.distill_loss(x, x, objective=objective, return_agreement=True)
     assert abs(loss.item()) < 1e-5
     assert int(agreed) == 3 * math.prod(positions)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_coarse_float16_logits_keep_finite_gradients(reduction):
+    """Each low-resolution logit gathers the gradients of many pixels."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (3 * torch.randn(2, 4, 1, 1, generator=generator) for _ in range(2))
+    found = []
+    for dtype in (torch.float16, torch.float32):
+        leaf = student.to(dtype).requires_grad_()
+        loss = isp_distill.upsampled_distill_loss(
+            leaf, teacher, size=(300, 300), reduction=reduction
+        )
+        loss = loss if reduction == "mean" else loss / 300**2
+        found.append(torch.autograd.grad(loss, leaf)[0].float())
+    assert bool(found[0].isfinite().all())
+    torch.testing.assert_close(*found, rtol=5e-3, atol=5e-3 * found[1].abs().max().item())
