@@ -12,7 +12,7 @@ from seen_operators import SeenOperators
 from torch import nn
 
 from isp_distill import ISP, RawModel, RawStem
-from isp_distill.models.stem import planes_matrix
+from isp_distill.models.stem import after_planes, planes_matrix
 
 MOSAIC = torch.randint(0, 1000, (2, 12, 16), generator=torch.Generator().manual_seed(0))
 MOSAIC = MOSAIC.to(torch.uint16)
@@ -141,3 +141,15 @@ def test_the_matrix_over_planes_is_exact():
         expected[:, row, 1] = 2 * half if row == 1 else 0 * half if row == 2 else half
         expected[:, row, 2] = 2 * half if row == 2 else 0 * half if row == 1 else half
     assert torch.equal(found, expected)
+    # As a traced program makes it.
+    assert torch.equal(torch.vmap(lambda one: planes_matrix(one[None])[0])(ccm), expected)
+
+
+def test_autocast_does_not_round_the_colour_matrix():
+    # 0.3 has no short binary form: in bfloat16 the product would be off by one part in a thousand.
+    mix, planes = torch.full((4, 4), 0.3), torch.full((1, 4, 4), 0.7)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = after_planes(mix, planes)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.full((1, 4, 4), 4 * 0.21))
+    torch.testing.assert_close(after_planes(mix, planes), mix @ planes)
