@@ -57,6 +57,9 @@ BLACK, WHITE, BALANCE = 512.0, 16383.0, (1.9, 1.0, 1.5)
 CCM = ((1.62, -0.48, -0.14), (-0.21, 1.49, -0.28), (0.02, -0.51, 1.49))
 CAMERA = ISP(black=BLACK, white=WHITE, white_balance=BALANCE, ccm=CCM)
 
+#: Seconds for the other runtime's threads to fall asleep.
+_REST = 0.01
+
 Way = Callable[[], object]
 Array = np.ndarray[Any, Any]
 
@@ -237,7 +240,8 @@ def measure(sensor: str, folder: Path, threads: int, rounds: int) -> dict[str, f
             )
     slow = {name: way for name, way in ways.items() if "LibRaw" in name}
     fast = {name: way for name, way in ways.items() if "LibRaw" not in name}
-    return {**interleaved(fast, rounds), **interleaved(slow, max(2, rounds // 10))}
+    few = max(2, rounds // 10)
+    return {**interleaved(fast, rounds, _REST), **interleaved(slow, few, _REST)}
 
 
 def agreement(sensor: str, folder: Path) -> dict[str, float]:

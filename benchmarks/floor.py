@@ -16,12 +16,16 @@ import torch
 _TURN = 0.02
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def interleaved(
+    cases: Mapping[str, Callable[[], object]], rounds: int, rest: float = 0.0
+) -> dict[str, float]:
     """The least seconds that each case took, all of them taking turns.
 
     Taking turns spreads what else the machine does over all cases; the least is what remains when
     it did nothing else. Each case runs once before, so that what is compiled or cached is. Short
     cases run several times in a turn: the first pays for the caches that the case before filled.
+    Where several libraries with threads of their own take turns, ``rest`` are the seconds that each
+    waits for the others' threads to fall asleep: they spin for a while after their work.
     """
     best = dict.fromkeys(cases, float("inf"))
     for run in cases.values():
@@ -29,6 +33,7 @@ def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[
     for _ in range(rounds):
         for name, run in cases.items():
             spent = 0.0
+            time.sleep(rest)
             while spent < _TURN:
                 start = time.perf_counter()
                 run()

@@ -241,11 +241,23 @@ def binned(
     if table is not None:
         x = table[mosaic.to(torch.int64).clamp(0, len(table) - 1)]
     if factor > 1:
-        half = crop // 2
-        blocks = x.reshape(-1, half, factor, 2, half, factor, 2)
-        mean = blocks.mean((2, 5))
+        mean = block_means(x, factor)
         x = (torch.round(mean) if table is None else mean).reshape(-1, crop, crop)
     return x
+
+
+def block_means(mosaic: Tensor, factor: int) -> Tensor:
+    """Means over ``factor`` x ``factor`` sites of one colour: of ``[N, S, S]``, rows of a period.
+
+    Down the rows first, where what is added lies side by side: a mean over both axes at once takes
+    OpenVINO three times as long. Sums of 16-bit codes are exact in float32 up to a factor of 16.
+    """
+    rows = mosaic.reshape(-1, factor, 2 * mosaic.shape[2]).sum(1)
+    periods = rows.reshape(-1, factor, 2)
+    total = periods[:, 0]
+    for k in range(1, factor):
+        total = total + periods[:, k]
+    return total / factor**2
 
 
 class StandardStudent(nn.Module):
