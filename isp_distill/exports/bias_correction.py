@@ -6,14 +6,14 @@ convolution, whose few weights do not average out. It is a constant of each outp
 bias can take it back: Nagel et al. 2019, Data-Free Quantization Through Weight Equalization and
 Bias Correction (arXiv 1906.04721), section 4.2, with the mean measured instead of derived. Of the
 demo's student in int8 the logits were 12% off float32 without it and 8% with it. A layer that has
-no bias is left as it is.
+no bias is given one, of zeros, before the file is quantised.
 """
 
 from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,31 @@ import numpy as np
 
 # Layers with weights and a bias of their own.
 _LAYERS = ("Conv", "Gemm")
+
+
+def add_biases(path: Path, but: Collection[str] = ()) -> None:
+    """Give every layer with weights a bias to correct, of zeros where it has none, in place.
+
+    Args:
+        path: a float32 ONNX file.
+        but: the names of nodes that are left as they are.
+    """
+    onnx = importlib.import_module("onnx")
+    model = onnx.load(path)
+    weights = {one.name: one for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in _LAYERS or node.name in but or len(node.input) != 2:
+            continue
+        weight = weights.get(node.input[1])
+        if weight is None:
+            continue
+        turned = any(one.name == "transB" and one.i for one in node.attribute)
+        axis = 0 if node.op_type == "Conv" or turned else 1
+        zeros = np.zeros(weight.dims[axis], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
+        name = f"{node.name}.bias"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
+        node.input.append(name)
+    onnx.save(model, path)
 
 
 def correct_biases(

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from isp_distill.exports.bias_correction import correct_biases
+from isp_distill.exports.bias_correction import add_biases, correct_biases
 
 Feed = dict[str, np.ndarray[Any, Any]]
 
@@ -100,6 +100,8 @@ def quantise(
         _needed("onnxruntime.quantization.shape_inference").quant_pre_process(
             str(source), str(ready), skip_symbolic_shape=True
         )
+        excluded = kept(onnx.load(ready))
+        add_biases(ready, but=excluded)
         tools.quantize_static(
             str(ready),
             str(target),
@@ -108,7 +110,7 @@ def quantise(
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8 if signed else tools.QuantType.QUInt8,
             per_channel=True,
-            nodes_to_exclude=kept(onnx.load(ready)),
+            nodes_to_exclude=excluded,
         )
         correct_biases(ready, target, feeds)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from isp_distill.exports import precision
-from isp_distill.exports.bias_correction import correct_biases
+from isp_distill.exports.bias_correction import add_biases, correct_biases
 
 
 class Head(nn.Module):
@@ -83,8 +83,8 @@ def test_means_come_back(files, tmp_path):
     onnx.save(model, tmp_path / "q.onnx")
     exact = convolution_of(folder / "f.onnx", feeds)
     before = np.abs(convolution_of(tmp_path / "q.onnx", feeds) - exact).max()
-    # The convolution without a bias has none to correct.
-    assert correct_biases(folder / "f.onnx", tmp_path / "q.onnx", feeds) == 3
+    # Of the convolution without a bias too: it was given one.
+    assert correct_biases(folder / "f.onnx", tmp_path / "q.onnx", feeds) == 4
     after = np.abs(convolution_of(tmp_path / "q.onnx", feeds) - exact).max()
     assert before > 0.02
     assert after < before / 10
@@ -109,3 +109,23 @@ def test_nothing_quantised_is_left_alone(files, tmp_path):
     (tmp_path / "f.onnx").write_bytes((folder / "f.onnx").read_bytes())
     assert correct_biases(folder / "f.onnx", tmp_path / "f.onnx", feeds) == 0
     assert (tmp_path / "f.onnx").read_bytes() == (folder / "f.onnx").read_bytes()
+
+
+def test_layers_are_given_biases(files, tmp_path):
+    folder, feeds = files
+    path = tmp_path / "b.onnx"
+    path.write_bytes((folder / "f.onnx").read_bytes())
+    bare = [n for n in onnx.load(path).graph.node if n.op_type == "Conv" and len(n.input) == 2]
+    add_biases(path, but=[node.name for node in bare])
+    assert path.read_bytes() == (folder / "f.onnx").read_bytes()
+    add_biases(path)
+    layers = [n for n in onnx.load(path).graph.node if n.op_type in ("Conv", "Gemm")]
+    assert len(bare) == 1
+    assert [len(node.input) for node in layers] == [3, 3, 3, 3]
+    onnx.checker.check_model(str(path), full_check=True)
+    sessions = [
+        onnxruntime.InferenceSession(at, providers=["CPUExecutionProvider"])
+        for at in (folder / "f.onnx", path)
+    ]
+    before, after = (session.run(None, feeds[0])[0] for session in sessions)
+    np.testing.assert_array_equal(before, after)
