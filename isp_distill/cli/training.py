@@ -280,7 +280,9 @@ def _trained(
     teacher = as_teacher(name)
     if (tone := settings.get("tone")) is not None:
         teacher = dataclasses.replace(teacher, tone=tone)
-    student = student_module("rawify", teacher, settings.get("curve"))
+    # Checkpoints from before there was a choice hold students that begin with superpixels.
+    demosaic = None if state is None else settings.get("demosaic", "superpixel")
+    student = student_module("rawify", teacher, settings.get("curve"), demosaic)
     if checkpoint and state is not None:
         load_weights(Path(checkpoint), student, state.get("average") or state["student"])
         output = output or settings.get("student_output")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
 from isp_distill.models.folding import CannotFoldError, Folding
+from isp_distill.models.picture_filters import begin_demosaiced, check_demosaic
 from isp_distill.models.raw_model import GRIDS, RawModel, Takeover
 from isp_distill.models.readers import Reader, readers_of, tensors_in
 from isp_distill.models.stem import RawStem, planes_matrix, share_camera
@@ -46,6 +47,7 @@ def rawify(
     picture: bool = False,
     size: int | Sequence[int] | None = None,
     colour_filter: str = "RGGB",
+    demosaic: str = "superpixel",
 ) -> RawModel:
     """A copy of an RGB model that takes camera mosaics, with the RGB model's weights.
 
@@ -53,6 +55,11 @@ def rawify(
     ``(image - mean) / std``, where the image is linear (``curve="linear"``) or carries
     ``x ** (1 / 2.2)`` (``curve="gamma"``, taken before Gr and Gb are averaged). Both are run once,
     in eval mode, on a small random mosaic, and a difference beyond rounding is an error.
+
+    A superpixel picture is coarser and noisier than what an ISP makes. With ``demosaic="malvar"``
+    the copy then begins near the RGB model on a demosaiced and antialiased picture instead: its
+    kernels grow by two taps (models/picture_filters.py). It is the better student to train,
+    :func:`isp_distill.train` takes it, and it costs a little more.
 
     Every module that reads the model's input is found. Where all are convolutions, each becomes a
     :class:`RawStem`; several share one camera (gain, mix and gamma). Else one RawStem makes the
@@ -76,10 +83,12 @@ def rawify(
             weights begin as. Of mono every plane takes its part of red, green and blue, so that
             the copy equals the RGB model on a grey picture; infrared begins at 0. With
             ``colour_matrix`` each sample's own matrix does this, and cameras may be mixed.
+        demosaic: of the picture that the copy begins with: "superpixel", "bilinear" or "malvar".
 
     Raises:
         ValueError: if the model takes no picture of 3 channels, nothing in it reads the picture,
-            the copy does not equal it, or ``grid="sensor"`` meets an odd stride.
+            the copy does not equal it, ``grid="sensor"`` meets an odd stride, or ``demosaic`` does
+            not go with the grid or the filter.
 
     Examples:
         >>> student = isp_distill.rawify(model)
@@ -95,6 +104,7 @@ def rawify(
         _three(mean), _three(std), grid, curve, white_balance, colour_matrix, learn_camera,
         filter_of(colour_filter),
     )  # fmt: skip
+    check_demosaic(demosaic, grid, folding.colour_filter.columns)
     with _undisturbed(model):
         trial = _Trial(model, folding, size)
         reason = "asked for" if picture else _unfused(trial.readers)
@@ -112,6 +122,9 @@ def rawify(
                     f"rawify cannot make {type(model).__name__} equal on a mosaic: {fault}; its "
                     f"input is read by {'; '.join(map(str, trial.readers))}"
                 )
+    if demosaic != "superpixel":
+        for stem in student.stems:
+            begin_demosaiced(stem, demosaic)
     form = "picture" if reason else "stem" if len(student.stems) == 1 else "stems"
     student.takeover = Takeover(form, tuple(map(str, trial.readers)), reason)
     student.made = {
@@ -124,6 +137,7 @@ def rawify(
         "learn_camera": learn_camera,
         "picture": form == "picture",
         "size": size if size is None or isinstance(size, int) else list(size),
+        "demosaic": demosaic,
     }
     return student
 

@@ -78,7 +78,10 @@ def as_student(student: Student | nn.Module) -> Student:
 
 
 def student_module(
-    student: nn.Module | str, teacher: Teacher, curve: str | None = None
+    student: nn.Module | str,
+    teacher: Teacher,
+    curve: str | None = None,
+    demosaic: str | None = None,
 ) -> nn.Module:
     """The student to train, as a module that takes ``(mosaic, isp)``.
 
@@ -87,17 +90,19 @@ def student_module(
             module.
         teacher: of it.
         curve: of the student that "rawify" makes; None: gamma.
+        demosaic: of the picture that it begins with; None: malvar.
 
     Raises:
-        ValueError: for any other name, a curve for another student, or weights that are not
-            float32 or float64.
+        ValueError: for any other name, a curve or a demosaic for another student, or weights that
+            are not float32 or float64.
         TypeError: for a student that is no module.
     """
-    if curve is not None and student != "rawify":
-        raise ValueError(
-            f'curve={curve!r} is for the student "rawify": of one of your own its stem says it, '
-            f"rawify(model, curve={curve!r})"
-        )
+    for name, value in {"curve": curve, "demosaic": demosaic}.items():
+        if value is not None and student != "rawify":
+            raise ValueError(
+                f'{name}={value!r} is for the student "rawify": of one of your own its stem says '
+                f"it, rawify(model, {name}={value!r})"
+            )
     if isinstance(student, str):
         if is_function(student):
             return student_module(made_by(student, "student"), teacher)
@@ -119,6 +124,7 @@ def student_module(
             white_balance=True,
             colour_matrix=True,
             size=teacher.size,
+            demosaic=demosaic or "malvar",
         )
         # A copy of a teacher whose weights are frozen, as a teacher's often are, is to be trained.
         student.requires_grad_(True)

@@ -49,6 +49,7 @@ class TrainKeywords(TypedDict, total=False):
     noise: NoiseModel | None
     tone: str | None
     curve: str | None
+    demosaic: str | None
     augmentation: ISPAugmentation | None
     amp: bool | None
     channels_last: bool

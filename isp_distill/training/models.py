@@ -142,7 +142,7 @@ def made_pair(
     chosen.prepare(job.device)
     if settings.channels_last and chosen.module is not None:
         chosen.module.to(memory_format=torch.channels_last)
-    pupil = student_module(student, chosen, settings.curve)
+    pupil = student_module(student, chosen, settings.curve, settings.demosaic)
     if settings.objective is not None:
         return pupil, chosen, job
     view = settings.view(chosen.size)

@@ -22,7 +22,7 @@ from isp_distill.data.loader import PREFETCH_BYTES
 from isp_distill.data.views import View
 from isp_distill.detection.loss import BOX_OBJECTIVES
 from isp_distill.isp.augmentation import ISPAugmentation
-from isp_distill.isp.camera import TONES
+from isp_distill.isp.camera import DEMOSAICS, TONES
 from isp_distill.models.losses import DistillLoss
 from isp_distill.models.match import Match, matches_of
 from isp_distill.models.output import Output, checked_output, described_output
@@ -103,6 +103,8 @@ class TrainSettings:
             log, the one for sensors of 20 or 24 bits; None: the teacher's own.
         curve: of the student that "rawify" makes of the teacher: linear, sqrt, gamma or log, see
             :func:`isp_distill.raw_conv`; None: gamma.
+        demosaic: of the picture that such a student begins with: superpixel, bilinear or malvar,
+            see :func:`isp_distill.rawify`; None: malvar.
         augmentation: ranges from which the exposure and white balance of the teacher's ISP are
             drawn for each view: an :class:`ISPAugmentation`; None: each file's own.
         amp: bfloat16 autocast; None: where the device is a GPU.
@@ -165,6 +167,7 @@ class TrainSettings:
     noise: NoiseModel | None = None
     tone: str | None = None
     curve: str | None = None
+    demosaic: str | None = None
     augmentation: ISPAugmentation | None = None
     amp: bool | None = None
     channels_last: bool = False
@@ -321,12 +324,13 @@ WHOLE: dict[str, int | None] = {
     **dict.fromkeys(("prefetch_bytes", "checkpoint_every", "metrics_every"), 1),
     **{"crop": 2, "binning": 1, "seed": 0},
 }
-_MAY_BE_NONE = ("crop", "binning", "metrics_every", "tone", "curve")
+_MAY_BE_NONE = ("crop", "binning", "metrics_every", "tone", "curve", "demosaic")
 #: Settings that are one of some names.
 CHOICES: dict[str, tuple[str, ...]] = {
     "trainable": TRAINABLE,
     "tone": TONES,
     "curve": CURVES,
+    "demosaic": DEMOSAICS,
     "box_objective": BOX_OBJECTIVES,
 }
 # The least and the most that each real number may be.
