@@ -3,9 +3,10 @@
 ``python demo/paper_table.py [--out demo-output] [--seeds 0 1 2 3 4]``: five seeds of every trained
 row, each measured at four exposures, for classes, a class for every pixel, and an embedding. A
 trained row is trained once for all light: every view draws its exposure between 1/30 and 1; but
-for one, which sees full exposure alone. Every result is a file of its own below ``OUT/paper/results``: a run that was stopped goes on, and two
-runs of different seeds may share the work. What is there is written as ``demo/paper_table.json``,
-printed, and written as ``demo/paper_table.md``.
+for one, which sees full exposure alone. Every result is a file of its own below
+``OUT/paper/results``: a run that was stopped goes on, and two runs of different seeds may share the
+work. What is there is written as ``demo/paper_table.json``, printed, and written as
+``demo/paper_table.md``.
 
 What the labels are: real ones, of 57 held-out photographs (twenty of ImageNet, the rest named by
 their files, or by looking), and of cut-out photographs on others. Rows that learn from labels learn
