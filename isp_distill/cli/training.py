@@ -280,7 +280,7 @@ def _trained(
     teacher = as_teacher(name)
     if (tone := settings.get("tone")) is not None:
         teacher = dataclasses.replace(teacher, tone=tone)
-    # Checkpoints from before there was a choice hold students that begin with superpixels.
+    # Checkpoints from before there was a choice hold students that began with superpixels.
     demosaic = None if state is None else settings.get("demosaic", "superpixel")
     student = student_module("rawify", teacher, settings.get("curve"), demosaic)
     if checkpoint and state is not None:

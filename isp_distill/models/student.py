@@ -90,7 +90,7 @@ def student_module(
             module.
         teacher: of it.
         curve: of the student that "rawify" makes; None: gamma.
-        demosaic: of the picture that it begins with; None: malvar.
+        demosaic: of the picture that it begins with; None: the teacher's, else malvar.
 
     Raises:
         ValueError: for any other name, a curve or a demosaic for another student, or weights that
@@ -124,7 +124,7 @@ def student_module(
             white_balance=True,
             colour_matrix=True,
             size=teacher.size,
-            demosaic=demosaic or "malvar",
+            demosaic=demosaic or teacher.demosaic or "malvar",
         )
         # A copy of a teacher whose weights are frozen, as a teacher's often are, is to be trained.
         student.requires_grad_(True)

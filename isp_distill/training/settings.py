@@ -104,7 +104,7 @@ class TrainSettings:
         curve: of the student that "rawify" makes of the teacher: linear, sqrt, gamma or log, see
             :func:`isp_distill.raw_conv`; None: gamma.
         demosaic: of the picture that such a student begins with: superpixel, bilinear or malvar,
-            see :func:`isp_distill.rawify`; None: malvar.
+            see :func:`isp_distill.rawify`; None: the teacher's, else malvar.
         augmentation: ranges from which the exposure and white balance of the teacher's ISP are
             drawn for each view: an :class:`ISPAugmentation`; None: each file's own.
         amp: bfloat16 autocast; None: where the device is a GPU.

@@ -15,6 +15,7 @@ import isp_distill
 from isp_distill import ISPAugmentation, Match, NoiseModel, ShortExposure, TrainSettings
 from isp_distill.cli.flags import explained, given_settings
 from isp_distill.cli.main import main, parser
+from isp_distill.models.student import student_module
 from isp_distill.training.config import RunConfig
 from isp_distill.training.keywords import TrainKeywords
 from isp_distill.training.settings import FREE
@@ -58,6 +59,7 @@ VALUES = {
     "trainable": st.sampled_from(["all", "stem"]),
     "tone": st.sampled_from([None, "log", "smoothstep"]),
     "curve": st.sampled_from([None, "log", "sqrt"]),
+    "demosaic": st.sampled_from([None, "superpixel", "malvar"]),
     "exposure": st.none() | st.builds(ShortExposure, factors, noises),
     "noise": st.none() | noises,
     "augmentation": st.none() | st.builds(ISPAugmentation, red=st.just((0.5, 2.0))),
@@ -313,3 +315,18 @@ def test_an_empty_path_is_not_the_working_directory(tmp_path, name):
 def test_a_seed_below_zero_is_refused_by_name():
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         TrainSettings(seed=-1)
+
+
+def test_a_student_begins_as_its_teachers_pictures_are_demosaiced():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.AdaptiveAvgPool2d(1))
+    sides = {
+        asked: student_module(
+            "rawify", isp_distill.Teacher(network, size=16, demosaic=teachers), None, asked
+        ).stem.weight.shape[-1]
+        for asked, teachers in ((None, None), ("superpixel", None), ("malvar", "superpixel"))
+    }
+    assert sides == {None: 5, "superpixel": 3, "malvar": 5}
+    coarse = isp_distill.Teacher(network, size=16, demosaic="superpixel")
+    assert student_module("rawify", coarse).stem.weight.shape[-1] == 3
+    with pytest.raises(ValueError, match=r"demosaic='malvar' is for the student \"rawify\""):
+        student_module(isp_distill.rawify(network, size=16), coarse, None, "malvar")

@@ -87,6 +87,7 @@ template <Objective O, bool Across>
 static void accumulate(const Strip& strip, float k) {
   const LaneState& of = strip.of;
   const int64_t step = strip.pitch;
+  Ahead ahead = ahead_of(strip);
   for (int64_t v = 0; v < strip.width; v += W) {
     V top_s = load(of.max_s + v), top_t = load(of.max_t + v);
     V sum_s = V{}, sum_t = V{}, mixed = V{};
@@ -94,10 +95,7 @@ static void accumulate(const Strip& strip, float k) {
     for (int64_t d = 0; d < strip.depth; ++d) {
       float *ps = strip.s + d * step + v, *pt = strip.t + d * step + v;
       V s = load(ps), t = load(pt);
-      if constexpr (Across) {
-        __builtin_prefetch(strip.next_s + d * strip.bytes_s, 0, 3);
-        __builtin_prefetch(strip.next_t + d * strip.bytes_t, 0, 3);
-      }
+      fetch_next<Across>(strip, d, ahead);
       if constexpr (O == Objective::mse) {
         V difference = t <= NO_CLASS ? V{} : s - t;
         mixed += difference * difference;
@@ -172,15 +170,13 @@ static void compare_tvd(const Strip& strip) {
 // exponents, log2((1 + 2^x) / (1 + 2^y)) - p (x - y). Leaves the weighted q - p in the student's buffer.
 template <bool Across, bool Weighted>
 static void compare_binary(const Strip& strip, float k, float gamma, float floor) {
+  Ahead ahead = ahead_of(strip);
   for (int64_t v = 0; v < strip.width; v += W) {
     V value = V{};
 #pragma GCC unroll 2
     for (int64_t d = 0; d < strip.depth; ++d) {
       float *ps = strip.s + d * strip.pitch + v, *pt = strip.t + d * strip.pitch + v;
-      if constexpr (Across) {
-        __builtin_prefetch(strip.next_s + d * strip.bytes_s, 0, 3);
-        __builtin_prefetch(strip.next_t + d * strip.bytes_t, 0, 3);
-      }
+      fetch_next<Across>(strip, d, ahead);
       V a = load(ps) * k, b = load(pt) * k;
       V x = b > 0 ? -a : a, y = -absolute(b);
       V ex = exp2_of(-absolute(a)), ey = exp2_of(y);

@@ -37,8 +37,9 @@ struct Strip {
   LaneState of;
   // Across: the logits of the row that comes next, to be fetched during the arithmetic of this one;
   // bytes of them to a vector of floats. Where none is named, the strip's own memory, which is there.
+  // Down: the next strip's, bytes from one class to the next, and cache lines of one class; or 0.
   const char *next_s, *next_t;
-  int64_t bytes_s, bytes_t;
+  int64_t bytes_s, bytes_t, lines_s, lines_t;
 };
 
 INLINE Strip make_strip(float* memory, int64_t depth, int64_t width, int64_t classes, bool third) {
@@ -58,8 +59,48 @@ INLINE Strip make_strip(float* memory, int64_t depth, int64_t width, int64_t cla
   strip.t = memory, memory += depth * strip.pitch;
   strip.e = third ? memory : nullptr;
   strip.next_s = strip.next_t = (const char*)strip.s;
-  strip.bytes_s = strip.bytes_t = 0;
+  strip.bytes_s = strip.bytes_t = 0, strip.lines_s = strip.lines_t = 0;
   return strip;
+}
+
+// Walks over the next strip, a cache line at a time: all of one class of the student, of the teacher,
+// then of the next class. In this order, whatever the order of the arithmetic: a class is a page of its
+// own, and the processor knows few pages at once.
+struct Ahead {
+  const char *line, *s, *t;
+  int64_t left, classes, step;
+  bool of_t;
+};
+
+INLINE Ahead ahead_of(const Strip& strip) {
+  const bool any = strip.lines_s > 0;
+  return {strip.next_s, strip.next_s, strip.next_t, any ? strip.lines_s : INT64_MAX, strip.depth,
+          any ? 64 : 0, false};
+}
+
+INLINE void fetch_line(const Strip& strip, Ahead& ahead) {
+  __builtin_prefetch(ahead.line, 0, 2);
+  ahead.line += ahead.step;
+  if (--ahead.left > 0) return;
+  if (ahead.of_t && --ahead.classes == 0) {  // all is asked for
+    ahead.step = 0, ahead.left = INT64_MAX;
+    return;
+  }
+  if (ahead.of_t) ahead.s += strip.bytes_s, ahead.t += strip.bytes_t;
+  ahead.of_t = !ahead.of_t;
+  ahead.line = ahead.of_t ? ahead.t : ahead.s;
+  ahead.left = ahead.of_t ? strip.lines_t : strip.lines_s;
+}
+
+// Asks for what comes next, once for each vector of the strip.
+template <bool Across>
+INLINE void fetch_next(const Strip& strip, int64_t d, Ahead& ahead) {
+  if constexpr (Across) {
+    __builtin_prefetch(strip.next_s + d * strip.bytes_s, 0, 3);
+    __builtin_prefetch(strip.next_t + d * strip.bytes_t, 0, 3);
+  } else {
+    fetch_line(strip, ahead);
+  }
 }
 
 // The class that a vector at depth d holds.

@@ -144,7 +144,10 @@ std::tuple<Tensor, Tensor> distill_loss(
     tasks = (rows + call.pixels - 1) / call.pixels;
     elements = (call.classes + 15) / 16 * 16, width = 16;
   } else {
-    const int64_t fitting = (int64_t{512} << 10) / (8 * call.classes) / 64 * 64;
+    // This strip's buffers and the next strip's logits, which are fetched meanwhile, are to fit the
+    // second-level cache together.
+    const int64_t bytes = int64_t{192} << 10;
+    const int64_t fitting = bytes / (8 * call.classes) / 64 * 64;
     call.pixels = std::clamp<int64_t>(fitting, 16, 512);
     call.pixels = std::min(call.pixels, (call.size_b + 15) / 16 * 16);
     tasks = call.size_n * call.size_a * ((call.size_b + call.pixels - 1) / call.pixels);

@@ -4,6 +4,7 @@
 // class after the other and copies them into a float buffer: planes whose distance is a power of two
 // fall into the same cache sets, and a second look at them would go to memory again. The buffers
 // (8 bytes an element) fit the second-level cache; all passes but the first and the last run there.
+// Meanwhile the next strip is fetched into that cache: memory works during the arithmetic.
 // Floor: the memory stream of two reads and one write.
 #include "common/distill_loss/passes.h"
 
@@ -38,24 +39,30 @@ template <Dtype D, int CLASSES, bool Masked>
 INLINE void load_planes(const Strip& strip, const char* from, int64_t stride, int64_t ahead,
                         int64_t count, int64_t d, float* buffer, float* tops, int32_t* args) {
   constexpr int size = size_of<D>;
-  for (int64_t v = 0; v < strip.width; v += W) {
+  const int64_t plane = stride * size, pitch = strip.pitch, whole = count / W * W;
+  from += d * plane, buffer += d * pitch;
+  const auto measured = [&](int64_t v, auto load_plane) __attribute__((always_inline)) {
     V top = load(tops + v);
     I arg = load_int(args + v);
 #pragma GCC unroll 8
     for (int j = 0; j < CLASSES; ++j) {
-      const char* p = from + ((d + j) * stride + v) * size;
-      V x;
-      if (v + W <= count) {
-        if (ahead) __builtin_prefetch(p + ahead * stride * size, 0, 2);
-        x = load_as<D>(p);
-      } else {
-        x = v < count ? load_classes<D>(p, 1, count - v) : V{};
-      }
+      V x = load_plane(from + j * plane + v * size);
       if constexpr (Masked) x = load_int(strip.of.inside + v) != 0 ? x : V{};
-      store(buffer + (d + j) * strip.pitch + v, x);
+      store(buffer + j * pitch + v, x);
       measure(x, splat_int((int32_t)(d + j)), top, arg);
     }
     store(tops + v, top), store_int(args + v, arg);
+  };
+  for (int64_t v = 0; v < whole; v += W) {
+    measured(v, [&](const char* p) __attribute__((always_inline)) {
+      __builtin_prefetch(p + ahead * plane, 0, 3);
+      return load_as<D>(p);
+    });
+  }
+  for (int64_t v = whole; v < strip.width; v += W) {
+    measured(v, [&](const char* p) __attribute__((always_inline)) {
+      return v < count ? load_classes<D>(p, 1, count - v) : V{};
+    });
   }
 }
 
@@ -160,18 +167,41 @@ void clear_strip(const DistillCall& call, const Place& at) {
   }
 }
 
+INLINE Place place_of(const DistillCall& call, int64_t task, int64_t strips) {
+  const int64_t line = task / strips;
+  Place at = {line / call.size_a, line % call.size_a, task % strips * call.pixels, call.pixels};
+  if (at.b + at.count > call.size_b) at.count = call.size_b - at.b;
+  return at;
+}
+
+// What is fetched during the arithmetic of this strip: nothing where pixels lie apart, as each would
+// be a line.
+void fetch_from(Strip& strip, const DistillCall& call, const Place& next) {
+  strip.lines_s = strip.lines_t = 0;
+  if (call.student.stride_b != 1 || call.teacher.stride_b != 1) return;
+  const auto fetch = [&](const Logits& logits, const char*& from, int64_t& bytes, int64_t& lines) {
+    const int64_t size = logits.dtype == Dtype::float32 ? 4 : 2;
+    from = address(logits, next), bytes = logits.stride_class * size;
+    lines = (next.count * size + 63) / 64;
+  };
+  fetch(call.student, strip.next_s, strip.bytes_s, strip.lines_s);
+  fetch(call.teacher, strip.next_t, strip.bytes_t, strip.lines_t);
+}
+
 }  // namespace
 
 // Tasks [begin, end), each one strip of call.pixels pixels. `memory` holds workspace_floats() floats.
 void distill_down(const DistillCall& call, int64_t begin, int64_t end, float* memory) {
-  const Strip strip =
-      make_strip(memory, call.classes, call.pixels, call.classes, call.cross_entropy);
+  Strip strip = make_strip(memory, call.classes, call.pixels, call.classes, call.cross_entropy);
   const int64_t strips = (call.size_b + call.pixels - 1) / call.pixels;
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t line = task / strips;
-    Place at = {line / call.size_a, line % call.size_a, task % strips * call.pixels, call.pixels};
-    if (at.b + at.count > call.size_b) at.count = call.size_b - at.b;
-    const int64_t row = line * call.size_b + at.b;
+    const Place at = place_of(call, task, strips);
+    const int64_t row = task / strips * call.size_b + at.b;
+    if (task + 1 < end) {
+      fetch_from(strip, call, place_of(call, task + 1, strips));
+    } else {
+      strip.lines_s = 0;
+    }
     call.task_losses[task] = 0;
     call.task_agreements[task] = 0;
     const int64_t counting = describe_rows(strip, call, row, at.count);
