@@ -77,7 +77,7 @@ def test_a_call_without_a_camera_on_a_stem_that_has_none_is_refused():
 
 
 def test_a_trained_student_does_not_load_into_one_that_computes_otherwise(tmp_path):
-    trained = student_module("rawify", teacher())
+    trained = student_module("rawify", teacher(), demosaic="superpixel")
     other = rawify(teacher().model)
     before = {k: v.clone() for k, v in other.state_dict().items()}
     for strict in (True, False):

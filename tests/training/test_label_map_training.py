@@ -63,7 +63,7 @@ def test_the_loss_is_the_cross_entropy_of_the_views(tmp_path):
     (batch,) = loader.training(0, 1)
     student = isp_distill.rawify(
         dense.model, curve="gamma", white_balance=True, colour_matrix=True, mean=dense.mean,
-        std=dense.std,
+        std=dense.std, demosaic="malvar",
     ).eval()  # fmt: skip
     with torch.no_grad():
         s, t = student(batch.mosaic, batch.isp), dense.logits(dense.picture(batch))

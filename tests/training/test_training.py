@@ -61,7 +61,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 def test_only_the_stem_trains(tmp_path):
     result = run(tmp_path, steps=3, trainable="stem")
     start = isp_distill.rawify(
-        teacher().model, curve="gamma", white_balance=True, colour_matrix=True
+        teacher().model, curve="gamma", white_balance=True, colour_matrix=True, demosaic="malvar"
     ).state_dict()
     for name, value in result.student.state_dict().items():
         if name == "_extra_state":
