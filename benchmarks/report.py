@@ -13,6 +13,7 @@ two cores, which should have nothing else to do.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import os
 import sys
@@ -120,12 +121,12 @@ def tasks(folder: Path) -> Iterator[tuple[str, Measure]]:
     yield _unprocess(*NOISY)
 
 
-def measured(rounds: int, threads: int) -> Results:
-    """All tasks on this machine."""
+def measured(rounds: int, threads: int, only: str = "") -> Results:
+    """All tasks on this machine, or those whose name holds ``only``."""
     torch.set_num_threads(threads)
     before = load()
     with tempfile.TemporaryDirectory() as folder:
-        every = list(tasks(Path(folder)))
+        every = [one for one in tasks(Path(folder)) if only in one[0]]
         rows = []
         with tqdm(every) as bar:
             for name, measure in bar:
@@ -142,6 +143,13 @@ def measured(rounds: int, threads: int) -> Results:
         load=before,
         rows=tuple(rows),
     )
+
+
+def renewed(old: Results, new: Results) -> Results:
+    """Results with the rows that were measured anew in place of the old ones."""
+    fresh = {(row.operation, row.task): row for row in new.rows}
+    kept = [fresh.pop((row.operation, row.task), row) for row in old.rows]
+    return dataclasses.replace(new, rows=(*kept, *fresh.values()))
 
 
 def plot(results: list[Results], path: Path) -> None:
@@ -177,10 +185,20 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--results", type=Path, default=FOLDER)
     parser.add_argument("--picture", type=Path, default=PICTURE)
+    parser.add_argument(
+        "--only", default="", metavar="TEXT",
+        help="measure the tasks whose name holds this, and keep the machine's other rows",
+    )  # fmt: skip
     parser.add_argument("--only-table", action="store_true", help="of the files that are there")
     arguments = parser.parse_args()
     if not arguments.only_table:
-        print(f"results: {measured(arguments.rounds, arguments.threads).write(arguments.results)}")
+        found = measured(arguments.rounds, arguments.threads, arguments.only)
+        if not found.rows:
+            parser.error(f"no task's name holds {arguments.only!r}")
+        path = found.path(arguments.results)
+        if arguments.only and path.exists():
+            found = renewed(Results.read(path), found)
+        print(f"results: {found.write(arguments.results)}")
     results = all_results(arguments.results)
     if not results:
         print(f"{arguments.results}: holds no results: measure some first", file=sys.stderr)

@@ -67,11 +67,15 @@ class Results:
         held = f", held to {self.instructions}" if self.chosen else f", {self.instructions}"
         return f"{self.processor}{held}, {self.threads} threads"
 
+    def path(self, folder: Path = FOLDER) -> Path:
+        """The file of such a machine."""
+        name = re.sub(r"[^a-z0-9]+", "-", f"{self.processor} {self.instructions}".lower())
+        return folder / f"{name.strip('-')}.json"
+
     def write(self, folder: Path = FOLDER) -> Path:
         """Write it as JSON, in place of an earlier run on such a machine."""
         folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^a-z0-9]+", "-", f"{self.processor} {self.instructions}".lower())
-        path = folder / f"{name.strip('-')}.json"
+        path = self.path(folder)
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         return path
 

@@ -72,6 +72,23 @@ def test_a_report_is_measured_written_and_drawn(tmp_path, monkeypatch, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_some_tasks_measured_anew_leave_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "tasks", lambda folder: iter(
+        [("one", lambda rounds: report.Row("loss", "one", 1.0 * rounds, {"eager": 2.0}, 0.5)),
+         ("other", lambda rounds: report.Row("loss", "other", 2.0 * rounds, {"eager": 3.0}, 0.4))]
+    ))  # fmt: skip
+    arguments = ["--results", str(tmp_path), "--picture", str(tmp_path / "speed.png")]
+    for more in ([], ["--only", "oth", "--rounds", "9"]):
+        monkeypatch.setattr("sys.argv", ["report.py", *arguments, *more])
+        assert report.main() == 0
+    (found,) = all_results(tmp_path)
+    assert [(row.task, row.milliseconds) for row in found.rows] == [("one", 7.0), ("other", 18.0)]
+    monkeypatch.setattr("sys.argv", ["report.py", *arguments, "--only", "nothing"])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "no task's name holds 'nothing'" in capsys.readouterr().err
+
+
 def test_without_results_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
     arguments = ["--results", str(tmp_path / "none"), "--picture", str(tmp_path / "x.png")]
     monkeypatch.setattr("sys.argv", ["report.py", "--only-table", *arguments])
