@@ -186,7 +186,10 @@ def _models(
     import timm
 
     model = settled(timm.create_model("efficientnet_lite0"), torch.rand(4, 3, PICTURE, PICTURE))
-    student = rawify(model, mean=MEAN, std=STD, curve="gamma", colour_matrix=True)
+    # As train("rawify", ...) makes it.
+    student = rawify(
+        model, mean=MEAN, std=STD, curve="gamma", colour_matrix=True, demosaic="malvar"
+    )
     frames = [
         RawImage(mosaic=scene(height, width), pattern="RGGB", black=BLACK, white=WHITE,
                  white_balance=BALANCE, ccm=CCM)
