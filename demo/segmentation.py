@@ -29,7 +29,7 @@ AHEAD_AGREEMENT, AHEAD_IOU = 0.05, 0.03
 
 def main() -> int:
     """Run the demo; 0 if the student ends ahead of every baseline, and nearer to the teacher."""
-    parser = training_options(__doc__, steps=80, batch_size=8)
+    parser = training_options(__doc__, steps=140, batch_size=8)
     parser.add_argument("--trainable", choices=TRAINABLE, default="all")
     # At 2, usual for classes of pictures, it is mostly the tail of 1000 classes that is compared.
     parser.add_argument("--temperature", type=float, default=1.0)
