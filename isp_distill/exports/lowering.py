@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from isp_distill.data.views import View
 from isp_distill.exports.lowered_packing import Unpacking
 from isp_distill.isp.camera import ISP
+from isp_distill.isp.matrices import planes_matrix
 from isp_distill.models.output import EXPORT_OPTION, Output, read_output
 from isp_distill.models.raw_model import RawModel
 from isp_distill.models.rawify import replaced_module
-from isp_distill.models.stem import RawStem, check_stand_in, planes_matrix
+from isp_distill.models.stem import RawStem, check_stand_in
 from isp_distill.models.student import PlanesModel
 from isp_distill.ops import reference
 from isp_distill.raw.packings import packing_of

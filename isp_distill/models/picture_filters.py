@@ -10,6 +10,7 @@ here and between them in an ISP, so the two pictures are near, not equal.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from isp_distill.raw.cfa import PATTERNS, pattern_codes
 
 # Periods that one impulse can reach, and those of the mosaic that it lies in.
 _REACH, _SIDE = 1, 12
+# Whatever torch's default device is.
+_EXACT: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
 
 @functools.cache
@@ -40,9 +43,9 @@ def picture_filters(demosaic: str) -> Tensor:
     """
     middle = _SIDE // 2
     # Each plane's impulse in the middle period, for each pattern.
-    planes = torch.zeros(4, 4, _SIDE, _SIDE, dtype=torch.float64)
+    planes = torch.zeros(4, 4, _SIDE, _SIDE, **_EXACT)
     planes[range(4), range(4), middle, middle] = 1
-    filters = torch.zeros(3, 4, 2 * _REACH + 1, 2 * _REACH + 1, dtype=torch.float64)
+    filters = torch.zeros(3, 4, 2 * _REACH + 1, 2 * _REACH + 1, **_EXACT)
     near = slice(middle - _REACH, middle + _REACH + 1)
     for pattern in PATTERNS:
         codes = pattern_codes(pattern, 4, torch.device("cpu"))
@@ -77,7 +80,7 @@ def begin_demosaiced(stem: RawStem, demosaic: str) -> None:
     weight = stem.weight.detach().to("cpu", torch.float64)
     colours = torch.stack([weight[:, 0], weight[:, 1] + weight[:, 2], weight[:, 3]], 1)
     taps = filters.shape[-1]
-    wide = torch.zeros(len(weight), 4, side + taps - 1, side + taps - 1, dtype=torch.float64)
+    wide = torch.zeros(len(weight), 4, side + taps - 1, side + taps - 1, **_EXACT)
     for y in range(side):
         for x in range(side):
             reached = torch.einsum("oc,cpkl->opkl", colours[:, :, y, x], filters)

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from isp_distill.isp.camera import ISP
+from isp_distill.isp.matrices import planes_matrix
 from isp_distill.models.folding import CannotFoldError, Folding
 from isp_distill.models.picture_filters import begin_demosaiced, check_demosaic
 from isp_distill.models.raw_model import GRIDS, RawModel, Takeover
 from isp_distill.models.readers import Reader, readers_of, tensors_in
-from isp_distill.models.stem import RawStem, planes_matrix, share_camera
+from isp_distill.models.stem import RawStem, share_camera
 from isp_distill.ops import reference
 from isp_distill.raw.filters import filter_of
 

@@ -14,10 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from isp_distill.arguments import nobody_looks
 from isp_distill.isp.camera import ISP, Values
 from isp_distill.isp.curves import batched_curves
-from isp_distill.isp.matrices import of_planes
+from isp_distill.isp.matrices import after_planes, planes_matrix
 from isp_distill.models.module_settings import RecordedModule
 from isp_distill.ops.raw_conv.arguments import quadruple_padding
 from isp_distill.ops.raw_conv.call import raw_conv
@@ -361,36 +360,6 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's padding of one axis, before and after: the odd one after."""
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
-
-
-#: Of the entries of ``planes_matrix``: which of the nine each is, and how much of it.
-_ENTRY = torch.tensor([0, 1, 1, 2, 3, 4, 4, 5, 3, 4, 4, 5, 6, 7, 7, 8])
-_SHARE = torch.tensor([1, 0.5, 0.5, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0.5, 0.5, 1])
-
-
-def planes_matrix(ccm: Tensor) -> Tensor:
-    """A 3x3 colour matrix as one over the planes R, Gr, Gb, B: ``[N, 3, 3]`` to ``[N, 4, 4]``.
-
-    R and B take half of each green; Gr and Gb each stand for green in their own row. Where no
-    colour is doubled, ``[N, 3, 4]`` or ``[N, 3, 1]``, both are green.
-    """
-    if ccm.shape[2] != 3:
-        planes = of_planes(ccm)
-        return torch.cat([planes[:, :2], planes[:, 1:]], 1)  # R, G, G, B
-    entries = ccm.flatten(1)
-    # Three calls in place of six, which a single frame's latency feels. A program that is traced
-    # and a GPU are given no constants, which would be copied there.
-    if ccm.is_cpu and nobody_looks():
-        return (entries.index_select(1, _ENTRY) * _SHARE).view(-1, 4, 4)
-    rr, rg, rb, gr, gg, gb, br, bg, bb = entries.unbind(1)
-    rg, bg, none = rg / 2, bg / 2, 0 * gg
-    rows = (rr, rg, rg, rb, gr, gg, none, gb, gr, none, gg, gb, br, bg, bg, bb)
-    return torch.stack(rows, 1).view(-1, 4, 4)
-
-
-def after_planes(mix: Tensor, planes: Tensor) -> Tensor:
-    """``mix @ planes``, in float32 where autocast or TF32 would round a product of matrices."""
-    return (mix[:, :, None] * planes[:, None]).sum(2)
 
 
 def share_camera(stems: Sequence[RawStem]) -> None:

@@ -9,9 +9,10 @@ from torch import nn
 
 import isp_distill
 from isp_distill.isp.camera import ISP
+from isp_distill.isp.matrices import planes_matrix
 from isp_distill.models.raw_model import RawModel
 from isp_distill.models.rawify import rawify
-from isp_distill.models.stem import RawStem, planes_matrix
+from isp_distill.models.stem import RawStem
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -12,7 +12,7 @@ from seen_operators import SeenOperators
 from torch import nn
 
 from isp_distill import ISP, RawModel, RawStem
-from isp_distill.models.stem import after_planes, planes_matrix
+from isp_distill.isp.matrices import after_planes, planes_matrix
 
 MOSAIC = torch.randint(0, 1000, (2, 12, 16), generator=torch.Generator().manual_seed(0))
 MOSAIC = MOSAIC.to(torch.uint16)
