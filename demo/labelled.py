@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from make_raw import TILE, sensor_of, tile_of, write_raw
 from photographs import Photograph, debian_folder, tomllib
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 _LABELS = Path(__file__).with_name("labels.toml")
@@ -115,7 +115,7 @@ def make_labelled(
         for copy in range(EACH[cut.held_out]):
             pattern, bits, black = sensor_of(number + 3 * copy)
             with Image.open(behind[(7 * number + 31 * copy) % len(behind)].path) as image:
-                tile = tile_of(image.convert("RGB"), TILE, 1.0, 0.5, 0.5)
+                tile = tile_of(ImageOps.exif_transpose(image).convert("RGB"), TILE, 1.0, 0.5, 0.5)
             name = f"cut-{cut.path.stem}-{copy}-{pattern}-{bits}.dng"
             path = out / ("held-out" if cut.held_out else "train") / name
             seed = 100_000 + 10 * number + copy
