@@ -33,8 +33,10 @@ def add_biases(path: Path, but: Collection[str] = ()) -> None:
     onnx = importlib.import_module("onnx")
     model = onnx.load(path)
     weights = {one.name: one for one in model.graph.initializer}
+    taken = set(weights).union(*([*node.input, *node.output] for node in model.graph.node))
     for node in model.graph.node:
-        if node.op_type not in _LAYERS or node.name in but or len(node.input) != 2:
+        # What has no name is not corrected either.
+        if node.op_type not in _LAYERS or node.name in ("", *but) or len(node.input) != 2:
             continue
         weight = weights.get(node.input[1])
         if weight is None:
@@ -43,6 +45,9 @@ def add_biases(path: Path, but: Collection[str] = ()) -> None:
         axis = 0 if node.op_type == "Conv" or turned else 1
         zeros = np.zeros(weight.dims[axis], onnx.helper.tensor_dtype_to_np_dtype(weight.data_type))
         name = f"{node.name}.bias"
+        while name in taken:
+            name += ".zeros"
+        taken.add(name)
         model.graph.initializer.append(onnx.numpy_helper.from_array(zeros, name))
         node.input.append(name)
     onnx.save(model, path)

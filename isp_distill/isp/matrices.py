@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from isp_distill.arguments import nobody_looks, readable, transformed
 from isp_distill.raw.cfa import on_device, per_sample
@@ -143,10 +144,11 @@ def of_planes(matrix: Tensor) -> Tensor:
 
 
 #: Of the entries of ``planes_matrix``: which of the nine each is, and how much of it.
-_ENTRY = torch.tensor([0, 1, 1, 2, 3, 4, 4, 5, 3, 4, 4, 5, 6, 7, 7, 8], device="cpu")
-_SHARE = torch.tensor(
-    [1, 0.5, 0.5, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0.5, 0.5, 1], dtype=torch.float32, device="cpu"
-)
+with torch.inference_mode(False):  # they are kept for gradients, wherever they were imported
+    _ENTRY = torch.tensor([0, 1, 1, 2, 3, 4, 4, 5, 3, 4, 4, 5, 6, 7, 7, 8], device="cpu")
+    _SHARE = torch.tensor(
+        [1, 0.5, 0.5, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0.5, 0.5, 1], dtype=torch.float32, device="cpu"
+    )
 
 
 def planes_matrix(ccm: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ def planes_matrix(ccm: Tensor) -> Tensor:
     entries = ccm.flatten(1)
     # Three calls in place of six, which a single frame's latency feels. A program that is traced
     # and a GPU are given no constants, which would be copied there.
-    if ccm.is_cpu and nobody_looks():
+    if ccm.is_cpu and ccm.dtype is torch.float32 and nobody_looks() and not is_fake(ccm):
         return (entries.index_select(1, _ENTRY) * _SHARE).view(-1, 4, 4)
     rr, rg, rb, gr, gg, gb, br, bg, bb = entries.unbind(1)
     rg, bg, none = rg / 2, bg / 2, 0 * gg

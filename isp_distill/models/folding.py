@@ -149,8 +149,11 @@ def padding_of(name: str, convolution: Convolution) -> Padding:
         candidates.append((horizontal, horizontal, vertical, vertical))
     candidates.append("same")
     draw = torch.Generator().manual_seed(0)
+    # No kernel is larger than what it reads.
+    more = weight.shape[-1] if weight.shape[-1] > 32 else 0
     probes = [
-        torch.randn(1, 3, side, side, generator=draw).to(weight) for side in (64, 62, 61, 224)
+        torch.randn(1, 3, side + more, side + more, generator=draw).to(weight)
+        for side in (64, 62, 61, 224)
     ]
     with torch.no_grad():
         actual = [module(probe) for probe in probes]

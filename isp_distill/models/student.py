@@ -77,6 +77,11 @@ def as_student(student: Student | nn.Module) -> Student:
     return PlanesModel(student)
 
 
+def demosaic_of(teacher: Teacher) -> str:
+    """What a student of this teacher begins with: its own pictures' demosaicing, else malvar."""
+    return teacher.demosaic or "malvar"
+
+
 def student_module(
     student: nn.Module | str,
     teacher: Teacher,
@@ -124,7 +129,7 @@ def student_module(
             white_balance=True,
             colour_matrix=True,
             size=teacher.size,
-            demosaic=demosaic or teacher.demosaic or "malvar",
+            demosaic=demosaic or demosaic_of(teacher),
         )
         # A copy of a teacher whose weights are frozen, as a teacher's often are, is to be trained.
         student.requires_grad_(True)

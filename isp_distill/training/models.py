@@ -21,7 +21,7 @@ from isp_distill.models.losses import DistillLoss
 from isp_distill.models.match import Match
 from isp_distill.models.matching import Matching, made_matching
 from isp_distill.models.stem import RawStem
-from isp_distill.models.student import student_module
+from isp_distill.models.student import demosaic_of, student_module
 from isp_distill.models.teacher import Teacher, as_teacher
 from isp_distill.models.teacher_output import usual_objective
 from isp_distill.models.trained_view import trained_at
@@ -142,6 +142,10 @@ def made_pair(
     chosen.prepare(job.device)
     if settings.channels_last and chosen.module is not None:
         chosen.module.to(memory_format=torch.channels_last)
+    if isinstance(student, str) and student == "rawify":
+        # Written down as it is: a teacher that is named later may demosaic otherwise.
+        settings = dataclasses.replace(settings, demosaic=settings.demosaic or demosaic_of(chosen))
+        job = dataclasses.replace(job, settings=settings)
     pupil = student_module(student, chosen, settings.curve, settings.demosaic)
     if settings.objective is not None:
         return pupil, chosen, job

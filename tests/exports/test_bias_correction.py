@@ -129,3 +129,23 @@ def test_layers_are_given_biases(files, tmp_path):
     ]
     before, after = (session.run(None, feeds[0])[0] for session in sessions)
     np.testing.assert_array_equal(before, after)
+
+
+def test_names_stay_apart(files, tmp_path):
+    """Nodes without a name are left alone, and a name that is taken is not taken twice."""
+    folder, _ = files
+    model = onnx.load(folder / "f.onnx")
+    bare = next(n for n in model.graph.node if n.op_type == "Conv" and len(n.input) == 2)
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.ones(3, np.float32), f"{bare.name}.bias")
+    )
+    onnx.save(model, tmp_path / "taken.onnx")
+    add_biases(tmp_path / "taken.onnx")
+    onnx.checker.check_model(str(tmp_path / "taken.onnx"), full_check=True)
+    onnxruntime.InferenceSession(tmp_path / "taken.onnx", providers=["CPUExecutionProvider"])
+    for node in model.graph.node:
+        node.name = ""
+    onnx.save(model, tmp_path / "unnamed.onnx")
+    before = (tmp_path / "unnamed.onnx").read_bytes()
+    add_biases(tmp_path / "unnamed.onnx")
+    assert (tmp_path / "unnamed.onnx").read_bytes() == before

@@ -174,3 +174,12 @@ def test_a_saved_student_is_made_again(tmp_path):
     mosaic = torch.randint(100, 900, (1, 128, 128), dtype=torch.int32)
     isp = ISP(black=0, white=1000)
     assert torch.equal(student(mosaic, isp), again(mosaic, isp))
+
+
+@pytest.mark.parametrize("demosaic", ["superpixel", "malvar"])
+def test_kernels_larger_than_a_small_picture(demosaic):
+    model = nn.Sequential(nn.Conv2d(3, 2, 64, 64))
+    student = rawify(model, size=256, demosaic=demosaic)
+    mosaic = torch.randint(100, 900, (1, 512, 512), dtype=torch.int32)
+    assert student.takeover.form == "stem"
+    assert student(mosaic, ISP(black=0, white=1000)).shape == (1, 2, 4, 4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -153,3 +155,24 @@ def test_autocast_does_not_round_the_colour_matrix():
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, torch.full((1, 4, 4), 4 * 0.21))
     torch.testing.assert_close(after_planes(mix, planes), mix @ planes)
+
+
+def test_constants_made_in_inference_mode_serve_gradients():
+    program = (
+        "import torch\n"
+        "with torch.inference_mode():\n"
+        "    from isp_distill.isp.matrices import planes_matrix\n"
+        "ccm = torch.eye(3)[None].requires_grad_()\n"
+        "planes_matrix(ccm).sum().backward()\n"
+        "print(ccm.grad.sum().item())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # Of green 2 halves in each of R's and B's rows, and a whole one in each of its own.
+    assert run.stdout == "12.0\n", run.stderr
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_matrix_over_planes_keeps_its_dtype(dtype):
+    ccm = torch.randn(2, 3, 3, dtype=dtype)
+    assert planes_matrix(ccm).dtype == dtype
+    torch.testing.assert_close(planes_matrix(ccm).float(), planes_matrix(ccm.float()))

@@ -16,6 +16,7 @@ from isp_distill import ISPAugmentation, Match, NoiseModel, ShortExposure, Train
 from isp_distill.cli.flags import explained, given_settings
 from isp_distill.cli.main import main, parser
 from isp_distill.models.student import student_module
+from isp_distill.training.checkpoint import load_checkpoint
 from isp_distill.training.config import RunConfig
 from isp_distill.training.keywords import TrainKeywords
 from isp_distill.training.settings import FREE
@@ -330,3 +331,15 @@ def test_a_student_begins_as_its_teachers_pictures_are_demosaiced():
     assert student_module("rawify", coarse).stem.weight.shape[-1] == 3
     with pytest.raises(ValueError, match=r"demosaic='malvar' is for the student \"rawify\""):
         student_module(isp_distill.rawify(network, size=16), coarse, None, "malvar")
+
+
+def test_a_run_writes_down_what_its_student_began_with(tmp_path):
+    made = dataclasses.replace(teacher(), demosaic="superpixel")
+    isp_distill.train(
+        "rawify", made, [raw_image(0)], out=tmp_path, steps=1, batch_size=1, device="cpu",
+        progress=False, tensorboard=False,
+    )  # fmt: skip
+    settings = load_checkpoint(tmp_path / "checkpoint.pt")["settings"]
+    assert settings["demosaic"] == "superpixel"
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["settings"]["demosaic"] == "superpixel"
