@@ -71,7 +71,7 @@ def test_a_loop_of_ones_own_takes_a_folder_of_raw_files(run, dngs):
 
 
 def test_a_dense_teacher(run):
-    printed = run("dense_teacher", "--size", 64, "--steps", 4, "--out", "out")
+    printed = run("dense_teacher", "--size", 64, "--steps", 16, "--out", "out")
     before, after = (float(kl) for kl in re.findall(r"KL (\d+\.\d+), mIoU", printed))
     assert after < before
     written = json.loads(Path("out/report.json").read_text())

@@ -52,6 +52,8 @@ def assert_same(results, dtype, objective, T, row_loss=1.0, rounding=ROUNDING, b
     squared = 1.0 if objective in ("tvd", "mse") else T * T
     beta = 9.0 if objective.startswith("dkd") else 1.0
     atol = 1e-6 * beta * squared * row_loss + 1e-6
+    if objective.startswith("binary_kl"):  # the errors of a logarithm for each class
+        atol += 1e-7 * squared * row_loss * expected_gradient.shape[1]
     torch.testing.assert_close(loss, expected, rtol=3e-5, atol=atol)
     assert agreed == expected_agreed
     # Exponents up to 1e2 / T in float32 carry an error of 2^-24 of themselves.

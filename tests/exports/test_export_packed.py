@@ -108,7 +108,9 @@ def test_a_trained_student_leaves_for_the_sensor(tmp_path, capsys):
           str(root), "--size", "64", "64", "--packing", "mipi12"])  # fmt: skip
     assert str(path) in capsys.readouterr().out
     data = np.stack([np.fromfile(root / f"{i}.raw", np.uint8).reshape(64, 96) for i in range(6)])
-    trained = isp_distill.rawify(teacher().model, curve="gamma", colour_matrix=True, size=32)
+    trained = isp_distill.rawify(
+        teacher().model, curve="gamma", colour_matrix=True, size=32, demosaic="malvar"
+    )
     state = load_checkpoint(tmp_path / "run/checkpoint.pt")
     trained.load_state_dict(state.get("average") or state["student"])
     folder = SensorFolder(root, packed=True)
