@@ -149,9 +149,9 @@ def check_against_reference(case: Case, backend: str, half_operands: bool = Fals
     assert out.is_contiguous(memory_format=layout)
     assert expected.is_contiguous(memory_format=layout)
     rounding = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}[case.out_dtype]
-    # Far below 0, where gelu is all but 0, the reference's 1 + erf keeps the rounding of 1.
-    least = 1e-2 if case.activation == "gelu" else 1e-3
-    assert_close(out, expected, rounding, "output", least)
+    if half_operands and case.out_dtype == torch.float16:
+        rounding = 5e-3  # products that are large and cancel keep their operands' rounding
+    assert_close(out, expected, rounding, "output")
     for name, gradient in gradients.items():
         assert gradient.shape == expected_gradients[name].shape
         relative = 1e-3
