@@ -102,6 +102,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     with replaced(path) as temporary, open(temporary, "wb") as file:
         sealed = _Hashing(file)
         try:
+            # Written to, and no more is asked of it, hence the ignore.
             torch.save({**state, "format": FORMAT, "version": VERSION}, sealed)  # type: ignore[arg-type]
             sealed.seal()
         except Exception:

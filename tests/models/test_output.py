@@ -221,7 +221,7 @@ def test_any_function_is_a_teacher(tmp_path):
 
 
 def test_a_real_session_of_onnxruntime(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="its session is the teacher")
     torch.manual_seed(0)
     own = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)).eval()
     path, free = str(tmp_path / "teacher.onnx"), ({0: torch.export.Dim("n")},)

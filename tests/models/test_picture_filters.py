@@ -165,7 +165,7 @@ def test_what_does_not_go_together_is_refused():
 
 
 def test_a_saved_student_is_made_again(tmp_path):
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="a model that can be made again by its name")
     model = timm.create_model("resnet10t", num_classes=5).eval()
     student = rawify(model, demosaic="malvar", curve="gamma", size=64).eval()
     save(student, tmp_path / "kept")

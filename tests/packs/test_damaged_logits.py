@@ -80,7 +80,7 @@ def damaged_logits(out, change):
     (path,) = out.glob(f"teachers/*/{MANIFEST}")
     shard = path.with_name("logits-000000.safetensors")
     with safe_open(str(shard), framework="np") as file:
-        arrays = {key: file.get_tensor(key).copy() for key in file.keys()}  # noqa: SIM118
+        arrays = {key: file.get_tensor(key).copy() for key in file.keys()}  # noqa: SIM118 - no mapping
         about = file.metadata()
     change(arrays)
     shard.unlink()

@@ -170,7 +170,7 @@ def test_mono_trains_by_the_default_demosaicing(tmp_path):
 
 def test_a_calibrated_student_keeps_its_camera(tmp_path):
     """The matrix of four colours is part of the state dict."""
-    make = lambda: isp_distill.rawify(teacher().model, colour_matrix=True)  # noqa: E731
+    make = lambda: isp_distill.rawify(teacher().model, colour_matrix=True)  # noqa: E731 - three words, used three times
     student = make()
     student.calibrate(ISP(white=1023, pattern="IrBRG", ccm=FOUR))
     other = make()
