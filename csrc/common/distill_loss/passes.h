@@ -28,22 +28,22 @@ INLINE void choose_targets(const Strip& strip) {
 
 // Cross entropy's exponentials, sum, and value at the label; before pass 2 overwrites the logits.
 template <bool Across>
-static void label_pass(const Strip& strip, float smoothing) {
+static void label_pass(const Strip strip, float smoothing) {
   const LaneState& of = strip.of;
-  for (int64_t v = 0; v < strip.width; v += W) {
-    V top = load(of.max_s + v), sum = V{}, plain = V{}, at = V{};
-    I label = load_int(of.label + v);
+  for (int64_t v = 0; v < strip.width; v += STEP<Across>) {
+    V top = of_row<Across>(of.max_s, v), sum = V{}, plain = V{}, at = V{};
+    I label = of_row_int<Across>(of.label, v);
     for (int64_t d = 0; d < strip.depth; ++d) {
-      V x = load(strip.s + d * strip.pitch + v) - top;
+      V x = load(strip.s + place<Across>(strip, d, v)) - top;
       V e = exp2_of(x * LOG2E);
-      store(strip.e + d * strip.pitch + v, e);
+      store(strip.e + place<Across>(strip, d, v), e);
       sum += e;
       at = class_at<Across>(d) == label ? x : at;
       if (smoothing != 0) plain += x > 0.5f * NO_CLASS ? x : V{};
     }
-    store(of.sum_label + v, total<Across>(sum));
-    store(of.sum_logits + v, total<Across>(plain));
-    store(of.at_label + v, total<Across>(at));
+    keep_sum<Across>(of.sum_label, v, sum);
+    keep_sum<Across>(of.sum_logits, v, plain);
+    keep_sum<Across>(of.at_label, v, at);
   }
 }
 
@@ -53,18 +53,18 @@ INLINE V finite(V x) { return x == __builtin_inff() ? x - x : x; }
 // DKD looks at the target class apart: its logits move out of the strip, whose maximum is then
 // that of the other classes. The binary part is done here, the rest is a forward KL.
 template <bool Across>
-static void take_target_out(const Strip& strip, float k, float* target_s, float* target_t) {
+static void take_target_out(const Strip strip, float k, float* target_s, float* target_t) {
   const LaneState& of = strip.of;
-  for (int64_t v = 0; v < strip.width; v += W) {
-    I target = load_int(of.target + v);
+  for (int64_t v = 0; v < strip.width; v += STEP<Across>) {
+    I target = of_row_int<Across>(of.target, v);
     V of_s = V{}, of_t = splat(-__builtin_inff()), top_s = splat(NO_CLASS), top_t = top_s;
     if constexpr (Across) {
-      int64_t at = target[0];
+      const int64_t at = v * strip.pitch + of.target[v];
       of_s = splat(strip.s[at]), of_t = splat(strip.t[at]);
       strip.s[at] = NO_CLASS, strip.t[at] = -__builtin_inff();
     }
     for (int64_t d = 0; d < strip.depth; ++d) {
-      float *ps = strip.s + d * strip.pitch + v, *pt = strip.t + d * strip.pitch + v;
+      float *ps = strip.s + place<Across>(strip, d, v), *pt = strip.t + place<Across>(strip, d, v);
       V s = load(ps), t = load(pt);
       if constexpr (!Across) {
         I here = class_at<Across>(d) == target;
@@ -75,27 +75,27 @@ static void take_target_out(const Strip& strip, float k, float* target_s, float*
       top_s = max(s, top_s), top_t = max(t, top_t);
     }
     if constexpr (Across) top_s = max_across(top_s), top_t = max_across(top_t);
-    store(of.max_s + v, top_s), store(of.max_t + v, top_t);
+    keep<Across>(of.max_s, v, top_s), keep<Across>(of.max_t, v, top_t);
     // Exponents of the target relative to the others' maximum; positive where it leads.
-    store(target_s + v, finite(of_s - top_s) * k), store(target_t + v, finite(of_t - top_t) * k);
+    keep<Across>(target_s, v, finite(of_s - top_s) * k);
+    keep<Across>(target_t, v, finite(of_t - top_t) * k);
   }
 }
 
 // Pass 2. Leaves in the buffers: forward KL, DKD, TVD: both exponentials; reverse KL: the student's,
 // and the difference of exponents; MSE: the difference of logits; JSD: the logits, untouched.
-template <Objective O, bool Across>
-static void accumulate(const Strip& strip, float k) {
+template <Objective O, bool Across, bool Fetch>
+static void accumulate(const Strip strip, float k) {
   const LaneState& of = strip.of;
-  const int64_t step = strip.pitch;
   Ahead ahead = ahead_of(strip);
-  for (int64_t v = 0; v < strip.width; v += W) {
-    V top_s = load(of.max_s + v), top_t = load(of.max_t + v);
+  for (int64_t v = 0; v < strip.width; v += STEP<Across>) {
+    V top_s = of_row<Across>(of.max_s, v), top_t = of_row<Across>(of.max_t, v);
     V sum_s = V{}, sum_t = V{}, mixed = V{};
 #pragma GCC unroll 4
     for (int64_t d = 0; d < strip.depth; ++d) {
-      float *ps = strip.s + d * step + v, *pt = strip.t + d * step + v;
+      float *ps = strip.s + place<Across>(strip, d, v), *pt = strip.t + place<Across>(strip, d, v);
       V s = load(ps), t = load(pt);
-      fetch_next<Across>(strip, d, ahead);
+      fetch_next<Across, Fetch>(strip, d, v, ahead);
       if constexpr (O == Objective::mse) {
         V difference = t <= NO_CLASS ? V{} : s - t;
         mixed += difference * difference;
@@ -115,23 +115,24 @@ static void accumulate(const Strip& strip, float k) {
         store(ps, es), store(pt, et);
       }
     }
-    store(of.sum_s + v, total<Across>(sum_s));
-    store(of.sum_t + v, total<Across>(sum_t));
-    store(of.mixed + v, total<Across>(mixed));
+    keep_sum<Across>(of.sum_s, v, sum_s);
+    keep_sum<Across>(of.sum_t, v, sum_t);
+    keep_sum<Across>(of.mixed, v, mixed);
   }
 }
 
 // Pass 3 of JSD: leaves q and log2(q / m), m = b p + (1 - b) q. With x = log2(p / q),
 // log2(m / q) = log2(b 2^x + 1 - b), taken from the larger of the two terms.
 template <bool Across>
-static void compare_jsd(const Strip& strip, float k, float b) {
+static void compare_jsd(const Strip strip, float k, float b) {
   const LaneState& of = strip.of;
-  for (int64_t v = 0; v < strip.width; v += W) {
-    V log_sum_s = log2_of(load(of.sum_s + v)), log_sum_t = log2_of(load(of.sum_t + v));
-    V top_s = load(of.max_s + v), top_t = load(of.max_t + v);
+  for (int64_t v = 0; v < strip.width; v += STEP<Across>) {
+    V log_sum_s = log2_of(of_row<Across>(of.sum_s, v));
+    V log_sum_t = log2_of(of_row<Across>(of.sum_t, v));
+    V top_s = of_row<Across>(of.max_s, v), top_t = of_row<Across>(of.max_t, v);
     V of_p = V{}, of_q = V{};
     for (int64_t d = 0; d < strip.depth; ++d) {
-      float *ps = strip.s + d * strip.pitch + v, *pt = strip.t + d * strip.pitch + v;
+      float *ps = strip.s + place<Across>(strip, d, v), *pt = strip.t + place<Across>(strip, d, v);
       V log_q = (load(ps) - top_s) * k - log_sum_s, log_p = (load(pt) - top_t) * k - log_sum_t;
       V q = exp2_of(log_q), p = exp2_of(log_p), x = log_p - log_q;
       V small = exp2_of(-absolute(x));
@@ -141,42 +142,41 @@ static void compare_jsd(const Strip& strip, float k, float b) {
       of_p += p == 0 ? V{} : p * ((x > 0 ? V{} : x) - m_over_larger);
       store(ps, q), store(pt, -m_over_q);
     }
-    of_p = total<Across>(of_p), of_q = total<Across>(of_q);
-    store(of.mixed + v, of_q);
-    store(of.loss + v, b * of_p + (1 - b) * of_q);
+    keep_sum<Across>(of.mixed, v, of_q);
+    keep_sum<Across>(of.loss, v, b * of_p + (1 - b) * of_q);
   }
 }
 
 // Pass 3 of TVD: the value, and the sum of q sign(q - p).
 template <bool Across>
-static void compare_tvd(const Strip& strip) {
+static void compare_tvd(const Strip strip) {
   const LaneState& of = strip.of;
-  for (int64_t v = 0; v < strip.width; v += W) {
-    V inverse_s = 1 / load(of.sum_s + v), inverse_t = 1 / load(of.sum_t + v);
+  for (int64_t v = 0; v < strip.width; v += STEP<Across>) {
+    V inverse_s = 1 / of_row<Across>(of.sum_s, v), inverse_t = 1 / of_row<Across>(of.sum_t, v);
     V value = V{}, leaning = V{};
     for (int64_t d = 0; d < strip.depth; ++d) {
-      V q = load(strip.s + d * strip.pitch + v) * inverse_s;
-      V p = load(strip.t + d * strip.pitch + v) * inverse_t;
+      V q = load(strip.s + place<Across>(strip, d, v)) * inverse_s;
+      V p = load(strip.t + place<Across>(strip, d, v)) * inverse_t;
       value += absolute(p - q);
       leaning += q > p ? q : (q < p ? -q : V{});
     }
-    store(of.mixed + v, total<Across>(leaning));
-    store(of.loss + v, 0.5f * total<Across>(value));
+    keep_sum<Across>(of.mixed, v, leaning);
+    keep_sum<Across>(of.loss, v, 0.5f * value);
   }
 }
 
 // Binary KL: each class is a distribution of its own over yes and no. Mirrored where the teacher says
 // yes, so that p is the smaller of its two probabilities and no difference cancels; with x and y the
 // exponents, log2((1 + 2^x) / (1 + 2^y)) - p (x - y). Leaves the weighted q - p in the student's buffer.
-template <bool Across, bool Weighted>
-static void compare_binary(const Strip& strip, float k, float gamma, float floor) {
+template <bool Across, bool Fetch, bool Weighted>
+static void compare_binary(const Strip strip, float k, float gamma, float floor) {
   Ahead ahead = ahead_of(strip);
-  for (int64_t v = 0; v < strip.width; v += W) {
+  for (int64_t v = 0; v < strip.width; v += STEP<Across>) {
     V value = V{};
 #pragma GCC unroll 2
     for (int64_t d = 0; d < strip.depth; ++d) {
-      float *ps = strip.s + d * strip.pitch + v, *pt = strip.t + d * strip.pitch + v;
-      fetch_next<Across>(strip, d, ahead);
+      float *ps = strip.s + place<Across>(strip, d, v), *pt = strip.t + place<Across>(strip, d, v);
+      fetch_next<Across, Fetch>(strip, d, v, ahead);
       V a = load(ps) * k, b = load(pt) * k;
       V x = b > 0 ? -a : a, y = -absolute(b);
       V ex = exp2_of(-absolute(a)), ey = exp2_of(y);
@@ -194,7 +194,7 @@ static void compare_binary(const Strip& strip, float k, float gamma, float floor
       value += term;
       store(ps, slope);
     }
-    store(strip.of.mixed + v, total<Across>(value));
+    keep_sum<Across>(strip.of.mixed, v, value);
   }
 }
 
@@ -206,7 +206,7 @@ INLINE V log2_one_plus(V a) {
 // Everything between the sums and the gradient: the loss of each lane (times its weights) and, in
 // place of the sums, the gradient's coefficients.
 template <Objective O>
-static void settle(const Strip& strip, const DistillCall& call) {
+static void settle(const Strip strip, const DistillCall& call) {
   const LaneState& of = strip.of;
   const float T = call.temperature, scale = T * T * LN2;
   for (int64_t v = 0; v < strip.width; v += W) {
@@ -272,17 +272,17 @@ static void settle(const Strip& strip, const DistillCall& call) {
   }
 }
 
-// Pass 4: the gradient of the vector at depth d, lanes v.
+// Pass 4: the gradient of the vector at depth d of row v (or of W rows from v on).
 template <Objective O, bool Across, bool CrossEntropy>
 INLINE V gradient(const Strip& strip, int64_t d, int64_t v) {
   const LaneState& of = strip.of;
-  const int64_t at = d * strip.pitch + v;
-  V a = load(of.sum_s + v), b = load(of.sum_t + v), result = V{};
+  const int64_t at = place<Across>(strip, d, v);
+  V a = of_row<Across>(of.sum_s, v), b = of_row<Across>(of.sum_t, v), result = V{};
   if constexpr (O == Objective::forward_kl || O == Objective::dkd) {
     result = a * load(strip.s + at) - b * load(strip.t + at);
     if constexpr (O == Objective::dkd) {
-      I here = class_at<Across>(d) == load_int(of.target + v);
-      result = here ? load(of.target_gradient + v) : result;
+      I here = class_at<Across>(d) == of_row_int<Across>(of.target, v);
+      result = here ? of_row<Across>(of.target_gradient, v) : result;
     }
   } else if constexpr (O == Objective::reverse_kl || O == Objective::jsd) {
     V q = load(strip.s + at);
@@ -290,53 +290,53 @@ INLINE V gradient(const Strip& strip, int64_t d, int64_t v) {
   } else if constexpr (O == Objective::tvd) {
     V q = a * load(strip.s + at), p = b * load(strip.t + at);
     V sign = q > p ? splat(1.0f) : (q < p ? splat(-1.0f) : V{});
-    result = load(of.mixed2 + v) * q * (sign - load(of.mixed + v));
+    result = of_row<Across>(of.mixed2, v) * q * (sign - of_row<Across>(of.mixed, v));
   } else if constexpr (O == Objective::mse || O == Objective::binary_kl) {
     result = a * load(strip.s + at);
   }
   if constexpr (CrossEntropy) {
-    result += load(of.sum_label + v) * load(strip.e + at) - load(of.sum_logits + v);
-    I here = class_at<Across>(d) == load_int(of.label + v);
-    result -= here ? load(of.at_label + v) : V{};
+    result += of_row<Across>(of.sum_label, v) * load(strip.e + at) - of_row<Across>(of.sum_logits, v);
+    I here = class_at<Across>(d) == of_row_int<Across>(of.label, v);
+    result -= here ? of_row<Across>(of.at_label, v) : V{};
   }
   return result;
 }
 
 // All passes but the first and the last.
-template <bool Across>
-static void settle_strip(const Strip& strip, const DistillCall& call) {
+template <bool Across, bool Fetch>
+static void settle_strip(const Strip strip, const DistillCall& call) {
   const float k = LOG2E / call.temperature;
   if (call.cross_entropy) label_pass<Across>(strip, call.label_smoothing);
   switch (call.objective) {
     case Objective::none:
       return settle<Objective::none>(strip, call);
     case Objective::forward_kl:
-      accumulate<Objective::forward_kl, Across>(strip, k);
+      accumulate<Objective::forward_kl, Across, Fetch>(strip, k);
       return settle<Objective::forward_kl>(strip, call);
     case Objective::reverse_kl:
-      accumulate<Objective::reverse_kl, Across>(strip, k);
+      accumulate<Objective::reverse_kl, Across, Fetch>(strip, k);
       return settle<Objective::reverse_kl>(strip, call);
     case Objective::jsd:
-      accumulate<Objective::jsd, Across>(strip, k);
+      accumulate<Objective::jsd, Across, Fetch>(strip, k);
       compare_jsd<Across>(strip, k, call.parameters[0]);
       return settle<Objective::jsd>(strip, call);
     case Objective::tvd:
-      accumulate<Objective::tvd, Across>(strip, k);
+      accumulate<Objective::tvd, Across, Fetch>(strip, k);
       compare_tvd<Across>(strip);
       return settle<Objective::tvd>(strip, call);
     case Objective::dkd:
       choose_targets(strip);
       take_target_out<Across>(strip, k, strip.of.mixed2, strip.of.target_gradient);
-      accumulate<Objective::dkd, Across>(strip, k);
+      accumulate<Objective::dkd, Across, Fetch>(strip, k);
       return settle<Objective::dkd>(strip, call);
     case Objective::mse:
-      accumulate<Objective::mse, Across>(strip, k);
+      accumulate<Objective::mse, Across, Fetch>(strip, k);
       return settle<Objective::mse>(strip, call);
     case Objective::binary_kl:
       if (call.parameters[0] != 0) {
-        compare_binary<Across, true>(strip, k, call.parameters[0], call.parameters[1]);
+        compare_binary<Across, Fetch, true>(strip, k, call.parameters[0], call.parameters[1]);
       } else {
-        compare_binary<Across, false>(strip, k, 0, 0);
+        compare_binary<Across, Fetch, false>(strip, k, 0, 0);
       }
       return settle<Objective::binary_kl>(strip, call);
   }

@@ -1,12 +1,13 @@
 // A strip of logits in cache: how it lies there, what is known of its rows, and their maxima.
 //
-// A strip is `depth` vectors-deep by `width` lanes wide, in two float buffers `s` and `t`. There are
-// two ways to lay logits out in it:
-//   down    lane = row (pixel), depth = class: dense maps. Sums over classes are sums of vectors.
-//   across  one row alone, class = depth * W + lane, width = W: rows whose classes lie contiguous.
-//           The same sums, and one exchange between lanes at the end of each pass.
-// Each formula is so written once (passes.h). Exponents and logarithms are to the base 2:
-// k = log2(e) / T.
+// A strip holds `width` rows, in two float buffers `s` and `t`. There are two ways to lay it out:
+//   down    lane = row (pixel), one vector for each class and W rows: dense maps. Sums over classes
+//           are sums of vectors.
+//   across  up to W rows one below the other, lane = class: rows whose classes lie contiguous. The
+//           same sums, and one exchange between lanes at the end of each pass over a row; no row
+//           waits for another one's, and what comes after the sums is done for all rows at once.
+// What is known of a row lies in a lane of its own either way, so each formula is written once
+// (passes.h). Exponents and logarithms are to the base 2: k = log2(e) / T.
 #pragma once
 
 #include "common/distill_loss/vector.h"
@@ -18,7 +19,7 @@ constexpr float LN2 = 0.6931471805599453f, LOG2E = 1.4426950408889634f;
 // Fills the lanes and depths beyond the last class: weighs nothing anywhere, and is finite.
 constexpr float NO_CLASS = -1e30f;
 
-// Per lane, arrays of `width`.
+// Per row, arrays of `width` and at least W.
 struct LaneState {
   float *max_s, *max_t, *sum_s, *sum_t, *mixed, *mixed2;
   float *sum_label, *sum_logits, *at_label;  // cross entropy: sum of exp, sum of s - max, s[label]
@@ -30,22 +31,65 @@ constexpr int LANE_ARRAYS = 18;
 
 struct Strip {
   float *s, *t, *e;  // e: exponentials of cross entropy
-  int64_t depth, width, classes;
-  // Elements from one depth to the next: an odd number of cache lines in a strip of pixels. A power of
-  // two would put all classes of a pixel into the same few sets of the first-level cache.
+  int64_t depth, width, classes;  // depth: vectors of a row, across; classes, down
+  // Elements from one row to the next (across) or from one class to the next (down): an odd number of
+  // cache lines. A power of two would put all of them into the same few sets of the first-level cache.
   int64_t pitch;
   LaneState of;
-  // Across: the logits of the row that comes next, to be fetched during the arithmetic of this one;
-  // bytes of them to a vector of floats. Where none is named, the strip's own memory, which is there.
-  // Down: the next strip's, bytes from one class to the next, and cache lines of one class; or 0.
+  // The logits that are fetched during the arithmetic of these. Across: the row after the last one, bytes
+  // from there to the next row, and of a vector of floats. Down: the next strip, bytes from one class to
+  // the next, and cache lines of one class; or 0.
   const char *next_s, *next_t;
   int64_t bytes_s, bytes_t, lines_s, lines_t;
 };
 
-INLINE Strip make_strip(float* memory, int64_t depth, int64_t width, int64_t classes, bool third) {
+// Passes take the strip by value. Of a reference, all that it says would be read again after every store,
+// for all that the compiler knows of what the store may have changed.
+
+// How a pass goes over a strip: from one row, or W rows, to the next; where the vector at depth d lies;
+// what is known of the row, in all lanes; and what comes out of it, to be kept.
+template <bool Across>
+constexpr int64_t STEP = Across ? 1 : W;
+
+template <bool Across>
+INLINE int64_t place(const Strip& strip, int64_t d, int64_t v) {
+  return Across ? v * strip.pitch + d * W : d * strip.pitch + v;
+}
+
+template <bool Across>
+INLINE V of_row(const float* values, int64_t v) {
+  return Across ? splat(values[v]) : load(values + v);
+}
+
+template <bool Across>
+INLINE I of_row_int(const int32_t* values, int64_t v) {
+  return Across ? splat_int(values[v]) : load_int(values + v);
+}
+
+template <bool Across>
+INLINE void keep(float* values, int64_t v, V x) {
+  if constexpr (Across) {
+    values[v] = x[0];
+  } else {
+    store(values + v, x);
+  }
+}
+
+template <bool Across>
+INLINE void keep_sum(float* values, int64_t v, V x) {
+  keep<Across>(values, v, Across ? sum_across(x) : x);
+}
+
+// `memory` holds workspace_floats(call). Across, the caller sets `width` to the rows that there are.
+template <bool Across>
+INLINE Strip make_strip(float* memory, const DistillCall& call) {
   Strip strip;
-  strip.depth = depth, strip.width = width, strip.classes = classes;
-  strip.pitch = width == W ? W : width + 16;
+  strip.depth = Across ? (call.classes + W - 1) / W : call.classes;
+  strip.width = Across && call.strip_rows > W ? W : call.strip_rows;
+  strip.classes = call.classes, strip.pitch = call.pitch;
+  const int64_t width = strip.width < W ? W : strip.width;
+  const int64_t elements = (Across ? strip.width : call.classes) * strip.pitch;
+  memset(memory, 0, LANE_ARRAYS * width * sizeof(float));
   float** arrays[] = {&strip.of.max_s, &strip.of.max_t, &strip.of.sum_s, &strip.of.sum_t,
                       &strip.of.mixed, &strip.of.mixed2, &strip.of.sum_label,
                       &strip.of.sum_logits, &strip.of.at_label, &strip.of.loss,
@@ -55,9 +99,9 @@ INLINE Strip make_strip(float* memory, int64_t depth, int64_t width, int64_t cla
   int32_t** integers[] = {&strip.of.arg_s, &strip.of.arg_t, &strip.of.label, &strip.of.target,
                          &strip.of.inside};
   for (int32_t** array : integers) *array = (int32_t*)memory, memory += width;
-  strip.s = memory, memory += depth * strip.pitch;
-  strip.t = memory, memory += depth * strip.pitch;
-  strip.e = third ? memory : nullptr;
+  strip.s = memory, memory += elements;
+  strip.t = memory, memory += elements;
+  strip.e = call.cross_entropy ? memory : nullptr;
   strip.next_s = strip.next_t = (const char*)strip.s;
   strip.bytes_s = strip.bytes_t = 0, strip.lines_s = strip.lines_t = 0;
   return strip;
@@ -92,12 +136,14 @@ INLINE void fetch_line(const Strip& strip, Ahead& ahead) {
   ahead.left = ahead.of_t ? strip.lines_t : strip.lines_s;
 }
 
-// Asks for what comes next, once for each vector of the strip.
-template <bool Across>
-INLINE void fetch_next(const Strip& strip, int64_t d, Ahead& ahead) {
-  if constexpr (Across) {
-    __builtin_prefetch(strip.next_s + d * strip.bytes_s, 0, 3);
-    __builtin_prefetch(strip.next_t + d * strip.bytes_t, 0, 3);
+// Asks for what comes next, once for each vector of the strip. Where rows do not follow each other at one
+// distance, some lines are asked for in vain: no harm is done.
+template <bool Across, bool Fetch>
+INLINE void fetch_next(const Strip& strip, int64_t d, int64_t v, Ahead& ahead) {
+  if constexpr (!Fetch) {
+  } else if constexpr (Across) {
+    __builtin_prefetch(strip.next_s + v * strip.bytes_s + d * strip.lines_s, 0, 3);
+    __builtin_prefetch(strip.next_t + v * strip.bytes_t + d * strip.lines_t, 0, 3);
   } else {
     fetch_line(strip, ahead);
   }
@@ -110,37 +156,31 @@ INLINE I class_at(int64_t d) {
   return splat_int((int32_t)d);
 }
 
-template <bool Across>
-INLINE V total(V x) {
-  if constexpr (Across) return sum_across(x);
-  return x;
-}
-
 INLINE void measure(V x, I index, V& top, I& arg) {
   arg = x > top ? index : arg;
   top = max(x, top);
 }
 
 template <bool Across>
-INLINE void store_measured(V top, I arg, float* tops, int32_t* args) {
+INLINE void keep_measured(V top, I arg, float* tops, int32_t* args, int64_t v) {
   if constexpr (Across) {
     V all = max_across(top);
-    arg = min_across(top == all ? arg : splat_int(0x7fffffff));
-    top = all;
+    tops[v] = all[0], args[v] = min_across(top == all ? arg : splat_int(0x7fffffff))[0];
+  } else {
+    store(tops + v, top), store_int(args + v, arg);
   }
-  store(tops, top), store_int(args, arg);
 }
 
 // Pass 1 over a buffer that holds the logits already.
 template <bool Across>
 static void measure_buffer(const Strip& strip, const float* buffer, float* tops, int32_t* args) {
-  for (int64_t v = 0; v < strip.width; v += W) {
+  for (int64_t v = 0; v < strip.width; v += STEP<Across>) {
     V top = splat(-__builtin_inff());
     I arg = I{};
     for (int64_t d = 0; d < strip.depth; ++d) {
-      measure(load(buffer + d * strip.pitch + v), class_at<Across>(d), top, arg);
+      measure(load(buffer + place<Across>(strip, d, v)), class_at<Across>(d), top, arg);
     }
-    store_measured<Across>(top, arg, tops + v, args + v);
+    keep_measured<Across>(top, arg, tops, args, v);
   }
 }
 
@@ -149,6 +189,14 @@ static void measure_buffer(const Strip& strip, const float* buffer, float* tops,
 INLINE int64_t describe_rows(const Strip& strip, const DistillCall& call, int64_t row,
                              int64_t count) {
   const LaneState& of = strip.of;
+  if (!call.mask && !call.labels && !call.weight) {  // all alike, which a few classes' rows notice
+    for (int64_t i = 0; i < strip.width; ++i) {
+      of.inside[i] = i < count ? -1 : 0;
+      of.weight_objective[i] = i < count ? (float)call.factors[0] : 0.0f;
+      of.weight_labels[i] = 0, of.label[i] = -1;
+    }
+    return count;
+  }
   int64_t counting = 0;
   int64_t sample = row / call.rows_per_sample, left = (sample + 1) * call.rows_per_sample - row;
   float w = call.weight ? call.weight[sample] : 1.0f;
@@ -169,15 +217,15 @@ INLINE int64_t describe_rows(const Strip& strip, const DistillCall& call, int64_
   return counting;
 }
 
-// The same for one row in all lanes of a strip that is W wide; false if it does not count.
-INLINE bool describe_row(const Strip& strip, const DistillCall& call, int64_t row) {
+// The same for one row in lane `v`; false if it does not count.
+INLINE bool describe_row(const Strip& strip, const DistillCall& call, int64_t row, int64_t v) {
   if (call.mask && !call.mask[row]) return false;
   const float w = call.weight ? call.weight[row / call.rows_per_sample] : 1.0f;
   const int64_t label = call.labels ? call.labels[row] : call.ignore_index;
   const bool labelled = label != call.ignore_index;
-  store(strip.of.weight_objective, splat((float)(call.factors[0] * w)));
-  store(strip.of.weight_labels, splat(labelled ? (float)(call.factors[1] * w) : 0.0f));
-  store_int(strip.of.label, splat_int(labelled ? (int32_t)label : -1));
+  strip.of.weight_objective[v] = (float)(call.factors[0] * w);
+  strip.of.weight_labels[v] = labelled ? (float)(call.factors[1] * w) : 0.0f;
+  strip.of.label[v] = labelled ? (int32_t)label : -1;
   return true;
 }
 

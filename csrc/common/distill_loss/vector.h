@@ -114,6 +114,9 @@ INLINE H to_float16(V x) {
 }
 
 template <Dtype D>
+constexpr int size_of = D == Dtype::float32 ? 4 : 2;
+
+template <Dtype D>
 INLINE V load_as(const char* p) {
   if constexpr (D == Dtype::float32) return load((const float*)p);
   if constexpr (D == Dtype::bfloat16) return from_bfloat16(load_half_words((const uint16_t*)p));
@@ -128,6 +131,25 @@ INLINE void store_as(char* p, V x) {
     H bits = D == Dtype::bfloat16 ? to_bfloat16(x) : to_float16(x);
     memcpy(p, &bits, sizeof bits);
   }
+}
+
+// Up to W elements that lie `stride` elements apart, the other lanes 0; and back.
+template <Dtype D>
+INLINE V load_some(const char* from, int64_t stride, int64_t count) {
+  constexpr int size = size_of<D>;
+  if (stride == 1 && count >= W) return load_as<D>(from);
+  char elements[W * size] = {};
+  for (int64_t i = 0; i < count; ++i) memcpy(elements + i * size, from + i * stride * size, size);
+  return load_as<D>(elements);
+}
+
+template <Dtype D>
+INLINE void store_some(char* to, int64_t stride, int64_t count, V x) {
+  constexpr int size = size_of<D>;
+  if (stride == 1 && count >= W) return store_as<D>(to, x);
+  char elements[W * size];
+  store_as<D>(elements, x);
+  for (int64_t i = 0; i < count; ++i) memcpy(to + i * stride * size, elements + i * size, size);
 }
 
 // Past the caches: what is written is not read again soon, and the line need not be fetched first.
@@ -147,9 +169,6 @@ INLINE void end_of_streaming() {
 #endif
 }
 
-template <Dtype D>
-constexpr int size_of = D == Dtype::float32 ? 4 : 2;
-
 // Calls a template with the dtype that only the call knows.
 template <class Function>
 INLINE void with_dtype(Dtype dtype, Function&& function) {
@@ -165,8 +184,8 @@ INLINE void with_dtype(Dtype dtype, Function&& function) {
 
 // ---------------------------------------------------------------- functions
 
-// 2^x for x <= 0 (any x <= 127 works), to 1 unit in the last place; 0 below 2^-126, also for -inf;
-// NaN for NaN.
+// 2^x for x <= 0 (any x <= 127 works), to 1 unit in the last place; between 0 and 2^-126 below that, 0
+// below 2^-127, also for -inf; NaN for NaN.
 // A polynomial of degree 6, minimax in the relative error (1.3e-8 in exact arithmetic): on [0, 1) where
 // an instruction scales by the floor of its operand (and knows -inf), elsewhere on [-1/2, 1/2].
 INLINE V exp2_of(V x) {
@@ -181,7 +200,8 @@ INLINE V exp2_of(V x) {
   p = p * f + 1.0f;
   return (V)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)x);
 #else
-  x = max(splat(-200.0f), x);
+  // At -127 the polynomial is 1 exactly, and its exponent is taken away: the bits of 0.
+  x = max(splat(-127.0f), x);
 #if defined(__AVX2__)
   V n = (V)_mm256_round_ps((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
@@ -195,8 +215,7 @@ INLINE V exp2_of(V x) {
   p = p * f + 0.24022646248340607f;
   p = p * f + 0.6931471824645996f;
   p = p * f + 1.0f;
-  V scaled = (V)((I)p + (__builtin_convertvector(n, I) << 23));
-  return x < -125.5f ? V{} : scaled;
+  return (V)((I)p + (__builtin_convertvector(n, I) << 23));
 #endif
 }
 
@@ -231,6 +250,31 @@ INLINE Vector lanes_swapped(Vector x, int distance) {
 #else
   return __builtin_shuffle(x, iota() ^ distance);
 #endif
+}
+
+// Lane j of vector i becomes lane i of vector j: in squares of 2, 4, ... lanes, the two off the diagonal
+// change places.
+INLINE void transpose(V (&square)[W]) {
+  const auto pick = [](V a, V b, I from) __attribute__((always_inline)) {
+#if defined(__clang__)
+    V y;
+    for (int i = 0; i < W; ++i) y[i] = from[i] < W ? a[from[i]] : b[from[i] - W];
+    return y;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+  };
+#pragma GCC unroll 4
+  for (int half = 1; half < W; half *= 2) {
+    const I lane = iota(), second = (lane & half) != 0;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+      if (i & half) continue;
+      const V a = square[i], b = square[i + half];
+      square[i] = pick(a, b, second ? lane + (W - half) : lane);
+      square[i + half] = pick(a, b, second ? lane + W : lane + half);
+    }
+  }
 }
 
 INLINE V sum_across(V x) {

@@ -67,8 +67,24 @@ void describe(DistillCall& call, const Rows& rows, const Settings& settings) {
   call.gradient_scale = static_cast<float>(settings.gradient_scale);
 }
 
-int64_t workspace_floats(const DistillCall& call, int64_t elements, int64_t width) {
-  return (call.cross_entropy ? 3 : 2) * elements + 20 * width + 64;
+namespace {
+
+int64_t strips(DistillCall& call, int64_t rows, int64_t lines, int64_t floats) {
+  call.strip_rows = rows;
+  call.pitch = 16 * (floats / 16 + (floats / 16 % 2 == 0));  // see strip.h
+  return (call.cross_entropy ? 3 : 2) * lines * call.pitch + 20 * std::max<int64_t>(rows, 16) + 64;
+}
+
+}  // namespace
+
+int64_t strips_down(DistillCall& call, int64_t pixels) {
+  return strips(call, pixels, call.classes, pixels);
+}
+
+int64_t strips_across(DistillCall& call) {
+  const int64_t padded = (call.classes + 15) / 16 * 16, floats = (int64_t{24} << 10) / 8;
+  const int64_t rows = std::clamp<int64_t>(floats / padded, 1, 16);
+  return strips(call, rows, rows, padded);
 }
 
 float* aligned(std::vector<float>& memory) {
@@ -138,11 +154,11 @@ std::tuple<Tensor, Tensor> distill_loss(
   // Rows of few classes leave most lanes of a vector idle: those go down the strip, transposed.
   const bool across = call.student.stride_class == 1 &&
                       (call.classes >= 48 || call.student.stride_b != 1) && call.classes >= 12;
-  int64_t tasks, elements, width;
+  int64_t tasks, workspace;
   if (across) {
+    workspace = strips_across(call);
     call.pixels = std::max<int64_t>(1, 16384 / call.classes);
     tasks = (rows + call.pixels - 1) / call.pixels;
-    elements = (call.classes + 15) / 16 * 16, width = 16;
   } else {
     // This strip's buffers and the next strip's logits, which are fetched meanwhile, are to fit the
     // second-level cache together.
@@ -151,14 +167,14 @@ std::tuple<Tensor, Tensor> distill_loss(
     call.pixels = std::clamp<int64_t>(fitting, 16, 512);
     call.pixels = std::min(call.pixels, (call.size_b + 15) / 16 * 16);
     tasks = call.size_n * call.size_a * ((call.size_b + call.pixels - 1) / call.pixels);
-    elements = call.classes * (call.pixels + 16), width = call.pixels;
+    workspace = strips_down(call, call.pixels);
   }
   std::vector<double> losses(tasks);
   std::vector<int64_t> agreements(tasks);
   call.task_losses = losses.data(), call.task_agreements = agreements.data();
   auto* kernel = across ? ISP_DISTILL_KERNEL(distill_across) : ISP_DISTILL_KERNEL(distill_down);
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> memory(workspace_floats(call, elements, width));
+    std::vector<float> memory(workspace);
     kernel(call, begin, end, aligned(memory));
   });
   return add_up(student, losses, agreements);
@@ -195,13 +211,13 @@ Tensor channel_distill_loss(Tensor student, Tensor teacher, std::optional<Tensor
   call.class_mask = call.mask, call.mask = nullptr;
   if (row_losses) call.row_losses = static_cast<float*>(row_losses->data_ptr());
   call.pixels = 1;  // rows of a task
-  const int64_t tasks = batch * channels, elements = (pixels + 15) / 16 * 16;
+  const int64_t tasks = batch * channels, workspace = strips_across(call);
   std::vector<double> losses(tasks);
   std::vector<int64_t> agreements(tasks);
   call.task_losses = losses.data(), call.task_agreements = agreements.data();
   auto* kernel = ISP_DISTILL_KERNEL(distill_across);
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> memory(workspace_floats(call, elements, 16));
+    std::vector<float> memory(workspace);
     kernel(call, begin, end, aligned(memory));
   });
   return std::get<0>(add_up(student, losses, agreements));

@@ -37,8 +37,10 @@ Dtype dtype_of(const Tensor& tensor, const char* what = "distill_loss: logits");
 // Checks rows and settings and enters them into the call.
 void describe(DistillCall& call, const Rows& rows, const Settings& settings);
 
-// What one thread needs for strips of `elements` in each buffer, `width` lanes wide.
-int64_t workspace_floats(const DistillCall& call, int64_t elements, int64_t width);
+// Strips of pixels, classes one below the other; and strips of as many rows as the first-level cache
+// holds, their classes side by side (strip.h). Both return what one thread needs for a strip, in floats.
+int64_t strips_down(DistillCall& call, int64_t pixels);
+int64_t strips_across(DistillCall& call);
 
 // The first float of `memory` at the start of a cache line.
 float* aligned(std::vector<float>& memory);

@@ -23,20 +23,21 @@ INLINE char* address(const Logits& logits, const Place& at) {
          (at.n * logits.stride_n + at.a * logits.stride_a + at.b * logits.stride_b) * size;
 }
 
-// Element (class c, pixel i) of a tensor that is not contiguous along pixels, W classes at a time.
-template <Dtype D>
-INLINE V load_classes(const char* from, int64_t stride, int64_t count) {
-  constexpr int size = size_of<D>;
-  if (stride == 1 && count == W) return load_as<D>(from);
-  char elements[W * size] = {};
-  for (int64_t i = 0; i < count; ++i) memcpy(elements + i * size, from + i * stride * size, size);
-  return load_as<D>(elements);
+// Tensors that are not contiguous along pixels are turned in squares of W classes and W pixels. Calls
+// use(c, here) for `here` classes from c on; the last square takes W classes, too, where there are W:
+// some of them once more, which costs less than to pick single ones.
+template <class Use>
+INLINE void for_all_squares(int64_t classes, const Use& use) {
+  for (int64_t c = 0; c < classes; c += W) {
+    const int64_t from = c + W <= classes || classes < W ? c : classes - W;
+    use(from, classes - from < W ? classes - from : W);
+  }
 }
 
 // Pass 1: into the buffer, with maximum and first class of each pixel. CLASSES planes at once, so
 // that the running maxima are read and written once for all of them.
 template <Dtype D, int CLASSES, bool Masked>
-INLINE void load_planes(const Strip& strip, const char* from, int64_t stride, int64_t ahead,
+INLINE void load_planes(const Strip strip, const char* from, int64_t stride, int64_t ahead,
                         int64_t count, int64_t d, float* buffer, float* tops, int32_t* args) {
   constexpr int size = size_of<D>;
   const int64_t plane = stride * size, pitch = strip.pitch, whole = count / W * W;
@@ -61,13 +62,13 @@ INLINE void load_planes(const Strip& strip, const char* from, int64_t stride, in
   }
   for (int64_t v = whole; v < strip.width; v += W) {
     measured(v, [&](const char* p) __attribute__((always_inline)) {
-      return v < count ? load_classes<D>(p, 1, count - v) : V{};
+      return v < count ? load_some<D>(p, 1, count - v) : V{};
     });
   }
 }
 
 template <Dtype D, bool Masked>
-void load_strip(const Strip& strip, const Logits& logits, const Place& at, float* buffer,
+void load_strip(const Strip strip, const Logits& logits, const Place& at, float* buffer,
                 float* tops, int32_t* args) {
   constexpr int size = size_of<D>;
   const char* from = address(logits, at);
@@ -86,14 +87,17 @@ void load_strip(const Strip& strip, const Logits& logits, const Place& at, float
     }
     return;
   }
-  for (int64_t i = 0; i < strip.width; ++i) {
-    const bool inside = strip.of.inside[i];
-    for (int64_t c = 0; c < strip.classes; c += W) {
-      const int64_t here = strip.classes - c < W ? strip.classes - c : W;
-      V x = V{};
-      if (inside) x = load_classes<D>(from + (i * logits.stride_b + c * stride) * size, stride, here);
-      for (int64_t j = 0; j < here; ++j) buffer[(c + j) * strip.pitch + i] = x[j];
-    }
+  for (int64_t v = 0; v < strip.width; v += W) {
+    for_all_squares(strip.classes, [&](int64_t c, int64_t here) __attribute__((always_inline)) {
+      V square[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) {
+        const char* p = from + ((v + i) * logits.stride_b + c * stride) * size;
+        square[i] = strip.of.inside[v + i] ? load_some<D>(p, stride, here) : V{};
+      }
+      transpose(square);
+      for (int64_t j = 0; j < here; ++j) store(buffer + (c + j) * strip.pitch + v, square[j]);
+    });
   }
   measure_buffer<false>(strip, buffer, tops, args);
 }
@@ -110,7 +114,7 @@ void load_strip_as(const Strip& strip, const Logits& logits, const Place& at, bo
 }
 
 template <Dtype D>
-void store_strip(const Strip& strip, const DistillCall& call, const Place& at) {
+void store_strip(const Strip strip, const DistillCall& call, const Place& at) {
   constexpr int size = size_of<D>;
   const Logits& logits = call.gradient;
   char* to = address(logits, at);
@@ -146,16 +150,18 @@ void store_strip(const Strip& strip, const DistillCall& call, const Place& at) {
       }
     }
   });
-  for (int64_t i = 0; i < at.count; ++i) {
-    for (int64_t c = 0; c < strip.classes; c += W) {
-      const int64_t here = strip.classes - c < W ? strip.classes - c : W;
-      V g = V{};
-      for (int64_t j = 0; j < here; ++j) g[j] = strip.s[(c + j) * strip.pitch + i];
-      char elements[W * size];
-      store_as<D>(elements, g);
-      char* p = to + (i * logits.stride_b + c * logits.stride_class) * size;
-      for (int64_t j = 0; j < here; ++j) memcpy(p + j * plane, elements + j * size, size);
-    }
+  for (int64_t v = 0; v < at.count; v += W) {
+    const int64_t count = at.count - v < W ? at.count - v : W;
+    for_all_squares(strip.classes, [&](int64_t c, int64_t here) __attribute__((always_inline)) {
+      V square[W];
+#pragma GCC unroll 16
+      for (int j = 0; j < W; ++j) square[j] = j < here ? load(strip.s + (c + j) * strip.pitch + v) : V{};
+      transpose(square);
+      for (int64_t i = 0; i < count; ++i) {
+        char* p = to + ((v + i) * logits.stride_b + c * logits.stride_class) * size;
+        store_some<D>(p, logits.stride_class, here, square[i]);
+      }
+    });
   }
 }
 
@@ -190,9 +196,9 @@ void fetch_from(Strip& strip, const DistillCall& call, const Place& next) {
 
 }  // namespace
 
-// Tasks [begin, end), each one strip of call.pixels pixels. `memory` holds workspace_floats() floats.
+// Tasks [begin, end), each one strip of call.pixels pixels. `memory`: strips_down().
 void distill_down(const DistillCall& call, int64_t begin, int64_t end, float* memory) {
-  Strip strip = make_strip(memory, call.classes, call.pixels, call.classes, call.cross_entropy);
+  Strip strip = make_strip<false>(memory, call);
   const int64_t strips = (call.size_b + call.pixels - 1) / call.pixels;
   for (int64_t task = begin; task < end; ++task) {
     const Place at = place_of(call, task, strips);
@@ -218,7 +224,7 @@ void distill_down(const DistillCall& call, int64_t begin, int64_t end, float* me
       agreements += strip.of.inside[i] && strip.of.arg_s[i] == strip.of.arg_t[i];
     }
     call.task_agreements[task] = agreements;
-    settle_strip<false>(strip, call);
+    settle_strip<false, true>(strip, call);
     if (call.row_losses) {
       for (int64_t i = 0; i < at.count; ++i) {
         call.row_losses[row + i] = strip.of.inside[i] ? strip.of.loss[i] : 0.0f;

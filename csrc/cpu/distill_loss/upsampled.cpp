@@ -75,7 +75,8 @@ std::tuple<Tensor, Tensor> upsampled_distill_loss(
   std::vector<double> losses(tasks);
   std::vector<int64_t> agreements(tasks);
   call.task_losses = losses.data(), call.task_agreements = agreements.data();
-  const int64_t workspace = 3 * padded + 20 * 16 + 3 * line + 3 * up.teacher_width * padded +
+  up.strip_floats = strips_across(call);
+  const int64_t workspace = up.strip_floats + 3 * line + 3 * up.teacher_width * padded +
                             (gradient ? 3 * line : 0) + 64;
   auto* kernel = ISP_DISTILL_KERNEL(distill_upsampled);
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {

@@ -1,11 +1,12 @@
 // The distillation loss at full resolution of logits at low resolution; the full-resolution logits
-// exist for one pixel at a time.
+// exist for a few pixels at a time.
 //
 // A task is a band of student rows and all output rows that lie at or below one of them and above
 // the next. Low-resolution rows are turned to [pixel, class] as they are reached; then bilinear
 // interpolation is arithmetic on whole vectors of classes whatever the ratio, first down (once for
-// each output row), then along. Each output pixel is one row across (strip.h), whose gradient
-// goes back the same two steps. The first row of a band and the one below its last get their
+// each output row), then along. Output pixels are rows across (strip.h), up to W in a strip, and their
+// gradient goes back the same two steps. Up to four pixels between the same two of low resolution are
+// made at once, and their gradients added up before they are stored. The first row of a band and the one below its last get their
 // gradient from two bands: both are handed to the caller, who adds them in a fixed order.
 // Floor: two exponentials an output element; memory sees the low resolution only.
 #include "common/distill_loss/passes.h"
@@ -18,31 +19,35 @@ namespace {
 // Rules a class out, and survives interpolation, where -inf times a weight of 0 would not.
 constexpr float RULED_OUT = -1e38f;
 
+// A square of W pixels and W classes at a time: NCHW has the pixels of a class side by side, channels
+// last the classes of a pixel.
 template <Dtype D>
 void read_row(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_t classes,
               int64_t padded, bool teacher, float* to) {
   constexpr int size = size_of<D>;
   const char* from = logits.data + (n * logits.stride_n + y * logits.stride_a) * size;
-  for (int64_t x = 0; x < width; ++x) {
-    for (int64_t c = classes; c < padded; ++c) to[x * padded + c] = teacher ? RULED_OUT : NO_CLASS;
-  }
-  // W pixels of one class are contiguous in NCHW, W classes of one pixel in channels last.
-  for (int64_t x0 = 0; x0 < width; x0 += W) {
-    const int64_t count = width - x0 < W ? width - x0 : W;
-    for (int64_t c = 0; c < classes; ++c) {
-      const char* p = from + (x0 * logits.stride_b + c * logits.stride_class) * size;
-      V value;
-      if (logits.stride_b == 1 && count == W) {
-        value = load_as<D>(p);
-      } else {
-        char elements[W * size] = {};
-        for (int64_t i = 0; i < count; ++i) {
-          memcpy(elements + i * size, p + i * logits.stride_b * size, size);
+  const int64_t of_class = logits.stride_class * size, of_pixel = logits.stride_b * size;
+  const V least = splat(teacher ? RULED_OUT : -__builtin_inff());
+  for (int64_t c = 0; c < padded; c += W) {
+    const int64_t here = classes - c < W ? classes - c : W;
+    for (int64_t x = 0; x < width; x += W) {
+      const int64_t count = width - x < W ? width - x : W;
+      const char* p = from + x * of_pixel + c * of_class;
+      V square[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) {
+        if (logits.stride_class == 1) {
+          square[i] = i < count ? load_some<D>(p + i * of_pixel, 1, here) : V{};
+        } else {
+          square[i] = i < here ? load_some<D>(p + i * of_class, logits.stride_b, count) : V{};
         }
-        value = load_as<D>(elements);
       }
-      if (teacher) value = max(splat(RULED_OUT), value);
-      for (int64_t i = 0; i < count; ++i) to[(x0 + i) * padded + c] = value[i];
+      if (logits.stride_class != 1) transpose(square);
+      const I present = iota() < (int32_t)here;
+      const V filling = splat(teacher ? RULED_OUT : NO_CLASS);
+      for (int64_t i = 0; i < count; ++i) {
+        store(to + (x + i) * padded + c, present ? max(least, square[i]) : filling);
+      }
     }
   }
 }
@@ -59,16 +64,22 @@ void write_row(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_
                int64_t padded, const float* from) {
   constexpr int size = size_of<D>;
   char* to = logits.data + (n * logits.stride_n + y * logits.stride_a) * size;
-  for (int64_t x0 = 0; x0 < width; x0 += W) {
-    const int64_t count = width - x0 < W ? width - x0 : W;
-    for (int64_t c = 0; c < classes; ++c) {
-      V value = V{};
-      for (int64_t i = 0; i < count; ++i) value[i] = from[(x0 + i) * padded + c];
-      char elements[W * size];
-      store_as<D>(elements, value);
-      char* p = to + (x0 * logits.stride_b + c * logits.stride_class) * size;
-      for (int64_t i = 0; i < count; ++i) {
-        memcpy(p + i * logits.stride_b * size, elements + i * size, size);
+  const int64_t of_class = logits.stride_class * size, of_pixel = logits.stride_b * size;
+  for (int64_t c = 0; c < classes; c += W) {
+    const int64_t here = classes - c < W ? classes - c : W;
+    for (int64_t x = 0; x < width; x += W) {
+      const int64_t count = width - x < W ? width - x : W;
+      char* p = to + x * of_pixel + c * of_class;
+      V square[W];
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) square[i] = i < count ? load(from + (x + i) * padded + c) : V{};
+      if (logits.stride_class == 1) {
+        for (int64_t i = 0; i < count; ++i) store_some<D>(p + i * of_pixel, 1, here, square[i]);
+      } else {
+        transpose(square);
+        for (int64_t i = 0; i < here; ++i) {
+          store_some<D>(p + i * of_class, logits.stride_b, count, square[i]);
+        }
       }
     }
   }
@@ -121,21 +132,92 @@ Rows make_rows(const Logits& logits, int64_t height, int64_t width, int64_t padd
   return rows;
 }
 
-// One output pixel of student or teacher into its buffer, with maximum and first class.
-template <bool Teacher>
-INLINE void load_pixel(const Strip& strip, const Rows& rows, int64_t first, float second,
-                       float* buffer, float* tops, int32_t* args) {
-  const float* a = rows.mixed + first * rows.padded;
-  const float* b = second != 0 ? a + rows.padded : a;
-  V top = splat(-__builtin_inff());
-  I arg = I{};
-  for (int64_t d = 0; d < strip.depth; ++d) {
-    V left = load(a + d * W), x = left + second * (load(b + d * W) - left);
-    if constexpr (Teacher) x = x < NO_CLASS ? splat(-__builtin_inff()) : x;
-    store(buffer + d * W, x);
-    measure(x, class_at<true>(d), top, arg);
+// Pixels [v, v + N) of a strip, which lie between the same two of low resolution.
+template <int N>
+struct Between {
+  const float *left, *right;
+  V second[N];  // the share of `right`
+};
+
+// Calls use(Between<N>, v) for all pixels of a strip, `memory` being a row of low resolution. A pixel
+// without a share of the right one is alone, and both are the left: what is there may not be finite.
+template <class Use>
+INLINE void for_all_pixels(const Strip& strip, const Interpolation& along, const int64_t* pixels,
+                           const float* memory, int64_t padded, const Use& use) {
+  const auto call = [&]<int N>(int64_t v) __attribute__((always_inline)) {
+    Between<N> at;
+    at.left = memory + along.first[pixels[v]] * padded;
+    at.right = along.second[pixels[v]] != 0 ? at.left + padded : at.left;
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) at.second[j] = splat(along.second[pixels[v + j]]);
+    use.template operator()<N>(at, v);
+  };
+  for (int64_t v = 0; v < strip.width;) {
+    const int64_t first = along.first[pixels[v]];
+    int64_t n = along.second[pixels[v]] != 0;
+    while (n > 0 && n < 4 && v + n < strip.width && along.first[pixels[v + n]] == first &&
+           along.second[pixels[v + n]] != 0) {
+      ++n;
+    }
+    if (n == 4) {
+      call.template operator()<4>(v), v += 4;
+    } else if (n >= 2) {
+      call.template operator()<2>(v), v += 2;
+    } else {
+      call.template operator()<1>(v), v += 1;
+    }
   }
-  store_measured<true>(top, arg, tops, args);
+}
+
+// Output pixels of student or teacher into their buffer, with maxima and first classes. A teacher's
+// class that is ruled out is -inf: everywhere, or in the maximum alone, where nothing else asks.
+template <bool Teacher, bool Everywhere>
+void load_pixels(const Strip strip, const Rows& rows, const Interpolation& along,
+                 const int64_t* pixels, float* buffer, float* tops, int32_t* args) {
+  for_all_pixels(strip, along, pixels, rows.mixed, rows.padded, [&]<int N>(const Between<N>& at, int64_t v)
+                     __attribute__((always_inline)) {
+    V top[N];
+    I arg[N];
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) top[j] = splat(-__builtin_inff()), arg[j] = I{};
+    float* to = buffer + v * strip.pitch;
+    for (int64_t d = 0; d < strip.depth; ++d) {
+      V left = load(at.left + d * W), difference = load(at.right + d * W) - left;
+#pragma GCC unroll 4
+      for (int j = 0; j < N; ++j) {
+        V x = left + at.second[j] * difference;
+        if constexpr (Teacher && Everywhere) x = x < NO_CLASS ? splat(-__builtin_inff()) : x;
+        store(to + j * strip.pitch + d * W, x);
+        measure(x, class_at<true>(d), top[j], arg[j]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) {
+      if constexpr (Teacher) top[j] = top[j] < NO_CLASS ? splat(-__builtin_inff()) : top[j];
+      keep_measured<true>(top[j], arg[j], tops, args, v + j);
+    }
+  });
+}
+
+// The gradient of all pixels of a strip, back along the row.
+void spread_gradient(const Strip strip, const UpsampledCall& up, const int64_t* pixels, int64_t padded,
+                     float* along) {
+  with_objective(up.call, [&]<Objective O, bool CrossEntropy>() {
+    for_all_pixels(strip, up.student_x, pixels, along, padded, [&]<int N>(const Between<N>& at, int64_t v)
+                       __attribute__((always_inline)) {
+      float *to_left = along + (at.left - along), *to_right = along + (at.right - along);
+      for (int64_t d = 0; d < strip.depth; ++d) {
+        V left = V{}, right = V{};
+#pragma GCC unroll 4
+        for (int j = 0; j < N; ++j) {
+          V g = gradient<O, true, CrossEntropy>(strip, d, v + j), part = at.second[j] * g;
+          left += g - part, right += part;
+        }
+        store(to_left + d * W, load(to_left + d * W) + left);
+        store(to_right + d * W, load(to_right + d * W) + right);
+      }
+    });
+  });
 }
 
 }  // namespace
@@ -144,9 +226,9 @@ INLINE void load_pixel(const Strip& strip, const Rows& rows, int64_t first, floa
 void distill_upsampled(const UpsampledCall& up, int64_t begin, int64_t end, float* memory) {
   const DistillCall& call = up.call;
   const int64_t padded = (call.classes + 15) / 16 * 16, line = up.student_width * padded;
-  const Strip strip =
-      make_strip(memory, (call.classes + W - 1) / W, W, call.classes, call.cross_entropy);
-  memory += 3 * padded + 20 * 16;
+  Strip strip = make_strip<true>(memory, call);
+  const int64_t room = strip.width;
+  memory += up.strip_floats;
   Rows student = make_rows(call.student, up.student_height, up.student_width, padded, false, memory);
   Rows teacher = make_rows(call.teacher, up.teacher_height, up.teacher_width, padded, true, memory);
   const bool wanted = call.gradient.data != nullptr;
@@ -180,34 +262,32 @@ void distill_upsampled(const UpsampledCall& up, int64_t begin, int64_t end, floa
       for (; wanted && current < first_y; ++current) leave(current);
       student.reach(n, first_y, call.classes), student.mix(second_y);
       teacher.reach(n, up.teacher_y.first[y], call.classes), teacher.mix(up.teacher_y.second[y]);
-      for (int64_t x = 0; x < up.width; ++x) {
-        const int64_t row = (n * up.height + y) * up.width + x;
-        if (!describe_row(strip, call, row)) {
-          if (call.row_losses) call.row_losses[row] = 0;
-          continue;
-        }
-        const int64_t first = up.student_x.first[x];
-        const float second = up.student_x.second[x];
-        load_pixel<false>(strip, student, first, second, strip.s, strip.of.max_s, strip.of.arg_s);
-        load_pixel<true>(strip, teacher, up.teacher_x.first[x], up.teacher_x.second[x], strip.t,
-                         strip.of.max_t, strip.of.arg_t);
-        agreements += strip.of.arg_s[0] == strip.of.arg_t[0];
-        settle_strip<true>(strip, call);
-        if (call.row_losses) {
-          call.row_losses[row] = strip.of.loss[0];
-        } else {
-          loss += strip.of.loss[0];
-        }
-        if (!wanted) continue;
-        float* left = along + first * padded;
-        float* right = second != 0 ? left + padded : left;
-        with_objective(call, [&]<Objective O, bool CrossEntropy>() {
-          for (int64_t d = 0; d < strip.depth; ++d) {
-            V g = gradient<O, true, CrossEntropy>(strip, d, 0), part = second * g;
-            store(left + d * W, load(left + d * W) + (g - part));
-            store(right + d * W, load(right + d * W) + part);
+      const int64_t row = (n * up.height + y) * up.width;
+      for (int64_t x = 0; x < up.width;) {
+        // As many pixels as there is room for; those that do not count are passed over.
+        int64_t pixels[W];
+        for (strip.width = 0; x < up.width && strip.width < room; ++x) {
+          if (describe_row(strip, call, row + x, strip.width)) {
+            pixels[strip.width++] = x;
+          } else if (call.row_losses) {
+            call.row_losses[row + x] = 0;
           }
-        });
+        }
+        load_pixels<false, false>(strip, student, up.student_x, pixels, strip.s, strip.of.max_s,
+                                  strip.of.arg_s);
+        auto* load_teacher = call.objective == Objective::forward_kl ? load_pixels<true, false>
+                                                                     : load_pixels<true, true>;
+        load_teacher(strip, teacher, up.teacher_x, pixels, strip.t, strip.of.max_t, strip.of.arg_t);
+        settle_strip<true, false>(strip, call);
+        for (int64_t v = 0; v < strip.width; ++v) {
+          agreements += strip.of.arg_s[v] == strip.of.arg_t[v];
+          if (call.row_losses) {
+            call.row_losses[row + pixels[v]] = strip.of.loss[v];
+          } else {
+            loss += strip.of.loss[v];
+          }
+        }
+        if (wanted) spread_gradient(strip, up, pixels, padded, along);
       }
       for (int64_t i = 0; wanted && i < line; i += W) {
         V g = load(along + i), part = second_y * g;

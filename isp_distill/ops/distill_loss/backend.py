@@ -301,10 +301,13 @@ def linear_loss(
     loss = torch.zeros((), dtype=torch.float64, device=features.device)
     agreement = torch.zeros((), dtype=torch.int64, device=features.device)
     summed = replace(options, reduction="sum")
+    # One memory for the logits of all chunks: the system clears every page that it hands out anew.
+    of_student = features.new_empty((min(chunk_rows, count), classes))
+    of_teacher = t_features.new_empty((min(chunk_rows, count), classes))
     for begin in range(0, count, chunk_rows):
         part = slice(begin, min(begin + chunk_rows, count))
-        s = F.linear(features[part], matrix, bias)
-        t = F.linear(t_features[part], t_matrix, t_bias)
+        s = _logits(features[part], matrix, bias, of_student)
+        t = _logits(t_features[part], t_matrix, t_bias, of_teacher)
         labels, mask, weight = (None if row is None else row[part] for row in rows)
         part_rows = (labels, mask, weight)
         gradient = s if with_gradient else None
@@ -326,6 +329,14 @@ def linear_loss(
             if bias is not None:
                 of_bias += s.sum(0, dtype=of_bias.dtype) / gradient_scale
     return loss.to(result_dtype(features)), agreement, of_features, of_matrix, of_bias
+
+
+def _logits(features: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor) -> Tensor:
+    """``F.linear``, into the first rows of ``memory``."""
+    out = memory[: len(features)]
+    if bias is None:
+        return torch.mm(features, matrix.t(), out=out)
+    return torch.addmm(bias, features, matrix.t(), out=out)
 
 
 def _chunk_by_reference(
