@@ -27,7 +27,17 @@ import bench_raw_conv
 import bench_render
 import bench_unprocess
 import torch
-from results import FOLDER, Results, Row, all_results, load, row_of, table, torch_version
+from results import (
+    FOLDER,
+    Results,
+    Row,
+    all_results,
+    generation,
+    load,
+    row_of,
+    table,
+    torch_version,
+)
 from tqdm import tqdm
 
 from isp_distill.backends import cpu_library
@@ -124,7 +134,7 @@ def tasks(folder: Path) -> Iterator[tuple[str, Measure]]:
 def measured(rounds: int, threads: int, only: str = "") -> Results:
     """All tasks on this machine, or those whose name holds ``only``."""
     torch.set_num_threads(threads)
-    before = load()
+    before, cpuinfo = load(), Path("/proc/cpuinfo")
     with tempfile.TemporaryDirectory() as folder:
         every = [one for one in tasks(Path(folder)) if only in one[0]]
         rows = []
@@ -134,7 +144,7 @@ def measured(rounds: int, threads: int, only: str = "") -> Results:
                 torch._dynamo.reset()
                 rows.append(measure(rounds))
     return Results(
-        processor=processor(),
+        processor=generation(processor(), cpuinfo.read_text() if cpuinfo.exists() else ""),
         instructions=cpu_library.instruction_set(),
         chosen="ISP_DISTILL_CPU" in os.environ,
         threads=threads,

@@ -64,12 +64,16 @@ class Results:
     @property
     def machine(self) -> str:
         """As the table calls it."""
-        held = f", held to {self.instructions}" if self.chosen else f", {self.instructions}"
-        return f"{self.processor}{held}, {self.threads} threads"
+        return f"{self.processor}, {self._held}{self.instructions}, {self.threads} threads"
+
+    @property
+    def _held(self) -> str:
+        return "held to " if self.chosen else ""
 
     def path(self, folder: Path = FOLDER) -> Path:
         """The file of such a machine."""
-        name = re.sub(r"[^a-z0-9]+", "-", f"{self.processor} {self.instructions}".lower())
+        whole = f"{self.processor} {self._held}{self.instructions}"
+        name = re.sub(r"[^a-z0-9]+", "-", whole.lower())
         return folder / f"{name.strip('-')}.json"
 
     def write(self, folder: Path = FOLDER) -> Path:
@@ -100,6 +104,19 @@ def row_of(operation: str, task: str, seconds: Mapping[str, float], others: Sequ
     ratios = {name: round(seconds[name] / ours, 3) for name in others if name in seconds}
     floor = round(seconds["floor"] / ours, 3)
     return Row(operation, task, round(1e3 * ours, 3), ratios, floor)
+
+
+def generation(name: str, cpuinfo: str) -> str:
+    """A processor's name, with AMD's family where it has no number: clouds hide the model.
+
+    Args:
+        name: as the system gives it, "AMD EPYC".
+        cpuinfo: the text of ``/proc/cpuinfo``.
+    """
+    family = re.search(r"^cpu family\s*:\s*(\d+)", cpuinfo, re.MULTILINE)
+    if "AMD" not in name or re.search(r"\d", name) or family is None:
+        return name
+    return f"{name} (family {family[1]})"
 
 
 def load() -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import report
-from results import FOLDER, Results, Row, all_results, row_of, table
+from results import FOLDER, Results, Row, all_results, generation, row_of, table
 
 
 def result(**changes):
@@ -28,6 +28,24 @@ def test_results_are_kept_by_processor_and_instructions_and_read_again(tmp_path)
     wide.write(tmp_path)
     result().write(tmp_path)  # in place of the first
     assert all_results(tmp_path) == [wide, first]
+
+
+def test_a_machine_that_was_held_to_other_instructions_has_a_file_of_its_own(tmp_path):
+    own, held = result(), result(chosen=True)
+    assert own.write(tmp_path) != held.write(tmp_path)
+    assert all_results(tmp_path) == [own, held]
+
+
+def test_a_processor_whose_model_is_hidden_is_told_by_its_family():
+    cpuinfo = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\n"
+    assert generation("AMD EPYC", cpuinfo) == "AMD EPYC (family 25)"
+    assert generation("AMD EPYC 7763 64-Core Processor", cpuinfo) == (
+        "AMD EPYC 7763 64-Core Processor"
+    )
+    assert generation("AMD EPYC", "") == "AMD EPYC"
+    assert generation("Intel(R) Xeon(R) Processor", "cpu family : 6\n") == (
+        "Intel(R) Xeon(R) Processor"
+    )
 
 
 def test_the_table_has_a_column_for_each_machine_and_for_those_that_nobody_measured(tmp_path):

@@ -116,6 +116,50 @@ def test_masked_logits_are_not_looked_at(instruction_set):
         assert bool((clean == s).sum() == clean.numel() - 2 * classes)
 
 
+@pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o != "cwd"])
+def test_a_row_does_not_depend_on_its_neighbours(instruction_set, objective):
+    """Rows are computed several at a time, those that the mask leaves: bit for bit as if alone."""
+    for classes in (5, 10, 50, 150, 1000):
+        torch.manual_seed(classes)
+        s, t = (3 * torch.randn(37, classes) for _ in range(2))
+        labels = torch.randint(0, classes, (37,))
+        mask = torch.rand(37) < 0.7
+        mask[11:29] = False
+        mask[0] = True
+
+        def result(part, s=s, t=t, labels=labels, mask=mask):
+            x = s[part].clone().requires_grad_()
+            with use_backend("cpu"):
+                loss = distill_loss(
+                    x, t[part], labels[part], mask=mask[part], objective=objective, alpha=0.5,
+                    temperature=2.0, reduction="none",
+                )  # fmt: skip
+            return loss.detach(), torch.autograd.grad(loss.sum(), x)[0]
+
+        loss, gradient = result(slice(None))
+        assert bool((loss[~mask] == 0).all())
+        assert bool((gradient[~mask] == 0).all())
+        for row in mask.nonzero().flatten().tolist():
+            alone = result(slice(row, row + 1))
+            assert torch.equal(loss[row], alone[0][0])
+            assert torch.equal(gradient[row], alone[1][0])
+
+
+@pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o != "cwd"])
+def test_a_pixel_whose_teacher_rules_out_every_class_is_nan(instruction_set, objective):
+    torch.manual_seed(1)
+    s, t = torch.randn(1, 21, 3, 4), torch.randn(1, 21, 3, 4)
+    t[:, :, 0, 0] = -math.inf
+    t[:, 4, 2] = -math.inf  # one class of other pixels is an ordinary thing
+    call = {"objective": objective, "reduction": "none"}
+    with use_backend("cpu"):
+        loss = upsampled_distill_loss(s, t, (12, 16), **call)
+    with use_backend("reference"):
+        expected = upsampled_distill_loss(s.double(), t.double(), (12, 16), **call)
+    assert torch.equal(loss.isnan(), expected.isnan())
+    assert bool(loss.isnan().any()) != objective.startswith(("mse", "binary_kl"))
+
+
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "none"])
 def test_nan_and_infinite_logits_are_seen(instruction_set, objective):
     for classes, positions in ((5, ()), (67, ()), (5, (3,)), (33, (20,))):
