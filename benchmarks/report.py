@@ -114,9 +114,11 @@ def _features(task: str) -> tuple[str, Measure]:
 
 
 def _unprocess(size: str, kind: str) -> tuple[str, Measure]:
+    # Without torch.compile: the noise's random numbers take it more than nine minutes on some
+    # machines (two cores of a Zen 3).
     def run(rounds: int) -> Row:
         work = bench_unprocess.Workload(bench_unprocess.SIZES[size], kind)
-        seconds = bench_unprocess.timed(work, rounds, 1)
+        seconds = bench_unprocess.timed(work, rounds, 1, ("ours", "eager"))
         return row_of("unprocess", f"{size}, {kind}", seconds, PYTORCH)
 
     return f"{size}, {kind}", run
@@ -131,28 +133,28 @@ def tasks(folder: Path) -> Iterator[tuple[str, Measure]]:
     yield _unprocess(*NOISY)
 
 
-def measured(rounds: int, threads: int, only: str = "") -> Results:
-    """All tasks on this machine, or those whose name holds ``only``."""
+def measured(rounds: int, threads: int, only: str = "") -> Iterator[Results]:
+    """All tasks on this machine, or those whose name holds ``only``; what there is after each."""
     torch.set_num_threads(threads)
     before, cpuinfo = load(), Path("/proc/cpuinfo")
     with tempfile.TemporaryDirectory() as folder:
         every = [one for one in tasks(Path(folder)) if only in one[0]]
-        rows = []
+        found = Results(
+            processor=generation(processor(), cpuinfo.read_text() if cpuinfo.exists() else ""),
+            instructions=cpu_library.instruction_set(),
+            chosen="ISP_DISTILL_CPU" in os.environ,
+            threads=threads,
+            torch=torch_version(),
+            day=datetime.date.today().isoformat(),
+            load=before,
+            rows=(),
+        )
         with tqdm(every) as bar:
             for name, measure in bar:
                 bar.set_postfix_str(name)
                 torch._dynamo.reset()
-                rows.append(measure(rounds))
-    return Results(
-        processor=generation(processor(), cpuinfo.read_text() if cpuinfo.exists() else ""),
-        instructions=cpu_library.instruction_set(),
-        chosen="ISP_DISTILL_CPU" in os.environ,
-        threads=threads,
-        torch=torch_version(),
-        day=datetime.date.today().isoformat(),
-        load=before,
-        rows=tuple(rows),
-    )
+                found = dataclasses.replace(found, rows=(*found.rows, measure(rounds)))
+                yield found
 
 
 def renewed(old: Results, new: Results) -> Results:
@@ -202,13 +204,18 @@ def main() -> int:
     parser.add_argument("--only-table", action="store_true", help="of the files that are there")
     arguments = parser.parse_args()
     if not arguments.only_table:
-        found = measured(arguments.rounds, arguments.threads, arguments.only)
-        if not found.rows:
+        found, old = None, None
+        for found in measured(arguments.rounds, arguments.threads, arguments.only):
+            # Written as they come, so that a run that is broken off leaves what it has measured.
+            path = found.path(arguments.results)
+            if len(found.rows) == 1:
+                old = Results.read(path) if path.exists() else None
+            (renewed(old, found) if old else found).write(arguments.results)
+        if found is None:
             parser.error(f"no task's name holds {arguments.only!r}")
-        path = found.path(arguments.results)
-        if arguments.only and path.exists():
-            found = renewed(Results.read(path), found)
-        print(f"results: {found.write(arguments.results)}")
+        if not arguments.only:
+            found.write(arguments.results)
+        print(f"results: {found.path(arguments.results)}")
     results = all_results(arguments.results)
     if not results:
         print(f"{arguments.results}: holds no results: measure some first", file=sys.stderr)

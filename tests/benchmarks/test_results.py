@@ -107,6 +107,25 @@ def test_some_tasks_measured_anew_leave_the_others(tmp_path, monkeypatch, capsys
     assert "no task's name holds 'nothing'" in capsys.readouterr().err
 
 
+def test_a_report_that_is_broken_off_leaves_what_it_measured(tmp_path, monkeypatch):
+    def breaks(rounds):
+        raise KeyboardInterrupt
+
+    one = ("one", lambda rounds: report.Row("loss", "one", 1.0 * rounds, {"eager": 2.0}, 0.5))
+    other = ("other", lambda rounds: report.Row("loss", "other", 2.0, {"eager": 3.0}, 0.4))
+    arguments = ["--results", str(tmp_path), "--picture", str(tmp_path / "speed.png")]
+    for every, rounds in (([one, other], 1), ([one, ("other", breaks)], 5)):
+        monkeypatch.setattr(report, "tasks", lambda folder, every=every: iter(every))
+        monkeypatch.setattr("sys.argv", ["report.py", *arguments, "--rounds", str(rounds)])
+        if rounds == 1:
+            assert report.main() == 0
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                report.main()
+    (found,) = all_results(tmp_path)
+    assert [(row.task, row.milliseconds) for row in found.rows] == [("one", 5.0), ("other", 2.0)]
+
+
 def test_without_results_nothing_is_overwritten(tmp_path, monkeypatch, capsys):
     arguments = ["--results", str(tmp_path / "none"), "--picture", str(tmp_path / "x.png")]
     monkeypatch.setattr("sys.argv", ["report.py", "--only-table", *arguments])

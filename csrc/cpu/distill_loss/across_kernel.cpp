@@ -125,6 +125,7 @@ void distill_across(const DistillCall& call, int64_t begin, int64_t end, float* 
         if (call.gradient.data) clear_row(call, at(call.gradient, row));
         if (call.row_losses) call.row_losses[row] = 0;
       }
+      if (strip.width == 0) continue;
       for (int64_t v = 0; v < strip.width; ++v) {
         load(call.student, in_strip[v], v, strip.s, NO_CLASS, strip.of.max_s, strip.of.arg_s);
         load(call.teacher, in_strip[v], v, strip.t, -__builtin_inff(), strip.of.max_t, strip.of.arg_t);
