@@ -80,7 +80,7 @@ INLINE void keep_sum(float* values, int64_t v, V x) {
   keep<Across>(values, v, Across ? sum_across(x) : x);
 }
 
-// `memory` holds workspace_floats(call). Across, the caller sets `width` to the rows that there are.
+// `memory`: as strips_down() or strips_across() say. Across, the caller sets `width` to the rows there are.
 template <bool Across>
 INLINE Strip make_strip(float* memory, const DistillCall& call) {
   Strip strip;
