@@ -133,28 +133,30 @@ def tasks(folder: Path) -> Iterator[tuple[str, Measure]]:
     yield _unprocess(*NOISY)
 
 
-def measured(rounds: int, threads: int, only: str = "") -> Iterator[Results]:
-    """All tasks on this machine, or those whose name holds ``only``; what there is after each."""
-    torch.set_num_threads(threads)
-    before, cpuinfo = load(), Path("/proc/cpuinfo")
+def this_machine(threads: int) -> Results:
+    """Without a row yet."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return Results(
+        processor=generation(processor(), cpuinfo.read_text() if cpuinfo.exists() else ""),
+        instructions=cpu_library.instruction_set(),
+        chosen="ISP_DISTILL_CPU" in os.environ,
+        threads=threads,
+        torch=torch_version(),
+        day=datetime.date.today().isoformat(),
+        load=load(),
+        rows=(),
+    )
+
+
+def measured(rounds: int, only: str = "") -> Iterator[Row]:
+    """All tasks on this machine, or those whose name holds ``only``, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
         every = [one for one in tasks(Path(folder)) if only in one[0]]
-        found = Results(
-            processor=generation(processor(), cpuinfo.read_text() if cpuinfo.exists() else ""),
-            instructions=cpu_library.instruction_set(),
-            chosen="ISP_DISTILL_CPU" in os.environ,
-            threads=threads,
-            torch=torch_version(),
-            day=datetime.date.today().isoformat(),
-            load=before,
-            rows=(),
-        )
         with tqdm(every) as bar:
             for name, measure in bar:
                 bar.set_postfix_str(name)
                 torch._dynamo.reset()
-                found = dataclasses.replace(found, rows=(*found.rows, measure(rounds)))
-                yield found
+                yield measure(rounds)
 
 
 def renewed(old: Results, new: Results) -> Results:
@@ -204,18 +206,19 @@ def main() -> int:
     parser.add_argument("--only-table", action="store_true", help="of the files that are there")
     arguments = parser.parse_args()
     if not arguments.only_table:
-        found, old = None, None
-        for found in measured(arguments.rounds, arguments.threads, arguments.only):
-            # Written as they come, so that a run that is broken off leaves what it has measured.
-            path = found.path(arguments.results)
-            if len(found.rows) == 1:
-                old = Results.read(path) if path.exists() else None
-            (renewed(old, found) if old else found).write(arguments.results)
-        if found is None:
+        torch.set_num_threads(arguments.threads)
+        found = this_machine(arguments.threads)
+        path = found.path(arguments.results)
+        old = Results.read(path) if path.exists() else found
+        for row in measured(arguments.rounds, arguments.only):
+            found = dataclasses.replace(found, rows=(*found.rows, row))
+            # As they come, so that a run that is broken off leaves what it has measured.
+            renewed(old, found).write(arguments.results)
+        if not found.rows:
             parser.error(f"no task's name holds {arguments.only!r}")
         if not arguments.only:
             found.write(arguments.results)
-        print(f"results: {found.path(arguments.results)}")
+        print(f"results: {path}")
     results = all_results(arguments.results)
     if not results:
         print(f"{arguments.results}: holds no results: measure some first", file=sys.stderr)
