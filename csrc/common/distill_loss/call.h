@@ -34,9 +34,9 @@ struct DistillCall {
   float parameters[2];
   float temperature, label_smoothing, gradient_scale;
   double factors[2];  // of the objective and of cross entropy: alpha and the reduction
-  int64_t pixels;     // rows of a task
+  int64_t pixels;      // rows of a task
   int64_t strip_rows;  // rows of a strip (strip.h): down a multiple of 16, across up to 16
-  int64_t pitch;      // of a strip
+  int64_t pitch;       // of a strip
 };
 
 // Bilinear interpolation along one axis: output i is in[first[i]] (1 - second[i]) + in[first[i] + 1]
@@ -54,7 +54,6 @@ struct UpsampledCall {
   int64_t student_height, student_width, teacher_height, teacher_width;
   Interpolation student_y, student_x, teacher_y, teacher_x;
   int64_t band, bands;  // student rows of a task, tasks of a sample
-  int64_t strip_floats; // what a strip takes of a thread's memory
   float* edges;         // [batch, bands, 2, student_width, padded classes]
 };
 

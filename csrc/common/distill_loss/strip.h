@@ -37,10 +37,10 @@ struct Strip {
   int64_t pitch;
   LaneState of;
   // The logits that are fetched during the arithmetic of these. Across: the row after the last one, bytes
-  // from there to the next row, and of a vector of floats. Down: the next strip, bytes from one class to
-  // the next, and cache lines of one class; or 0.
+  // from there to the next row, and bytes to a vector of floats. Down: the next strip, bytes from one
+  // class to the next, and cache lines of one class; or 0.
   const char *next_s, *next_t;
-  int64_t bytes_s, bytes_t, lines_s, lines_t;
+  int64_t bytes_s, bytes_t, vector_s, vector_t, lines_s, lines_t;
 };
 
 // Passes take the strip by value. Of a reference, all that it says would be read again after every store,
@@ -103,7 +103,8 @@ INLINE Strip make_strip(float* memory, const DistillCall& call) {
   strip.t = memory, memory += elements;
   strip.e = call.cross_entropy ? memory : nullptr;
   strip.next_s = strip.next_t = (const char*)strip.s;
-  strip.bytes_s = strip.bytes_t = 0, strip.lines_s = strip.lines_t = 0;
+  strip.bytes_s = strip.bytes_t = strip.vector_s = strip.vector_t = 0;
+  strip.lines_s = strip.lines_t = 0;
   return strip;
 }
 
@@ -142,8 +143,8 @@ template <bool Across, bool Fetch>
 INLINE void fetch_next(const Strip& strip, int64_t d, int64_t v, Ahead& ahead) {
   if constexpr (!Fetch) {
   } else if constexpr (Across) {
-    __builtin_prefetch(strip.next_s + v * strip.bytes_s + d * strip.lines_s, 0, 3);
-    __builtin_prefetch(strip.next_t + v * strip.bytes_t + d * strip.lines_t, 0, 3);
+    __builtin_prefetch(strip.next_s + v * strip.bytes_s + d * strip.vector_s, 0, 3);
+    __builtin_prefetch(strip.next_t + v * strip.bytes_t + d * strip.vector_t, 0, 3);
   } else {
     fetch_line(strip, ahead);
   }
@@ -227,6 +228,19 @@ INLINE bool describe_row(const Strip& strip, const DistillCall& call, int64_t ro
   strip.of.weight_labels[v] = labelled ? (float)(call.factors[1] * w) : 0.0f;
   strip.of.label[v] = labelled ? (int32_t)label : -1;
   return true;
+}
+
+// What came of the rows of a strip, across; rows[v] is the one in lane v.
+INLINE void add_up_rows(const Strip& strip, const DistillCall& call, const int64_t* rows, double& loss,
+                        int64_t& agreements) {
+  for (int64_t v = 0; v < strip.width; ++v) {
+    agreements += strip.of.arg_s[v] == strip.of.arg_t[v];
+    if (call.row_losses) {
+      call.row_losses[rows[v]] = strip.of.loss[v];
+    } else {
+      loss += strip.of.loss[v];
+    }
+  }
 }
 
 }  // namespace ISP_DISTILL_ISA

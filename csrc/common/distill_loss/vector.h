@@ -133,23 +133,25 @@ INLINE void store_as(char* p, V x) {
   }
 }
 
-// Up to W elements that lie `stride` elements apart, the other lanes 0; and back.
+// The first of `count` elements that lie `stride` elements apart, the lanes beyond the last one 0; and back.
 template <Dtype D>
-INLINE V load_some(const char* from, int64_t stride, int64_t count) {
+INLINE V load_lanes(const char* from, int64_t stride, int64_t count) {
   constexpr int size = size_of<D>;
   if (stride == 1 && count >= W) return load_as<D>(from);
   char elements[W * size] = {};
-  for (int64_t i = 0; i < count; ++i) memcpy(elements + i * size, from + i * stride * size, size);
+  const int64_t here = count < W ? count : W;
+  for (int64_t i = 0; i < here; ++i) memcpy(elements + i * size, from + i * stride * size, size);
   return load_as<D>(elements);
 }
 
 template <Dtype D>
-INLINE void store_some(char* to, int64_t stride, int64_t count, V x) {
+INLINE void store_lanes(char* to, int64_t stride, int64_t count, V x) {
   constexpr int size = size_of<D>;
   if (stride == 1 && count >= W) return store_as<D>(to, x);
   char elements[W * size];
   store_as<D>(elements, x);
-  for (int64_t i = 0; i < count; ++i) memcpy(to + i * stride * size, elements + i * size, size);
+  const int64_t here = count < W ? count : W;
+  for (int64_t i = 0; i < here; ++i) memcpy(to + i * stride * size, elements + i * size, size);
 }
 
 // Past the caches: what is written is not read again soon, and the line need not be fetched first.

@@ -33,15 +33,11 @@ void load_row(const Strip strip, const char* from, int64_t stride, int64_t v, fl
     measure(x, splat_int((int32_t)c) + iota(), top, arg);
   }
   for (int64_t c = whole; c < strip.classes; c += W) {
-    char elements[W * size];
-    const int64_t here = strip.classes - c < W ? strip.classes - c : W;
-    for (int64_t i = 0; i < here; ++i) {
-      memcpy(elements + i * size, from + (c + i) * stride * size, size);
-    }
-    V x = load_as<D>(elements);
-    for (int64_t i = here; i < W; ++i) x[i] = fill;
+    const I index = splat_int((int32_t)c) + iota();
+    V x = load_lanes<D>(from + c * stride * size, stride, strip.classes - c);
+    x = index < (int32_t)strip.classes ? x : splat(fill);
     store(buffer + c, x);
-    measure(x, splat_int((int32_t)c) + iota(), top, arg);
+    measure(x, index, top, arg);
   }
   keep_measured<true>(top, arg, tops, args, v);
 }
@@ -61,12 +57,8 @@ void store_row(const Strip strip, const DistillCall& call, int64_t v, char* to) 
     }
   }
   for (int64_t d = whole; d < strip.depth; ++d) {
-    char elements[W * size];
-    store_as<D>(elements, gradient<O, true, CrossEntropy>(strip, d, v));
-    const int64_t here = strip.classes - d * W < W ? strip.classes - d * W : W;
-    for (int64_t i = 0; i < here; ++i) {
-      memcpy(to + (d * W + i) * stride * size, elements + i * size, size);
-    }
+    V g = gradient<O, true, CrossEntropy>(strip, d, v);
+    store_lanes<D>(to + d * W * stride * size, stride, strip.classes - d * W, g);
   }
 }
 
@@ -106,10 +98,10 @@ void distill_across(const DistillCall& call, int64_t begin, int64_t end, float* 
       load_row<D>(strip, at(logits, row), logits.stride_class, v, buffer, fill, tops, args);
     });
   };
-  strip.lines_s = W * (call.student.dtype == Dtype::float32 ? 4 : 2);
-  strip.lines_t = W * (call.teacher.dtype == Dtype::float32 ? 4 : 2);
-  strip.bytes_s = call.student.stride_b * strip.lines_s / W;
-  strip.bytes_t = call.teacher.stride_b * strip.lines_t / W;
+  strip.vector_s = W * (call.student.dtype == Dtype::float32 ? 4 : 2);
+  strip.vector_t = W * (call.teacher.dtype == Dtype::float32 ? 4 : 2);
+  strip.bytes_s = call.student.stride_b * strip.vector_s / W;
+  strip.bytes_t = call.teacher.stride_b * strip.vector_t / W;
   for (int64_t task = begin; task < end; ++task) {
     double loss = 0;
     int64_t agreements = 0, row = task * call.pixels;
@@ -138,14 +130,7 @@ void distill_across(const DistillCall& call, int64_t begin, int64_t end, float* 
       const int64_t next = row < last ? row : in_strip[0];
       strip.next_s = at(call.student, next), strip.next_t = at(call.teacher, next);
       settle_strip<true, true>(strip, call);
-      for (int64_t v = 0; v < strip.width; ++v) {
-        agreements += strip.of.arg_s[v] == strip.of.arg_t[v];
-        if (call.row_losses) {
-          call.row_losses[in_strip[v]] = strip.of.loss[v];
-        } else {
-          loss += strip.of.loss[v];
-        }
-      }
+      add_up_rows(strip, call, in_strip, loss, agreements);
       if (call.gradient.data == nullptr) continue;
       with_objective(call, [&]<Objective O, bool CrossEntropy>() {
         with_dtype(call.gradient.dtype, [&]<Dtype G>() {

@@ -62,7 +62,7 @@ INLINE void load_planes(const Strip strip, const char* from, int64_t stride, int
   }
   for (int64_t v = whole; v < strip.width; v += W) {
     measured(v, [&](const char* p) __attribute__((always_inline)) {
-      return v < count ? load_some<D>(p, 1, count - v) : V{};
+      return v < count ? load_lanes<D>(p, 1, count - v) : V{};
     });
   }
 }
@@ -93,7 +93,7 @@ void load_strip(const Strip strip, const Logits& logits, const Place& at, float*
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) {
         const char* p = from + ((v + i) * logits.stride_b + c * stride) * size;
-        square[i] = strip.of.inside[v + i] ? load_some<D>(p, stride, here) : V{};
+        square[i] = strip.of.inside[v + i] ? load_lanes<D>(p, stride, here) : V{};
       }
       transpose(square);
       for (int64_t j = 0; j < here; ++j) store(buffer + (c + j) * strip.pitch + v, square[j]);
@@ -134,9 +134,8 @@ void store_strip(const Strip strip, const DistillCall& call, const Place& at) {
           }
         }
         if (whole < at.count) {
-          char elements[W * size];
-          store_as<D>(elements, gradient<O, false, CrossEntropy>(strip, d, whole));
-          memcpy(to + whole * size, elements, (at.count - whole) * size);
+          V g = gradient<O, false, CrossEntropy>(strip, d, whole);
+          store_lanes<D>(to + whole * size, 1, at.count - whole, g);
         }
       }
     });
@@ -159,7 +158,7 @@ void store_strip(const Strip strip, const DistillCall& call, const Place& at) {
       transpose(square);
       for (int64_t i = 0; i < count; ++i) {
         char* p = to + ((v + i) * logits.stride_b + c * logits.stride_class) * size;
-        store_some<D>(p, logits.stride_class, here, square[i]);
+        store_lanes<D>(p, logits.stride_class, here, square[i]);
       }
     });
   }

@@ -75,9 +75,8 @@ std::tuple<Tensor, Tensor> upsampled_distill_loss(
   std::vector<double> losses(tasks);
   std::vector<int64_t> agreements(tasks);
   call.task_losses = losses.data(), call.task_agreements = agreements.data();
-  up.strip_floats = strips_across(call);
-  const int64_t workspace = up.strip_floats + 3 * line + 3 * up.teacher_width * padded +
-                            (gradient ? 3 * line : 0) + 64;
+  const int64_t workspace = 3 * line + 3 * up.teacher_width * padded + (gradient ? 3 * line : 0) +
+                            strips_across(call);
   auto* kernel = ISP_DISTILL_KERNEL(distill_upsampled);
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     std::vector<float> memory(workspace);

@@ -37,9 +37,9 @@ void read_row(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_t
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) {
         if (logits.stride_class == 1) {
-          square[i] = i < count ? load_some<D>(p + i * of_pixel, 1, here) : V{};
+          square[i] = i < count ? load_lanes<D>(p + i * of_pixel, 1, here) : V{};
         } else {
-          square[i] = i < here ? load_some<D>(p + i * of_class, logits.stride_b, count) : V{};
+          square[i] = i < here ? load_lanes<D>(p + i * of_class, logits.stride_b, count) : V{};
         }
       }
       if (logits.stride_class != 1) transpose(square);
@@ -74,11 +74,11 @@ void write_row(const Logits& logits, int64_t n, int64_t y, int64_t width, int64_
 #pragma GCC unroll 16
       for (int i = 0; i < W; ++i) square[i] = i < count ? load(from + (x + i) * padded + c) : V{};
       if (logits.stride_class == 1) {
-        for (int64_t i = 0; i < count; ++i) store_some<D>(p + i * of_pixel, 1, here, square[i]);
+        for (int64_t i = 0; i < count; ++i) store_lanes<D>(p + i * of_pixel, 1, here, square[i]);
       } else {
         transpose(square);
         for (int64_t i = 0; i < here; ++i) {
-          store_some<D>(p + i * of_class, logits.stride_b, count, square[i]);
+          store_lanes<D>(p + i * of_class, logits.stride_b, count, square[i]);
         }
       }
     }
@@ -135,7 +135,7 @@ Rows make_rows(const Logits& logits, int64_t height, int64_t width, int64_t padd
 // Pixels [v, v + N) of a strip, which lie between the same two of low resolution.
 template <int N>
 struct Between {
-  const float *left, *right;
+  float *left, *right;
   V second[N];  // the share of `right`
 };
 
@@ -143,14 +143,14 @@ struct Between {
 // without a share of the right one is alone, and both are the left: what is there may not be finite.
 template <class Use>
 INLINE void for_all_pixels(const Strip& strip, const Interpolation& along, const int64_t* pixels,
-                           const float* memory, int64_t padded, const Use& use) {
+                           float* memory, int64_t padded, const Use& use) {
   const auto call = [&]<int N>(int64_t v) __attribute__((always_inline)) {
     Between<N> at;
     at.left = memory + along.first[pixels[v]] * padded;
     at.right = along.second[pixels[v]] != 0 ? at.left + padded : at.left;
 #pragma GCC unroll 4
     for (int j = 0; j < N; ++j) at.second[j] = splat(along.second[pixels[v + j]]);
-    use.template operator()<N>(at, v);
+    use(at, v);
   };
   for (int64_t v = 0; v < strip.width;) {
     const int64_t first = along.first[pixels[v]];
@@ -174,8 +174,8 @@ INLINE void for_all_pixels(const Strip& strip, const Interpolation& along, const
 template <bool Teacher, bool Everywhere>
 void load_pixels(const Strip strip, const Rows& rows, const Interpolation& along,
                  const int64_t* pixels, float* buffer, float* tops, int32_t* args) {
-  for_all_pixels(strip, along, pixels, rows.mixed, rows.padded, [&]<int N>(const Between<N>& at, int64_t v)
-                     __attribute__((always_inline)) {
+  for_all_pixels(strip, along, pixels, rows.mixed, rows.padded,
+                 [&]<int N>(const Between<N>& at, int64_t v) __attribute__((always_inline)) {
     V top[N];
     I arg[N];
 #pragma GCC unroll 4
@@ -203,9 +203,8 @@ void load_pixels(const Strip strip, const Rows& rows, const Interpolation& along
 void spread_gradient(const Strip strip, const UpsampledCall& up, const int64_t* pixels, int64_t padded,
                      float* along) {
   with_objective(up.call, [&]<Objective O, bool CrossEntropy>() {
-    for_all_pixels(strip, up.student_x, pixels, along, padded, [&]<int N>(const Between<N>& at, int64_t v)
-                       __attribute__((always_inline)) {
-      float *to_left = along + (at.left - along), *to_right = along + (at.right - along);
+    for_all_pixels(strip, up.student_x, pixels, along, padded,
+                   [&]<int N>(const Between<N>& at, int64_t v) __attribute__((always_inline)) {
       for (int64_t d = 0; d < strip.depth; ++d) {
         V left = V{}, right = V{};
 #pragma GCC unroll 4
@@ -213,8 +212,8 @@ void spread_gradient(const Strip strip, const UpsampledCall& up, const int64_t* 
           V g = gradient<O, true, CrossEntropy>(strip, d, v + j), part = at.second[j] * g;
           left += g - part, right += part;
         }
-        store(to_left + d * W, load(to_left + d * W) + left);
-        store(to_right + d * W, load(to_right + d * W) + right);
+        store(at.left + d * W, load(at.left + d * W) + left);
+        store(at.right + d * W, load(at.right + d * W) + right);
       }
     });
   });
@@ -226,15 +225,14 @@ void spread_gradient(const Strip strip, const UpsampledCall& up, const int64_t* 
 void distill_upsampled(const UpsampledCall& up, int64_t begin, int64_t end, float* memory) {
   const DistillCall& call = up.call;
   const int64_t padded = (call.classes + 15) / 16 * 16, line = up.student_width * padded;
-  Strip strip = make_strip<true>(memory, call);
-  const int64_t room = strip.width;
-  memory += up.strip_floats;
   Rows student = make_rows(call.student, up.student_height, up.student_width, padded, false, memory);
   Rows teacher = make_rows(call.teacher, up.teacher_height, up.teacher_width, padded, true, memory);
   const bool wanted = call.gradient.data != nullptr;
   float* along = memory;            // the gradient of one output row, brought back along the row
   float* upper = memory + line;     // of the student row that is being left
   float* lower = memory + 2 * line; // and of the next one
+  Strip strip = make_strip<true>(memory + (wanted ? 3 * line : 0), call);
+  const int64_t room = strip.width;
 
   for (int64_t task = begin; task < end; ++task) {
     const int64_t n = task / up.bands, top = task % up.bands * up.band;
@@ -265,10 +263,10 @@ void distill_upsampled(const UpsampledCall& up, int64_t begin, int64_t end, floa
       const int64_t row = (n * up.height + y) * up.width;
       for (int64_t x = 0; x < up.width;) {
         // As many pixels as there is room for; those that do not count are passed over.
-        int64_t pixels[W];
+        int64_t pixels[W], rows[W];
         for (strip.width = 0; x < up.width && strip.width < room; ++x) {
           if (describe_row(strip, call, row + x, strip.width)) {
-            pixels[strip.width++] = x;
+            pixels[strip.width] = x, rows[strip.width++] = row + x;
           } else if (call.row_losses) {
             call.row_losses[row + x] = 0;
           }
@@ -279,14 +277,7 @@ void distill_upsampled(const UpsampledCall& up, int64_t begin, int64_t end, floa
                                                                      : load_pixels<true, true>;
         load_teacher(strip, teacher, up.teacher_x, pixels, strip.t, strip.of.max_t, strip.of.arg_t);
         settle_strip<true, false>(strip, call);
-        for (int64_t v = 0; v < strip.width; ++v) {
-          agreements += strip.of.arg_s[v] == strip.of.arg_t[v];
-          if (call.row_losses) {
-            call.row_losses[row + pixels[v]] = strip.of.loss[v];
-          } else {
-            loss += strip.of.loss[v];
-          }
-        }
+        add_up_rows(strip, call, rows, loss, agreements);
         if (wanted) spread_gradient(strip, up, pixels, padded, along);
       }
       for (int64_t i = 0; wanted && i < line; i += W) {

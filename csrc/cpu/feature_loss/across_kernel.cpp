@@ -43,17 +43,7 @@ void convert(const FeatureCall& call, const Side& side, const char* from) {
   constexpr int size = size_of<D>;
   const int64_t stride = side.features->stride_class;
   for (int64_t c = 0; c < call.channels; c += W) {
-    const int64_t here = call.channels - c < W ? call.channels - c : W;
-    V x;
-    if (stride == 1 && here == W) {
-      x = load_as<D>(from + c * size);
-    } else {
-      char elements[W * size] = {};
-      for (int64_t i = 0; i < here; ++i) {
-        memcpy(elements + i * size, from + (c + i) * stride * size, size);
-      }
-      x = load_as<D>(elements);
-    }
+    V x = load_lanes<D>(from + c * stride * size, stride, call.channels - c);
     // Both are filled up with zeros.
     if (call.scale) x = (x - load(call.mean + c)) * load(call.scale + c);
     store(side.buffer + c, x);
@@ -149,12 +139,8 @@ void write(const FeatureCall& call, const Side& s, const Side& t, V m_s, V m_t,
     }
   }
   for (int64_t c = whole; c < call.channels; c += W) {
-    char elements[W * size];
-    store_as<D>(elements, gradient_at<E, Alone>(call, s, t, m_s, m_t, scales, of, c));
-    const int64_t here = call.channels - c < W ? call.channels - c : W;
-    for (int64_t i = 0; i < here; ++i) {
-      memcpy(to + (c + i) * stride * size, elements + i * size, size);
-    }
+    const V g = gradient_at<E, Alone>(call, s, t, m_s, m_t, scales, of, c);
+    store_lanes<D>(to + c * stride * size, stride, call.channels - c, g);
   }
 }
 

@@ -112,17 +112,10 @@ void write(const Strip& strip, const FeatureCall& call, const Place& at) {
   for (int64_t d = 0; d < strip.depth; ++d, to += plane) {
     for (int64_t v = 0; v < at.count; v += W) {
       const V g = gradient_at<E, Alone>(strip, call, d, v);
-      const int64_t here = at.count - v < W ? at.count - v : W;
-      if (here == W && streaming) {
+      if (streaming && at.count - v >= W) {
         stream((float*)to + v, g);
-      } else if (here == W && along == 1) {
-        store_as<D>(to + v * size, g);
       } else {
-        char elements[W * size];
-        store_as<D>(elements, g);
-        for (int64_t i = 0; i < here; ++i) {
-          memcpy(to + (v + i) * along * size, elements + i * size, size);
-        }
+        store_lanes<D>(to + v * along * size, along, at.count - v, g);
       }
     }
   }

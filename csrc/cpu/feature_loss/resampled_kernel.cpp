@@ -237,11 +237,7 @@ void write_line(char* to, int64_t stride, int64_t count, const float* from) {
     const int64_t here = count - x < W ? count - x : W;
     float padded[W] = {};
     memcpy(padded, from + x, here * sizeof(float));
-    char elements[W * size];
-    store_as<D>(elements, load(padded));
-    for (int64_t i = 0; i < here; ++i) {
-      memcpy(to + (x + i) * stride * size, elements + i * size, size);
-    }
+    store_lanes<D>(to + x * stride * size, stride, here, load(padded));
   }
 }
 

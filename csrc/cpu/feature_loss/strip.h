@@ -31,17 +31,6 @@ INLINE Strip make_strip(float* memory, int64_t depth, int64_t width) {
   return strip;
 }
 
-// Lanes v to v + W of one channel; zeros beyond the last position.
-template <Dtype D>
-INLINE V load_lanes(const char* from, int64_t stride, int64_t count) {
-  constexpr int size = size_of<D>;
-  if (stride == 1 && count >= W) return load_as<D>(from);
-  char elements[W * size] = {};
-  const int64_t here = count < W ? count : W;
-  for (int64_t i = 0; i < here; ++i) memcpy(elements + i * size, from + i * stride * size, size);
-  return load_as<D>(elements);
-}
-
 // Layer norm, of the sums of the features: less their means, and the sums of products about them.
 static void centre(const Strip& strip) {
   for (int64_t v = 0; v < strip.width; v += W) {
