@@ -18,6 +18,10 @@ from isp_distill.ops.distill_loss.options import Options, check_values
 from isp_distill.ops.distill_loss.request import Call, Rows
 from isp_distill.ops.stored_gradient import reference_with_gradient
 
+# The matrix product of torch on the CPU reads a weight of many classes by its columns at two thirds
+# of its own speed (256 rows, 768 features, 32000 classes, Zen 3: 92 GFLOP/s, in such blocks 123).
+_CLASSES_OF_A_PRODUCT = 1024
+
 
 class Kernels(Protocol):
     """The functions of a fused backend (``Implementation.functions``).
@@ -334,9 +338,16 @@ def linear_loss(
 def _logits(features: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tensor) -> Tensor:
     """``F.linear``, into the first rows of ``memory``."""
     out = memory[: len(features)]
-    if bias is None:
-        return torch.mm(features, matrix.t(), out=out)
-    return torch.addmm(bias, features, matrix.t(), out=out)
+    in_blocks = features.device.type == "cpu" and features.dtype == torch.float32
+    step = _CLASSES_OF_A_PRODUCT if in_blocks else len(matrix)
+    for begin in range(0, len(matrix), step):
+        part = slice(begin, begin + step)
+        block, classes = out[:, part], matrix[part].t()
+        if bias is None:
+            torch.mm(features, classes, out=block)
+        else:
+            torch.addmm(bias[part], features, classes, out=block)
+    return out
 
 
 def _chunk_by_reference(

@@ -233,12 +233,14 @@ def test_upsampled_kernel_is_the_reference(
     )
 
 
+# 2100: more classes than go into one product of matrices.
+@pytest.mark.parametrize("classes", [70, 2100])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_linear_with_kernels_is_the_reference(instruction_set, dtype):
+def test_linear_with_kernels_is_the_reference(instruction_set, dtype, classes):
     torch.manual_seed(3)
-    heads = [torch.randn(50, 12), torch.randn(70, 12), torch.randn(70)]
-    teacher = [torch.randn(50, 9), torch.randn(70, 9), torch.randn(70)]
-    labels = torch.randint(0, 70, (50,))
+    heads = [torch.randn(50, 12), torch.randn(classes, 12), torch.randn(classes)]
+    teacher = [torch.randn(50, 9), torch.randn(classes, 9), torch.randn(classes)]
+    labels = torch.randint(0, classes, (50,))
     labels[::7] = -100
     options = {"temperature": 3.0, "alpha": 0.5, "mask": torch.rand(50) < 0.9}
     found = []
