@@ -38,7 +38,7 @@ Layout layout_of(const RawConv& c, int64_t columns) {
   at.steps = (c.kernel - 1) / c.stride;
   at.margin = round_up(at.steps, kLanes);
   at.shift_line = round_up(columns + at.steps, kLanes);
-  at.line = at.margin + at.shift_line + kLanes;
+  at.line = odd_lines(at.margin + at.shift_line + kLanes);
   at.phases = at_most(c.kernel, c.stride);
   at.taps = 4 * c.kernel * c.kernel;
   at.tap_tiles = (at.taps + kGradTaps - 1) / kGradTaps;

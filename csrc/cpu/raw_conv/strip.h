@@ -62,8 +62,13 @@ struct Strip {
 // Tiles of at most kOverrun + 1 pixels may start at the last column.
 constexpr int64_t kOverrun = 11;
 
+// Rows that a tile reads together, as many as there are taps, lie an odd number of cache lines apart: an
+// even one, as of 1024 floats, puts them all into a few sets of the first-level cache, which then misses
+// at every load.
+ISP_INLINE int64_t odd_lines(int64_t floats) { return 16 * ((floats + 15) / 16 | 1); }
+
 ISP_INLINE int64_t strip_length(const RawConv& c, int64_t columns) {
-  return round_up(columns + kOverrun, kLanes) + round_up((c.kernel - 1) / c.stride, kLanes);
+  return odd_lines(round_up(columns + kOverrun, kLanes) + round_up((c.kernel - 1) / c.stride, kLanes));
 }
 
 ISP_INLINE int64_t strip_line(const RawConv& c, int64_t columns) {
