@@ -27,14 +27,23 @@ static void take_every(const float* in, int64_t s, int64_t count, float* out) {
     for (; i + kLanes <= count; i += kLanes) {
       store(out + i, even(load(in + 2 * i), load(in + 2 * i + kLanes)));
     }
-  } else if (s == 4) {
-    for (; i + kLanes <= count; i += kLanes) {
-      const float* p = in + 4 * i;
-      store(out + i, even(even(load(p), load(p + kLanes)),
-                          even(load(p + 2 * kLanes), load(p + 3 * kLanes))));
-    }
   }
   for (; i < count; ++i) out[i] = in[s * i];
+}
+
+// out[q][i] = in[4 i + q], for 4 i + q < count.
+static void take_every_fourth(const float* in, int64_t count, float* const* out) {
+  int64_t i = 0;
+  for (; 4 * (i + kLanes) <= count; i += kLanes) {
+    const float* p = in + 4 * i;
+    const Vec a = load(p), b = load(p + kLanes), c = load(p + 2 * kLanes), d = load(p + 3 * kLanes);
+    const Vec even0 = even(a, b), even1 = even(c, d), odd0 = odd(a, b), odd1 = odd(c, d);
+    store(out[0] + i, even(even0, even1));
+    store(out[1] + i, even(odd0, odd1));
+    store(out[2] + i, odd(even0, even1));
+    store(out[3] + i, odd(odd0, odd1));
+  }
+  for (int64_t column = 4 * i; column < count; ++column) out[column % 4][column / 4] = in[column];
 }
 
 // ----------------------------------------------------------------------------------- the strip
@@ -288,6 +297,19 @@ static void convert_row(const Strip& strip, int64_t row) {
     convert_with_curve<Element::float32, keep>(strip, row0, row1, count, kept);
   }
   for (int64_t k = 0; k < 4; ++k) {
+    if (c.stride == 4) {
+      // Column `begin + q` is element (at + q) / 4 of phase (at + q) % 4; a phase that no tap reads goes
+      // where the mosaic's rows were widened, which are done with.
+      const int64_t at = begin - strip.first;
+      float* to[4];
+      for (int64_t q = 0; q < 4; ++q) {
+        const int64_t phase = (at + q) % 4;
+        to[q] = phase < strip.phases ? out + phase * strip.length + (at + q) / 4 : strip.widened;
+      }
+      take_every_fourth(strip.packed + k * strip.line, count, to);
+      out += strip.phases * strip.length;
+      continue;
+    }
     for (int64_t phase = 0; phase < strip.phases; ++phase, out += strip.length) {
       int64_t from, to;
       phase_range(strip, phase, begin, end, &from, &to);
