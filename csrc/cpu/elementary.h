@@ -10,13 +10,6 @@
 namespace isp_distill {
 namespace ISP_DISTILL_ISA {
 
-template <int count>
-ISP_INLINE Vec polynomial(Vec x, const float (&coefficients)[count]) {
-  Vec p = broadcast(coefficients[count - 1]);
-  for (int i = count - 2; i >= 0; --i) p = p * x + coefficients[i];
-  return p;
-}
-
 // The y in [0, 1] with 3y^2 - 2y^3 = x, for x in [0, 1].
 ISP_INLINE Vec inverse_smoothstep(Vec x) {
   constexpr float kInverse[] = {0.577361643f,  0.110519752f, 0.0640145764f,

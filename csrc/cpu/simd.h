@@ -103,37 +103,70 @@ ISP_INLINE float sum(Vec x) {
   return total;
 }
 
+// c[0] + c[1] x + c[2] x^2 + ...; in pairs, pairs of terms do not wait for one another: half the steps, of
+// one multiplication more. count is even there.
+template <bool in_pairs = false, int count>
+ISP_INLINE Vec polynomial(Vec x, const float (&c)[count]) {
+  if constexpr (in_pairs) {
+    const Vec square = x * x;
+    Vec p = c[count - 1] * x + c[count - 2];
+    for (int i = count - 4; i >= 0; i -= 2) p = p * square + (c[i + 1] * x + c[i]);
+    return p;
+  }
+  Vec p = broadcast(c[count - 1]);
+  for (int i = count - 2; i >= 0; --i) p = p * x + c[i];
+  return p;
+}
+
+// 2^x and log2(x) of n vectors, in place, side by side: one after the other, each would wait for its own
+// last step, and a processor that looks some sixty instructions ahead would wait with it. Not in pairs
+// they are the same bits on every backend, see elementary.h.
+
 // 2^x, x clamped to [-126, 127], NaN not kept; relative error below 3e-7. A polynomial of degree 5 on [-1/2, 1/2]
 // (minimax error 8e-8, then 1.0 put for its constant) times a power of two made in the exponent's bits.
-ISP_INLINE Vec exp2(Vec x) {
-  x = min(max(x, broadcast(-126.0f)), broadcast(127.0f));
-  // Adding 1.5 * 2^23 leaves the nearest integer in the lowest bits.
-  const Vec shifted = x + 12582912.0f;
-  const Vec t = x - (shifted - 12582912.0f);
-  Vec p = broadcast(1.340999651e-03f);
-  p = p * t + 9.676036365e-03f;
-  p = p * t + 5.550297325e-02f;
-  p = p * t + 2.402210737e-01f;
-  p = p * t + 6.931472254e-01f;
-  p = p * t + 1.0f;
-  return (Vec)((Int)p + ((Int)shifted << 23));
+template <bool in_pairs, int n>
+ISP_INLINE void exp2(Vec (&x)[n]) {
+  constexpr float kTerms[] = {1.0f,            6.931472254e-01f, 2.402210737e-01f,
+                              5.550297325e-02f, 9.676036365e-03f, 1.340999651e-03f};
+  Vec t[n], shifted[n];
+  for (int i = 0; i < n; ++i) {
+    x[i] = min(max(x[i], broadcast(-126.0f)), broadcast(127.0f));
+    // Adding 1.5 * 2^23 leaves the nearest integer in the lowest bits.
+    shifted[i] = x[i] + 12582912.0f;
+    t[i] = x[i] - (shifted[i] - 12582912.0f);
+  }
+  for (int i = 0; i < n; ++i) x[i] = polynomial<in_pairs>(t[i], kTerms);
+  for (int i = 0; i < n; ++i) x[i] = (Vec)((Int)x[i] + ((Int)shifted[i] << 23));
 }
 
 // log2(x) for normal x > 0; absolute error below 5e-8 plus the rounding of the result (at most 1e-6
 // for the smallest x that the curves see, 1e-8). A polynomial of degree 7 on [sqrt(1/2), sqrt(2)].
+template <bool in_pairs, int n>
+ISP_INLINE void log2(Vec (&x)[n]) {
+  constexpr float kTerms[] = {1.442694772e+00f,  -7.213571495e-01f, 4.809394387e-01f,
+                              -3.600871879e-01f, 2.867076072e-01f,  -2.500694984e-01f,
+                              2.368893871e-01f,  -1.457418928e-01f};
+  Int exponent[n];
+  Vec t[n];
+  for (int i = 0; i < n; ++i) {
+    const Int bits = (Int)x[i];
+    exponent[i] = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3 is sqrt(1/2)
+    t[i] = (Vec)(bits - (exponent[i] << 23)) - 1.0f;
+  }
+  for (int i = 0; i < n; ++i) x[i] = polynomial<in_pairs>(t[i], kTerms);
+  for (int i = 0; i < n; ++i) x[i] = x[i] * t[i] + __builtin_convertvector(exponent[i], Vec);
+}
+
+ISP_INLINE Vec exp2(Vec x) {
+  Vec one[1] = {x};
+  exp2<false>(one);
+  return one[0];
+}
+
 ISP_INLINE Vec log2(Vec x) {
-  const Int bits = (Int)x;
-  const Int exponent = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3 is sqrt(1/2)
-  const Vec t = (Vec)(bits - (exponent << 23)) - 1.0f;
-  Vec p = broadcast(-1.457418928e-01f);
-  p = p * t + 2.368893871e-01f;
-  p = p * t - 2.500694984e-01f;
-  p = p * t + 2.867076072e-01f;
-  p = p * t - 3.600871879e-01f;
-  p = p * t + 4.809394387e-01f;
-  p = p * t - 7.213571495e-01f;
-  p = p * t + 1.442694772e+00f;
-  return p * t + __builtin_convertvector(exponent, Vec);
+  Vec one[1] = {x};
+  log2<false>(one);
+  return one[0];
 }
 
 ISP_INLINE Vec exp(Vec x) { return exp2(x * 1.44269504f); }

@@ -67,32 +67,47 @@ ISP_INLINE void load_sites_in_two(
   }
 }
 
-// The curve, and its slope where `slope` is not null (zero where the curve is flat). NaN stays NaN, in
-// both: log2 and exp2 do not keep it, so that it is put back.
+// The curve of four planes, in place, and its slope where `slope` is not null (zero where the curve is
+// flat); log2_of_x: of the gamma curve alone. NaN stays NaN, in both: log2 and exp2 do not keep it, so
+// that it is put back.
 template <Curve curve>
-ISP_INLINE Vec apply_curve(Vec x, float gamma, Vec* slope, Vec* log2_of_x) {
+ISP_INLINE void apply_curve(Vec (&x)[4], float gamma, Vec* slope, Vec (&log2_of_x)[4]) {
   const Vec none = {};
+  if constexpr (curve == Curve::linear) {
+    for (int k = 0; slope && k < 4; ++k) slope[k] = none + 1.0f;
+  }
   if constexpr (curve == Curve::sqrt) {
-    const Vec z = square_root(max(broadcast(kDarkest), x));
-    if (slope) *slope = x < kDarkest ? none : 0.5f / z;
-    return z;
+    for (int k = 0; k < 4; ++k) {
+      const Vec z = square_root(max(broadcast(kDarkest), x[k]));
+      if (slope) slope[k] = x[k] < kDarkest ? none : 0.5f / z;
+      x[k] = z;
+    }
   }
   if constexpr (curve == Curve::log) {
-    const Vec y = 1.0f + kMu * max(none, x);
-    if (slope) *slope = x < 0.0f ? none : kMu * kLog2Scale * 1.44269504f / y;
-    return kLog2Scale * (y < __builtin_inff() ? log2(y) : y);
+    Vec y[4], logarithm[4];
+    for (int k = 0; k < 4; ++k) {
+      logarithm[k] = y[k] = 1.0f + kMu * max(none, x[k]);
+      if (slope) slope[k] = x[k] < 0.0f ? none : kMu * kLog2Scale * 1.44269504f / y[k];
+    }
+    log2<true>(logarithm);
+    for (int k = 0; k < 4; ++k) {
+      x[k] = kLog2Scale * (y[k] < __builtin_inff() ? logarithm[k] : y[k]);
+    }
   }
   if constexpr (curve == Curve::gamma) {
-    const Vec bright = max(broadcast(kDarkest), x);
-    *log2_of_x = log2(bright);
     // One comparison for both: no x is below the limit where gamma is NaN.
     const float limit = gamma == gamma ? __builtin_inff() : 0.0f;
-    const Vec z = bright < limit ? exp2(gamma * *log2_of_x) : gamma * bright;
-    if (slope) *slope = x < kDarkest ? none : gamma * z / bright;
-    return z;
+    Vec bright[4], power[4];
+    for (int k = 0; k < 4; ++k) log2_of_x[k] = bright[k] = max(broadcast(kDarkest), x[k]);
+    log2<true>(log2_of_x);
+    for (int k = 0; k < 4; ++k) power[k] = gamma * log2_of_x[k];
+    exp2<true>(power);
+    for (int k = 0; k < 4; ++k) {
+      const Vec z = bright[k] < limit ? power[k] : gamma * bright[k];
+      if (slope) slope[k] = x[k] < kDarkest ? none : gamma * z / bright[k];
+      x[k] = z;
+    }
   }
-  if (slope) *slope = none + 1.0f;
-  return x;
 }
 
 // NaN stays NaN.
@@ -107,25 +122,27 @@ ISP_INLINE Vec clamp(Vec x, const Camera& camera) {
 // the mixed planes to the result, zero where the second clamp cut it off; and for the gamma curve the
 // derivative by gamma, in units of log(2).
 template <bool mixed, Curve curve, bool keep>
-ISP_INLINE void develop(const Camera& camera, const Vec* raw, Vec* planes, Vec* slopes, Vec* by_gamma) {
+ISP_INLINE void develop(
+    const Camera& camera, const Vec* raw, Vec (&planes)[4], Vec* slopes, Vec* by_gamma) {
   Vec site[4];
   for (int s = 0; s < 4; ++s) {
     site[s] = clamp((raw[s] - camera.black[s]) * camera.scale[s], camera);
   }
+  Vec x[4], unclamped[4], log2_of_x[4];
   for (int k = 0; k < 4; ++k) {
-    Vec x = site[k], unclamped = x;
+    x[k] = unclamped[k] = site[k];
     if constexpr (mixed) {
       const float* m = camera.mix[k];
-      unclamped = m[0] * site[0] + m[1] * site[1] + m[2] * site[2] + m[3] * site[3];
-      x = clamp(unclamped, camera);
+      unclamped[k] = m[0] * site[0] + m[1] * site[1] + m[2] * site[2] + m[3] * site[3];
+      x[k] = clamp(unclamped[k], camera);
     }
-    Vec log2_of_x;
-    planes[k] = apply_curve<curve>(x, camera.gamma, keep ? &slopes[k] : nullptr, &log2_of_x);
-    if constexpr (keep) {
-      // As in the reference, the clamp let through what lies exactly on a bound, and NaN.
-      if constexpr (mixed) slopes[k] = unless_different(unclamped, x, slopes[k]);
-      if constexpr (curve == Curve::gamma) by_gamma[k] = planes[k] * log2_of_x;
-    }
+    planes[k] = x[k];
+  }
+  apply_curve<curve>(planes, camera.gamma, keep ? slopes : nullptr, log2_of_x);
+  for (int k = 0; keep && k < 4; ++k) {
+    // As in the reference, the clamp let through what lies exactly on a bound, and NaN.
+    if constexpr (mixed) slopes[k] = unless_different(unclamped[k], x[k], slopes[k]);
+    if constexpr (curve == Curve::gamma) by_gamma[k] = planes[k] * log2_of_x[k];
   }
 }
 
