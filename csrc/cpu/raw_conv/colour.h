@@ -30,68 +30,96 @@ static Colour make_colour(const Strip& strip) {
   return colour;
 }
 
+// Sums that the compiler can keep in registers.
+struct Sums {
+  Vec gain[4] = {}, mix[4][4] = {}, gamma = {};
+};
+
+// What the gradient of `left` periods and what was kept of them add; raw: their sites.
+template <bool mixed, bool with_gamma>
+ISP_INLINE void back_through_periods(
+    const Camera& camera, const Vec (&raw)[4], int64_t left, const float* gradient, int64_t line,
+    const float* kept, int64_t kept_line, Sums& sums) {
+  Vec x[4], a[4], u[4], da[4] = {};
+  for (int s = 0; s < 4; ++s) {
+    x[s] = raw[s] - camera.black[s];
+    u[s] = x[s] * camera.scale[s];
+    a[s] = clamp(u[s], camera);
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    const int plane = plane_of<mixed>(camera, k);
+    const Vec dz = load_first(gradient + plane * line, left);
+    const Vec dv = dz * load_first(kept + plane * kept_line, left);
+    if constexpr (with_gamma) {
+      sums.gamma += dz * load_first(kept + (4 + plane) * kept_line, left);
+    }
+    if constexpr (mixed) {
+#pragma GCC unroll 4
+      for (int s = 0; s < 4; ++s) {
+        sums.mix[k][s] += dv * a[s];
+        da[s] += camera.mix[k][s] * dv;
+      }
+    } else {
+      da[k] = dv;
+    }
+  }
+  for (int s = 0; s < 4; ++s) {
+    sums.gain[s] += unless_different(u[s], a[s], da[s]) * x[s];
+  }
+}
+
+static void add_to(const Sums& sums, Colour& total) {
+  for (int s = 0; s < 4; ++s) {
+    total.gain[s] += sums.gain[s] * total.unit[s];
+    for (int k = 0; k < 4; ++k) total.mix[k][s] += sums.mix[k][s];
+  }
+  total.gamma += sums.gamma;
+}
+
 template <Element type, bool mixed, bool with_gamma>
 static void back_through_sites(
     const void* row0, const void* row1, int64_t count, const Camera& camera, const float* gradient,
     const float* kept, int64_t line, Colour& total) {
-  constexpr int kBytes = type == Element::float32 ? 4 : 2;
-  alignas(64) char tail[2][2 * kLanes * 4];
-  // Sums that the compiler can keep in registers.
-  Vec gain[4] = {}, mix[4][4] = {}, gamma = {};
-  for (int64_t i = 0; i < count; i += kLanes) {
-    Vec x[4], a[4], u[4], da[4] = {};
-    if (count - i >= kLanes) {
-      load_sites<type>(row0, row1, i, x);
-    } else {
-      // The gradient is zero there, so these sites add nothing.
-      memset(tail, 0, sizeof(tail));
-      memcpy(tail[0], static_cast<const char*>(row0) + 2 * kBytes * i, 2 * kBytes * (count - i));
-      memcpy(tail[1], static_cast<const char*>(row1) + 2 * kBytes * i, 2 * kBytes * (count - i));
-      load_sites<type>(tail[0], tail[1], 0, x);
-    }
-    for (int s = 0; s < 4; ++s) {
-      x[s] -= camera.black[s];
-      u[s] = x[s] * camera.scale[s];
-      a[s] = clamp(u[s], camera);
-    }
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      const int plane = mixed ? k : camera.plane[k];
-      const Vec dz = load(gradient + plane * line + i);
-      const Vec dv = dz * load(kept + plane * line + i);
-      if constexpr (with_gamma) gamma += dz * load(kept + (4 + plane) * line + i);
-      if constexpr (mixed) {
-#pragma GCC unroll 4
-        for (int s = 0; s < 4; ++s) {
-          mix[k][s] += dv * a[s];
-          da[s] += camera.mix[k][s] * dv;
-        }
-      } else {
-        da[k] = dv;
-      }
-    }
-    for (int s = 0; s < 4; ++s) {
-      gain[s] += unless_different(u[s], a[s], da[s]) * x[s];
-    }
+  Periods<type> periods(row0, row1);
+  Sums sums;
+  Vec raw[4];
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    periods.load(i, kLanes, raw);
+    back_through_periods<mixed, with_gamma>(
+        camera, raw, kLanes, gradient + i, line, kept + i, line, sums);
   }
-  for (int s = 0; s < 4; ++s) {
-    total.gain[s] += gain[s] * total.unit[s];
-    for (int k = 0; k < 4; ++k) total.mix[k][s] += mix[k][s];
+  if (i < count) {
+    periods.load(i, count - i, raw);
+    back_through_periods<mixed, with_gamma>(
+        camera, raw, count - i, gradient + i, line, kept + i, line, sums);
   }
-  total.gamma += gamma;
+  add_to(sums, total);
 }
 
-template <Element type>
-ISP_INLINE void back_with_mix(
-    const Strip& strip, const void* row0, const void* row1, int64_t n, const float* kept,
-    Colour& colour) {
-  const bool gamma = strip.conv->curve == Curve::gamma;
-  const auto back = strip.conv->mix
-                        ? (gamma ? back_through_sites<type, true, true>
-                                 : back_through_sites<type, true, false>)
-                        : (gamma ? back_through_sites<type, false, true>
-                                 : back_through_sites<type, false, false>);
-  back(row0, row1, n, strip.camera, strip.packed, kept, strip.line, colour);
+// Of rows in two phases, as convert_sites_in_two wrote them.
+template <Element type, bool mixed, bool with_gamma>
+static void back_through_sites_in_two(
+    const void* row0, const void* row1, int64_t count, const Camera& camera, InTwo gradient,
+    InTwo kept, Colour& total) {
+  Periods<type> periods(row0, row1);
+  Sums sums;
+  Vec raw[2][4];
+  const auto back = [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+    const int64_t at = i / 2;
+    periods.load_in_two(i, left, raw);
+    back_through_periods<mixed, with_gamma>(
+        camera, raw[0], (left + 1) / 2, gradient.first + at, gradient.line, kept.first + at,
+        kept.line, sums);
+    back_through_periods<mixed, with_gamma>(
+        camera, raw[1], left / 2, gradient.second + at, gradient.line, kept.second + at, kept.line,
+        sums);
+  };
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) back(i, 2 * kLanes);
+  if (i < count) back(i, count - i);
+  add_to(sums, total);
 }
 
 // out[s * i] = in[i], for i < count.
@@ -101,58 +129,61 @@ ISP_INLINE void put_every(const float* in, int64_t s, int64_t count, float* out)
 
 // `row` is [4][phases][row_line], the gradient of the strip's row `row_index`, of which `length`
 // elements are used.
+template <Element type, bool mixed, bool with_gamma>
+static void back_through_row(
+    const Strip& strip, int64_t row_index, int64_t begin, int64_t end, const void* row0,
+    const void* row1, float* row, int64_t row_line, Colour& colour) {
+  float* kept = kept_row(strip, row_index);
+  if (in_two_phases(strip)) {
+    const int64_t at = begin - strip.first;
+    return back_through_sites_in_two<type, mixed, with_gamma>(
+        row0, row1, end - begin, strip.camera, in_two(row, at, row_line),
+        in_two(kept, at, strip.length), colour);
+  }
+  // The phases back into columns, in the buffer that rows are converted through.
+  for (int64_t k = 0; k < 4; ++k) {
+    float* out = strip.packed + k * strip.line;
+    memset(out, 0, 4 * (end - begin));
+    for (int64_t phase = 0; phase < strip.phases; ++phase) {
+      int64_t from, to;
+      phase_range(strip, phase, begin, end, &from, &to);
+      if (from >= to) continue;
+      put_every(row + (k * strip.phases + phase) * row_line + from, strip.conv->stride, to - from,
+                out + strip.first + phase + strip.conv->stride * from - begin);
+    }
+  }
+  back_through_sites<type, mixed, with_gamma>(
+      row0, row1, end - begin, strip.camera, strip.packed, kept, strip.line, colour);
+}
+
+template <Element type>
+ISP_INLINE void back_with_mix(
+    const Strip& strip, int64_t row_index, int64_t begin, int64_t end, const void* row0,
+    const void* row1, float* row, int64_t row_line, Colour& colour) {
+  const bool gamma = strip.conv->curve == Curve::gamma;
+  const auto back = strip.conv->mix
+                        ? (gamma ? back_through_row<type, true, true>
+                                 : back_through_row<type, true, false>)
+                        : (gamma ? back_through_row<type, false, true>
+                                 : back_through_row<type, false, false>);
+  back(strip, row_index, begin, end, row0, row1, row, row_line, colour);
+}
+
 static void back_through_colour(
-    const Strip& strip, int64_t row_index, const float* row, int64_t row_line, int64_t length,
+    const Strip& strip, int64_t row_index, float* row, int64_t row_line, int64_t length,
     Colour& colour) {
   const RawConv& c = *strip.conv;
   const int64_t begin = at_least(strip.first, 0);
   const int64_t end = at_most(c.width, strip.first + c.stride * (length - 1) + strip.phases);
   if (begin >= end) return;
-  // The phases back into columns, in the buffer that rows are converted through.
-  for (int64_t k = 0; k < 4; ++k) {
-    float* out = strip.packed + k * strip.line;
-    const float* in = row + k * strip.phases * row_line;
-    int64_t from, to;
-    if (c.stride == 2 && strip.phases == 2) {
-      // From the first element whose two columns both lie inside; the odd one before it alone.
-      const int64_t j = begin - strip.first, n = (end - begin + 1) / 2;
-      const float* first = in + j / 2;
-      const float* second = in + row_line + j / 2;
-      if (j % 2) {
-        first = in + row_line + j / 2;
-        second = in + j / 2 + 1;
-      }
-      int64_t i = 0;
-      for (; i + kLanes <= n; i += kLanes) {
-        const Vec p = load(first + i), q = load(second + i);
-        store(out + 2 * i, interleave_low(p, q));
-        store(out + 2 * i + kLanes, interleave_high(p, q));
-      }
-      for (; i < n; ++i) {
-        out[2 * i] = first[i];
-        out[2 * i + 1] = second[i];
-      }
-    } else {
-      memset(out, 0, 4 * (end - begin));
-      for (int64_t phase = 0; phase < strip.phases; ++phase) {
-        phase_range(strip, phase, begin, end, &from, &to);
-        if (from >= to) continue;
-        put_every(in + phase * row_line + from, c.stride, to - from,
-                  out + strip.first + phase + c.stride * from - begin);
-      }
-    }
-    memset(out + (end - begin), 0, 4 * kLanes);
-  }
   const void *row0, *row1;
   const Element type = mosaic_rows(strip, row_index, begin, end - begin, &row0, &row1);
-  const int64_t n = end - begin;
-  const float* kept = kept_row(strip, row_index);
   if (type == Element::uint16) {
-    back_with_mix<Element::uint16>(strip, row0, row1, n, kept, colour);
+    back_with_mix<Element::uint16>(strip, row_index, begin, end, row0, row1, row, row_line, colour);
   } else if (type == Element::int16) {
-    back_with_mix<Element::int16>(strip, row0, row1, n, kept, colour);
+    back_with_mix<Element::int16>(strip, row_index, begin, end, row0, row1, row, row_line, colour);
   } else {
-    back_with_mix<Element::float32>(strip, row0, row1, n, kept, colour);
+    back_with_mix<Element::float32>(strip, row_index, begin, end, row0, row1, row, row_line, colour);
   }
 }
 

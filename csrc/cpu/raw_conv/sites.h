@@ -67,6 +67,51 @@ ISP_INLINE void load_sites_in_two(
   }
 }
 
+// The first `count` elements, zeros behind them; and back.
+ISP_INLINE Vec load_first(const float* from, int64_t count) {
+  if (count >= kLanes) return load(from);
+  Vec x = {};
+  memcpy(&x, from, 4 * at_least(count, 0));
+  return x;
+}
+
+ISP_INLINE void store_first(float* to, Vec x, int64_t count) {
+  if (count >= kLanes) {
+    store(to, x);
+  } else {
+    memcpy(to, &x, 4 * at_least(count, 0));
+  }
+}
+
+// Two mosaic rows, read some periods at a time; those beyond `left` are zeros, and are not read.
+template <Element type>
+struct Periods {
+  const void *row0, *row1;
+  alignas(64) char tail[2][4 * kLanes * 4];
+
+  Periods(const void* upper, const void* lower) : row0(upper), row1(lower) {}
+
+  ISP_MEMBER void copy_tail(int64_t period, int64_t left) {
+    constexpr int kBytes = type == Element::float32 ? 4 : 2;
+    memset(tail, 0, sizeof(tail));
+    memcpy(tail[0], static_cast<const char*>(row0) + 2 * kBytes * period, 2 * kBytes * left);
+    memcpy(tail[1], static_cast<const char*>(row1) + 2 * kBytes * period, 2 * kBytes * left);
+  }
+
+  ISP_MEMBER void load(int64_t period, int64_t left, Vec* site) {
+    if (left >= kLanes) return load_sites<type>(row0, row1, period, site);
+    copy_tail(period, left);
+    load_sites<type>(tail[0], tail[1], 0, site);
+  }
+
+  // site[0] the even ones, site[1] the odd ones.
+  ISP_MEMBER void load_in_two(int64_t period, int64_t left, Vec (*site)[4]) {
+    if (left >= 2 * kLanes) return load_sites_in_two<type>(row0, row1, period, site);
+    copy_tail(period, left);
+    load_sites_in_two<type>(tail[0], tail[1], 0, site);
+  }
+};
+
 // The curve of four planes, in place, and its slope where `slope` is not null (zero where the curve is
 // flat); log2_of_x: of the gamma curve alone. NaN stays NaN, in both: log2 and exp2 do not keep it, so
 // that it is put back.
@@ -157,20 +202,12 @@ template <Element type, bool mixed, Curve curve, bool keep>
 static void convert_sites(
     const void* row0, const void* row1, int64_t count, const Camera& of_sample, float* out,
     float* kept, int64_t line) {
-  constexpr int kBytes = type == Element::float32 ? 4 : 2;
   // A copy, which the stores below cannot change for all that the compiler knows.
   const Camera camera = of_sample;
-  alignas(64) char tail[2][2 * kLanes * 4];
+  Periods<type> periods(row0, row1);
   for (int64_t i = 0; i < count; i += kLanes) {
     Vec site[4], planes[4], slopes[4], by_gamma[4];
-    if (count - i >= kLanes) {
-      load_sites<type>(row0, row1, i, site);
-    } else {
-      memset(tail, 0, sizeof(tail));
-      memcpy(tail[0], static_cast<const char*>(row0) + 2 * kBytes * i, 2 * kBytes * (count - i));
-      memcpy(tail[1], static_cast<const char*>(row1) + 2 * kBytes * i, 2 * kBytes * (count - i));
-      load_sites<type>(tail[0], tail[1], 0, site);
-    }
+    periods.load(i, count - i, site);
     develop<mixed, curve, keep>(camera, site, planes, slopes, by_gamma);
     for (int k = 0; k < 4; ++k) {
       const int plane = plane_of<mixed>(camera, k);
@@ -183,37 +220,39 @@ static void convert_sites(
   }
 }
 
-// As convert_sites, but every other period goes into another row: period 2 i to first[plane * line + i],
-// period 2 i + 1 to second[plane * line + i]; writes no more than that. The periods are told apart while
-// the two sites of a row are still one word, so that this costs a shuffle for two sites.
-template <Element type, bool mixed, Curve curve>
+// Where the two rows are into which every other period goes: of plane k at first + k * line and
+// second + k * line.
+struct InTwo {
+  float *first, *second;
+  int64_t line;
+};
+
+// As convert_sites, but period 2 i goes to first[plane * line + i], period 2 i + 1 to second[plane * line
+// + i]; writes no more than that. The periods are told apart while the two sites of a row are still one
+// word, so that this costs a shuffle for two sites. What is kept lies likewise, the derivative by gamma
+// four planes on.
+template <Element type, bool mixed, Curve curve, bool keep>
 static void convert_sites_in_two(
-    const void* row0, const void* row1, int64_t count, const Camera& of_sample, float* first,
-    float* second, int64_t line) {
-  constexpr int kBytes = type == Element::float32 ? 4 : 2;
+    const void* row0, const void* row1, int64_t count, const Camera& of_sample, InTwo out, InTwo kept) {
   const Camera camera = of_sample;
-  alignas(64) char tail[2][4 * kLanes * 4];
+  Periods<type> periods(row0, row1);
   for (int64_t i = 0; i < count; i += 2 * kLanes) {
     const int64_t left = at_most(count - i, 2 * kLanes);
-    Vec site[2][4], planes[4];
-    if (left == 2 * kLanes) {
-      load_sites_in_two<type>(row0, row1, i, site);
-    } else {
-      memset(tail, 0, sizeof(tail));
-      memcpy(tail[0], static_cast<const char*>(row0) + 2 * kBytes * i, 2 * kBytes * left);
-      memcpy(tail[1], static_cast<const char*>(row1) + 2 * kBytes * i, 2 * kBytes * left);
-      load_sites_in_two<type>(tail[0], tail[1], 0, site);
-    }
+    Vec site[2][4], planes[4], slopes[4], by_gamma[4];
+    periods.load_in_two(i, left, site);
     for (int half = 0; half < 2; ++half) {
-      develop<mixed, curve, false>(camera, site[half], planes, nullptr, nullptr);
-      float* out = (half ? second : first) + i / 2;
+      develop<mixed, curve, keep>(camera, site[half], planes, slopes, by_gamma);
+      float* to = (half ? out.second : out.first) + i / 2;
+      float* to_kept = keep ? (half ? kept.second : kept.first) + i / 2 : nullptr;
       const int64_t here = (left + 1 - half) / 2;
       for (int k = 0; k < 4; ++k) {
-        float* to = out + plane_of<mixed>(camera, k) * line;
-        if (here == kLanes) {
-          store(to, planes[k]);
-        } else {
-          memcpy(to, &planes[k], 4 * here);
+        const int plane = plane_of<mixed>(camera, k);
+        store_first(to + plane * out.line, planes[k], here);
+        if constexpr (keep) {
+          store_first(to_kept + plane * kept.line, slopes[k], here);
+          if constexpr (curve == Curve::gamma) {
+            store_first(to_kept + (4 + plane) * kept.line, by_gamma[k], here);
+          }
         }
       }
     }

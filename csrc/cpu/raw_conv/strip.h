@@ -64,7 +64,7 @@ struct Strip {
   const float* table;  // the sample's linear values; null where its codes are linear
   uint16_t* codes;  // [2 * line]: one row of those, for what is unpacked and linearised
   // For the way back through the colours, null where there is none: what convert_sites keeps of each
-  // row of the ring, [kernel][2][4][line].
+  // row of the ring, [kernel][2][4][line]; in two phases, [kernel][2][4][phases][length] of that.
   float* kept;
 };
 
@@ -148,6 +148,11 @@ static Strip make_strip(const RawConv& c, const Piece& piece, float* workspace) 
   strip.kept = nullptr;
   fill_padding(strip);
   return strip;
+}
+
+// Whether rows are converted right into their phases, and what is kept of them lies likewise.
+ISP_INLINE bool in_two_phases(const Strip& strip) {
+  return strip.conv->stride == 2 && strip.phases == 2;
 }
 
 ISP_INLINE int64_t kept_floats(const RawConv& c, int64_t columns) {
@@ -239,33 +244,38 @@ ISP_INLINE void convert_with_curve(
   convert(row0, row1, count, strip.camera, strip.packed, kept, strip.line);
 }
 
-template <Element type>
+// The two phases of a row of stride 2 that begins `at` columns after phase 0, element 0: column `begin` is
+// element at / 2 of phase at % 2.
+ISP_INLINE InTwo in_two(float* row, int64_t at, int64_t length) {
+  float* even_phase = row + (at + 1) / 2;
+  float* odd_phase = row + length + at / 2;
+  return {at % 2 ? odd_phase : even_phase, at % 2 ? even_phase : odd_phase, 2 * length};
+}
+
+template <Element type, bool keep>
 ISP_INLINE void convert_into_phases(
-    const Strip& strip, const void* row0, const void* row1, int64_t begin, int64_t count,
-    float* out) {
+    const Strip& strip, const void* row0, const void* row1, int64_t begin, int64_t count, float* out,
+    float* kept) {
   const RawConv& c = *strip.conv;
   const auto convert = [&]() {
     switch (c.curve) {
       case Curve::sqrt:
-        return c.mix ? convert_sites_in_two<type, true, Curve::sqrt>
-                     : convert_sites_in_two<type, false, Curve::sqrt>;
+        return c.mix ? convert_sites_in_two<type, true, Curve::sqrt, keep>
+                     : convert_sites_in_two<type, false, Curve::sqrt, keep>;
       case Curve::log:
-        return c.mix ? convert_sites_in_two<type, true, Curve::log>
-                     : convert_sites_in_two<type, false, Curve::log>;
+        return c.mix ? convert_sites_in_two<type, true, Curve::log, keep>
+                     : convert_sites_in_two<type, false, Curve::log, keep>;
       case Curve::gamma:
-        return c.mix ? convert_sites_in_two<type, true, Curve::gamma>
-                     : convert_sites_in_two<type, false, Curve::gamma>;
+        return c.mix ? convert_sites_in_two<type, true, Curve::gamma, keep>
+                     : convert_sites_in_two<type, false, Curve::gamma, keep>;
       default:
-        return c.mix ? convert_sites_in_two<type, true, Curve::linear>
-                     : convert_sites_in_two<type, false, Curve::linear>;
+        return c.mix ? convert_sites_in_two<type, true, Curve::linear, keep>
+                     : convert_sites_in_two<type, false, Curve::linear, keep>;
     }
   }();
-  // Column `begin` is element at / 2 of phase at % 2.
   const int64_t at = begin - strip.first;
-  float* even_phase = out + (at + 1) / 2;
-  float* odd_phase = out + strip.length + at / 2;
-  convert(row0, row1, count, strip.camera, at % 2 ? odd_phase : even_phase,
-          at % 2 ? even_phase : odd_phase, strip.phases * strip.length);
+  convert(row0, row1, count, strip.camera, in_two(out, at, strip.length),
+          keep ? in_two(kept, at, strip.length) : InTwo{});
 }
 
 template <bool keep>
@@ -278,17 +288,17 @@ static void convert_row(const Strip& strip, int64_t row) {
   const void *row0, *row1;
   const Element type = mosaic_rows(strip, row, begin, count, &row0, &row1);
   float* out = strip_row(strip, row);
-  if (!keep && strip.phases == 2 && c.stride == 2) {
+  float* kept = keep ? kept_row(strip, row) : nullptr;
+  if (in_two_phases(strip)) {
     if (type == Element::uint16) {
-      convert_into_phases<Element::uint16>(strip, row0, row1, begin, count, out);
+      convert_into_phases<Element::uint16, keep>(strip, row0, row1, begin, count, out, kept);
     } else if (type == Element::int16) {
-      convert_into_phases<Element::int16>(strip, row0, row1, begin, count, out);
+      convert_into_phases<Element::int16, keep>(strip, row0, row1, begin, count, out, kept);
     } else {
-      convert_into_phases<Element::float32>(strip, row0, row1, begin, count, out);
+      convert_into_phases<Element::float32, keep>(strip, row0, row1, begin, count, out, kept);
     }
     return;
   }
-  float* kept = keep ? kept_row(strip, row) : nullptr;
   if (type == Element::uint16) {
     convert_with_curve<Element::uint16, keep>(strip, row0, row1, count, kept);
   } else if (type == Element::int16) {
