@@ -157,9 +157,10 @@ void fill_gradient(
 
 // ------------------------------------------------------------------- 2. the weight's gradient
 
+// `ahead`: the row that step 1 reads next, which is fetched meanwhile: a quarter of that step's time.
 void add_to_weight(
     const float* const* taps, const float* gradient, int64_t line, int64_t channels, int64_t columns,
-    const Layout& at, float* sums) {
+    const Layout& at, const Row& ahead, float* sums) {
   // In the last vector a tap also reads columns that belong to no output: there the gradient is zero, but
   // zero times NaN is NaN.
   const int64_t whole = columns / kLanes * kLanes;
@@ -179,7 +180,14 @@ void add_to_weight(
 #pragma GCC unroll 8
         for (int t = 0; t < kGradTaps; ++t) acc[i][t] = load(sums + (i * kGradTaps + t) * kLanes);
       }
+      // One channel of the tile in each pass; in the passes beyond, what is in the cache already.
+      const int64_t next = ct * kGradChannels + tt;
+      const bool fetches = ahead.data && tt < kGradChannels && next < channels;
+      const char* fetched = fetches ? ahead.data + next * ahead.channel
+                                    : reinterpret_cast<const char*>(g[0]);
+      const int64_t bytes = fetches ? bytes_of(ahead.type) : 4;
       for (int64_t x = 0; x < whole; x += kLanes) {
+        __builtin_prefetch(fetched + x * bytes, 0, 2);
         Vec gx[kGradChannels];
 #pragma GCC unroll 8
         for (int i = 0; i < kGradChannels; ++i) gx[i] = load(g[i] + x);
@@ -380,7 +388,11 @@ void raw_conv_backward(
     }
 
     if (gradients.weight) {
-      add_to_weight(taps, rows, at.line, c.channels, columns, at, sums);
+      Row ahead = {nullptr, 0, g.type};
+      if (g.column == 1 && y + 1 < piece.row_end) {
+        ahead = {element_at(g, offset(g) + g.row), grad.channel, g.type};
+      }
+      add_to_weight(taps, rows, at.line, c.channels, columns, at, ahead, sums);
     }
     if (!gradients.colour) continue;
     const float* weight = transposed;
