@@ -186,8 +186,9 @@ struct Output {
 };
 
 // The output lines of a tile, a few of each of kBlock channels, are in no cache, and stores leave the
-// processor in order: fetched while the taps are added up, they cost nothing (else some 300 cycles a
-// tile, a quarter of a 3x3 kernel's). Lines beyond the output's end are only hints.
+// processor in order: fetched while taps are added up, they cost nothing (else some 300 cycles a tile, a
+// quarter of a 3x3 kernel's). So few taps as those of a 3x3 kernel last no longer than the memory takes:
+// there they are the lines of the next tile. Lines beyond the output's end are only hints.
 template <int wide>
 ISP_INLINE void fetch_for_writing(const char* to, int64_t channel) {
   constexpr int kLine = 64;
@@ -202,9 +203,9 @@ ISP_INLINE void fetch_for_writing(const char* to, int64_t channel) {
 template <int wide>
 static void block_along_x(
     const float* const* taps, int64_t count, int64_t x, const float* weight, const float* bias,
-    int64_t first_channel, int64_t channels, const Output& out) {
+    int64_t first_channel, int64_t channels, const Output& out, const char* lines) {
   char* to = out.row + first_channel * out.channel;
-  fetch_for_writing<wide>(to + x * bytes_of(out.type), out.channel);
+  fetch_for_writing<wide>(lines, out.channel);
   Vec acc[kBlock][wide];
 #pragma GCC unroll 8
   for (int c = 0; c < kBlock; ++c) {
@@ -245,20 +246,25 @@ static void row_along_x(
   const int64_t count = 4 * c.kernel * c.kernel;
   const int64_t blocks = (c.channels + kBlock - 1) / kBlock;
   const float* bias = packed + blocks * count * kBlock;
-  const int64_t vectors = (out.columns + kLanes - 1) / kLanes;
+  const int64_t vectors = (out.columns + kLanes - 1) / kLanes, bytes = bytes_of(out.type);
   const int64_t tiles = (vectors + kWide - 1) / kWide;
+  const bool few_taps = count <= 64;
   int64_t x = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t wide = vectors * (tile + 1) / tiles - vectors * tile / tiles;
     for (int64_t b = 0; b < blocks; ++b) {
       const float* weight = packed + b * count * kBlock;
       const int64_t left = c.channels - b * kBlock;
+      const int64_t later = b + 1 < blocks ? b + 1 : 0;
+      const int64_t there = b + 1 < blocks ? x : x + wide * kLanes;
+      const char* lines = few_taps ? out.row + later * kBlock * out.channel + there * bytes
+                                   : out.row + b * kBlock * out.channel + x * bytes;
       if (wide == 3) {
-        block_along_x<3>(taps, count, x, weight, bias + b * kBlock, b * kBlock, left, out);
+        block_along_x<3>(taps, count, x, weight, bias + b * kBlock, b * kBlock, left, out, lines);
       } else if (wide == 2) {
-        block_along_x<2>(taps, count, x, weight, bias + b * kBlock, b * kBlock, left, out);
+        block_along_x<2>(taps, count, x, weight, bias + b * kBlock, b * kBlock, left, out, lines);
       } else {
-        block_along_x<1>(taps, count, x, weight, bias + b * kBlock, b * kBlock, left, out);
+        block_along_x<1>(taps, count, x, weight, bias + b * kBlock, b * kBlock, left, out, lines);
       }
     }
     x += wide * kLanes;
