@@ -45,17 +45,41 @@ struct Added {
   }
 };
 
-template <Finish finish, class Sink>
+// Develops pixels [begin, end), kLanes at a time and in steps of as many as wait for their tone:
+// make(i, v) demosaics into `halves` planes, which lie `half` floats apart in the sink. Its channels are
+// `channel_floats` apart; where the matrix has not put them in order, `channel` has it.
+template <Finish finish, int halves, class Sink, class Make>
 ISP_INLINE void put_pixels(
-    const Vec* v, const Colour& colour, const int* channel, int64_t channel_floats, int64_t at,
-    const Sink& sink) {
+    int64_t begin, int64_t end, const Colour& colour, const int* channel, int64_t channel_floats,
+    int64_t half, const Sink& sink, const Make& make) {
   if constexpr (finish == Finish::camera) {
-    for (int c = 0; c < 3; ++c) sink.put(channel[c] * channel_floats + at, v[c]);
+    for (int64_t i = begin; i < end; i += kLanes) {
+      Vec v[halves][3];
+      make(i, v);
+      for (int h = 0; h < halves; ++h) {
+        for (int c = 0; c < 3; ++c) sink.put(channel[c] * channel_floats + h * half + i, v[h][c]);
+      }
+    }
   } else {
     constexpr Tone tone = static_cast<Tone>(static_cast<int>(finish) - 1);
-    Vec finished[3];
-    finish_colours<tone>(v, colour, finished);
-    for (int c = 0; c < 3; ++c) sink.put(c * channel_floats + at, finished[c]);
+    Vec waiting[kWaiting<tone>][halves][3];
+    for (int64_t from = begin; from < end; from += kWaiting<tone> * kLanes) {
+      const int64_t count = at_most(kWaiting<tone>, (end - from + kLanes - 1) / kLanes);
+      for (int64_t k = 0; k < count; ++k) {
+        Vec v[halves][3];
+        make(from + k * kLanes, v);
+        for (int h = 0; h < halves; ++h) clipped_colours<tone>(v[h], colour, waiting[k][h]);
+      }
+      for (int64_t k = 0; k < count; ++k) {
+        for (int h = 0; h < halves; ++h) {
+          Vec x[3];
+          for (int c = 0; c < 3; ++c) x[c] = waiting[k][h][c];
+          apply_tone<tone>(x, colour);
+          const int64_t at = h * half + from + k * kLanes;
+          for (int c = 0; c < 3; ++c) sink.put(c * channel_floats + at, x[c]);
+        }
+      }
+    }
   }
 }
 
@@ -97,12 +121,11 @@ void develop_pairs(
   const Sink sink = to;
   const int channel[3] = {blue ? 2 : 0, 1, blue ? 0 : 2};
   const int64_t length = colour_length(d.span.pairs);
-  for (int64_t i = begin; i < end; i += kLanes) {
-    Vec in_even[3], in_odd[3];
-    demosaic_pairs<method, colour_even>(rows, i, in_even, in_odd);
-    put_pixels<finish>(in_even, colour, channel, 2 * length, i, sink);
-    put_pixels<finish>(in_odd, colour, channel, 2 * length, length + i, sink);
-  }
+  put_pixels<finish, 2>(
+      begin, end, colour, channel, 2 * length, length, sink,
+      [&](int64_t i, Vec (&v)[2][3]) __attribute__((always_inline)) {
+        demosaic_pairs<method, colour_even>(rows, i, v[0], v[1]);
+      });
 }
 
 template <Finish finish, class Sink>
@@ -113,11 +136,11 @@ void develop_superpixels(
   const float* matrix = planes_matrix(*d.render, d.sample);
   const int channel[3] = {0, 1, 2};
   const int64_t length = colour_length(d.span.pairs);
-  for (int64_t i = begin; i < end; i += kLanes) {
-    Vec v[3];
-    superpixel_colours(source.plane, matrix, i, v);
-    put_pixels<finish>(v, colour, channel, length, i, sink);
-  }
+  put_pixels<finish, 1>(
+      begin, end, colour, channel, length, 0, sink,
+      [&](int64_t i, Vec (&v)[1][3]) __attribute__((always_inline)) {
+        superpixel_colours(source.plane, matrix, i, v[0]);
+      });
 }
 
 template <Finish finish, class Sink>

@@ -2,9 +2,9 @@
 // registers and written once.
 //
 // The time goes into the memory: 2 bytes read and 12 written for each pixel. So that the arithmetic runs
-// while the memory works, there is no buffer between them: kLanes pairs are demosaiced, coloured,
-// interleaved and stored at once, around the caches where the picture is large. Everything that is
-// turned, mirrored, interleaved by channel or superpixel goes the general way (resized_kernel.cpp).
+// while the memory works, there is no buffer between them but for a few vectors that wait for their tone:
+// kLanes pairs are demosaiced, coloured, interleaved and stored at once, around the caches where the
+// picture is large. Everything that is turned, mirrored, interleaved by channel or superpixel goes the general way (resized_kernel.cpp).
 #include "cpu/render/develop.h"
 #include "cpu/render/store.h"
 
@@ -43,20 +43,38 @@ struct Affine {
   Vec slope[3], offset[3];
 };
 
-// The colours of kLanes pairs from pair i on: 2 * kLanes columns of three channels.
+// The colours of kLanes pairs from pair i on, in the even and the odd columns, without their tone.
 template <Demosaic method, bool colour_even, Tone tone>
-ISP_INLINE void develop_columns(
-    const SensorRows& rows, int64_t i, const Colour& colour, const Affine& affine, Vec (*out)[2]) {
-  Vec in_even[3], in_odd[3], even_columns[3], odd_columns[3];
-  demosaic_pairs<method, colour_even>(rows, i, in_even, in_odd);
-  finish_colours<tone>(in_even, colour, even_columns);
-  finish_colours<tone>(in_odd, colour, odd_columns);
+ISP_INLINE void clipped_columns(
+    const SensorRows& rows, int64_t i, const Colour& colour, Vec (&clipped)[2][3]) {
+  Vec v[2][3];
+  demosaic_pairs<method, colour_even>(rows, i, v[0], v[1]);
+  for (int half = 0; half < 2; ++half) clipped_colours<tone>(v[half], colour, clipped[half]);
+}
+
+// Those with their tone: 2 * kLanes columns of three channels.
+template <Tone tone>
+ISP_INLINE void toned_columns(
+    const Vec (&clipped)[2][3], const Colour& colour, const Affine& affine, Vec (*out)[2]) {
+  Vec x[2][3];
+  for (int half = 0; half < 2; ++half) {
+    for (int c = 0; c < 3; ++c) x[half][c] = clipped[half][c];
+    apply_tone<tone>(x[half], colour);
+  }
   for (int c = 0; c < 3; ++c) {
-    const Vec a = even_columns[c] * affine.slope[c] + affine.offset[c];
-    const Vec b = odd_columns[c] * affine.slope[c] + affine.offset[c];
+    const Vec a = x[0][c] * affine.slope[c] + affine.offset[c];
+    const Vec b = x[1][c] * affine.slope[c] + affine.offset[c];
     out[c][0] = interleave_low(a, b);
     out[c][1] = interleave_high(a, b);
   }
+}
+
+template <Demosaic method, bool colour_even, Tone tone>
+ISP_INLINE void develop_columns(
+    const SensorRows& rows, int64_t i, const Colour& colour, const Affine& affine, Vec (*out)[2]) {
+  Vec clipped[2][3];
+  clipped_columns<method, colour_even, tone>(rows, i, colour, clipped);
+  toned_columns<tone>(clipped, colour, affine, out);
 }
 
 // Columns [from, to) of the vectors that start at pair i.
@@ -121,16 +139,23 @@ void develop_row(
     develop_columns<method, colour_even, tone>(rows, 0, colour, affine, v);
     store_part(target, type, 0, from, at_most(2 * i, end), v);
   }
+  const auto whole_vectors = [&]<bool streams>() __attribute__((always_inline)) {
+    Vec waiting[kWaiting<tone>][2][3];
+    while (2 * (i + kLanes) <= end) {
+      const int64_t count = at_most(kWaiting<tone>, (end / 2 - i) / kLanes);
+      for (int64_t k = 0; k < count; ++k) {
+        clipped_columns<method, colour_even, tone>(rows, i + k * kLanes, colour, waiting[k]);
+      }
+      for (int64_t k = 0; k < count; ++k, i += kLanes) {
+        toned_columns<tone>(waiting[k], colour, affine, v);
+        store_all<streams>(target, type, i, v);
+      }
+    }
+  };
   if (streaming) {
-    for (; 2 * (i + kLanes) <= end; i += kLanes) {
-      develop_columns<method, colour_even, tone>(rows, i, colour, affine, v);
-      store_all<true>(target, type, i, v);
-    }
+    whole_vectors.template operator()<true>();
   } else {
-    for (; 2 * (i + kLanes) <= end; i += kLanes) {
-      develop_columns<method, colour_even, tone>(rows, i, colour, affine, v);
-      store_all<false>(target, type, i, v);
-    }
+    whole_vectors.template operator()<false>();
   }
   if (2 * i < end) {
     develop_columns<method, colour_even, tone>(rows, i, colour, affine, v);
