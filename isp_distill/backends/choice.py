@@ -13,7 +13,7 @@ import contextvars
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,6 +27,22 @@ OPERATIONS = ("raw_conv", "distill_loss", "feature_loss", "render", "unprocess")
 _PREFERENCE = {"cpu": ("cpu", "reference"), "cuda": ("triton", "cuda", "reference")}
 _ENVIRONMENT = "ISP_DISTILL_BACKEND"
 _override: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+
+_Asked = TypeVar("_Asked", bound=Callable[..., str])
+
+
+def asked_once(choose: _Asked) -> _Asked:
+    """A function that ``torch.compile`` calls when it compiles, and takes the answer for good.
+
+    What ``torch.compiler.assume_constant_result`` does, which imports the whole compiler for it:
+    3 of 7 seconds of ``import isp_distill``.
+
+    Args:
+        choose: gives the name of a backend; must depend on its arguments alone.
+    """
+    choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return choose
 
 
 def _always(*_: Any, **__: Any) -> str | None:

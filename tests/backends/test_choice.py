@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -137,3 +139,20 @@ def test_missing_is_said():
         use_backend("cpu"),
     ):
         choose("render", CPU)
+
+
+def test_a_question_asked_once_is_marked_as_torch_marks_it():
+    def ours() -> str:
+        return "cpu"
+
+    def theirs() -> str:
+        return "cpu"
+
+    assert choice.asked_once(ours) is ours
+    assert vars(ours) == vars(torch.compiler.assume_constant_result(theirs)) != {}
+
+
+def test_the_compiler_is_not_imported_before_it_is_used():
+    code = "import sys, isp_distill; print('torch._dynamo' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "False\n"

@@ -283,14 +283,10 @@ def _learns(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _choose_now(device: torch.device, *request: Any) -> str:
+@choice.asked_once
+def _choose(device: torch.device, *request: Any) -> str:
     # Field by field: what torch.compile hands over of a named tuple is empty.
     return choice.choose("raw_conv", device, **Request(*request)._asdict()).backend
-
-
-#: The name of the backend that serves a call. torch.compile asks once, when it compiles.
-# Untyped in torch, hence the ignore.
-_choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
 
 
 def _by_reference(tensors: Tensors, settings: Settings) -> Tensor:

@@ -222,7 +222,8 @@ def render(
     return picture.contiguous(memory_format=memory_format)
 
 
-def _choose_now(
+@choice.asked_once
+def _choose(
     device: torch.device,
     mosaic: torch.dtype,
     dtype: torch.dtype,
@@ -240,11 +241,6 @@ def _choose_now(
         "linearise": linearise,
     }
     return choice.choose("render", device, **call).backend
-
-
-#: torch.compile asks once, when it compiles.
-# Untyped in torch, hence the ignore.
-_choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
 
 
 def _channels(

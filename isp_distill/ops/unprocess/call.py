@@ -42,16 +42,12 @@ __all__ = ["expose", "unprocess", "unprocess_cpu", "unprocess_triton"]
 choice.register(choice.Implementation("unprocess", "reference", None))
 
 
-def _choose_now(
+@choice.asked_once
+def _choose(
     device: torch.device, dtype: torch.dtype, batch: int, picture: bool, only_reference: str | None
 ) -> str:
     call = {"dtype": dtype, "batch": batch, "picture": picture, "only_reference": only_reference}
     return choice.choose("unprocess", device, **call).backend
-
-
-#: torch.compile asks once, when it compiles.
-# Untyped in torch, hence the ignore.
-_choose = torch.compiler.assume_constant_result(_choose_now)  # type: ignore[no-untyped-call]
 
 
 def _backend_for(image: Tensor, picture: bool) -> str:
