@@ -154,5 +154,7 @@ def test_a_question_asked_once_is_marked_as_torch_marks_it():
 
 def test_the_compiler_is_not_imported_before_it_is_used():
     code = "import sys, isp_distill; print('torch._dynamo' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout == "False\n"
