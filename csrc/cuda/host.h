@@ -63,7 +63,8 @@ struct Fibre {
   unsigned products = 0;                     // matrix instructions so far
 };
 
-inline constexpr size_t kStack = 128 << 10;
+// Three times what any kernel takes: the sanitiser looks at all of it whenever threads change places.
+inline constexpr size_t kStack = 32 << 10;
 
 struct Block {
   std::vector<Fibre> fibres;
