@@ -61,13 +61,14 @@ paper-table: .venv-demo/installed
 demo-export: .venv-demo/exporting
 	$(DEMO) demo/exported.py
 
-# A worker that dies ends the tests: with loadgroup, one that takes its place waits for ever.
+# Whole files, see tests/conftest.py. A worker that dies ends the tests: one that takes its place would wait
+# for ever.
 test: .venv/installed
 	$(TEST) -m ruff check .
 	$(TEST) -m ruff format --check .
 	$(TEST) -m mypy --strict isp_distill kernels
 	.venv/bin/lint-imports
-	$(TEST) -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadgroup --no-loadscope-reorder \
+	$(TEST) -m pytest -q -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
 		--max-worker-restart 0
 
 docs: .venv/installed

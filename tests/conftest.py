@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,13 +61,24 @@ SEPARATE = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first and a file's tests into a group, for ``--dist loadgroup``."""
-    tests = Path(__file__).parent
-    files = {item: os.path.relpath(item.path, tests).replace(os.sep, "/") for item in items}
-    ranks = {file: rank for rank, file in enumerate(LONGEST)}
-    items.sort(key=lambda item: ranks.get(files[item], len(LONGEST)))
-    for item in items:
-        if files[item] not in SEPARATE:
-            item.add_marker(pytest.mark.xdist_group(files[item]))
+    """Put the longest files first."""
+    ranks = {f"tests/{file}": rank for rank, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(_file_of(item.nodeid), len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole files, of those in ``SEPARATE`` single tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = _file_of(nodeid)
+            return nodeid if file.removeprefix("tests/") in SEPARATE else file
+
+    return ByFile(config, log)
+
+
+def _file_of(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
