@@ -36,7 +36,7 @@ def asked_once(choose: _Asked) -> _Asked:
     """A function that ``torch.compile`` calls when it compiles, and takes the answer for good.
 
     What ``torch.compiler.assume_constant_result`` does, which imports the whole compiler for it:
-    3 of 7 seconds of ``import isp_distill``.
+    4 of 8 seconds of ``import isp_distill``, on two slow cores.
 
     Args:
         choose: gives the name of a backend; must depend on its arguments alone.

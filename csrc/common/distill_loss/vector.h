@@ -186,11 +186,11 @@ INLINE void with_dtype(Dtype dtype, Function&& function) {
 
 // ---------------------------------------------------------------- functions
 
-// 2^x for x <= 0 (any x <= 127 works), to 2 units in the last place; between 0 and 2^-126 below that, 0
+// 2^x for x <= 0 (any x <= 127 works), to 3 units in the last place; between 0 and 2^-126 below that, 0
 // below 2^-127, also for -inf; NaN for NaN.
 // A polynomial, minimax in the relative error: of degree 6 on [0, 1) (1.3e-8 in exact arithmetic) where an
 // instruction scales by the floor of its operand (and knows -inf), elsewhere of degree 5 on [-1/2, 1/2]
-// (9e-8). One degree is a twentieth of what the exponentials of a loss take.
+// (1.1e-7). One degree is a twentieth of what the exponentials of a loss take.
 INLINE V exp2_of(V x) {
 #if defined(__AVX512DQ__)
   V f = (V)_mm512_maskz_reduce_ps(0xffff, (__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);

@@ -127,8 +127,8 @@ ISP_INLINE void put_every(const float* in, int64_t s, int64_t count, float* out)
   for (int64_t i = 0; i < count; ++i) out[s * i] = in[i];
 }
 
-// `row` is [4][phases][row_line], the gradient of the strip's row `row_index`, of which `length`
-// elements are used.
+// Packed columns [begin, end) of the strip's row `row_index`, from the mosaic rows that row0 and row1 are;
+// `row` is its gradient, [4][phases][row_line].
 template <Element type, bool mixed, bool with_gamma>
 static void back_through_row(
     const Strip& strip, int64_t row_index, int64_t begin, int64_t end, const void* row0,
@@ -169,6 +169,7 @@ ISP_INLINE void back_with_mix(
   back(strip, row_index, begin, end, row0, row1, row, row_line, colour);
 }
 
+// All of a row of the strip that its gradient reaches: `length` elements of each phase.
 static void back_through_colour(
     const Strip& strip, int64_t row_index, float* row, int64_t row_line, int64_t length,
     Colour& colour) {

@@ -16,7 +16,7 @@ namespace ISP_DISTILL_ISA {
 
 // ------------------------------------------------------------------------------ strided copies
 
-// out[i] = in[s * i], for i < count; reads up to s * kLanes floats beyond the last one.
+// out[i] = in[s * i], for i < count; may read one float beyond the last one.
 static void take_every(const float* in, int64_t s, int64_t count, float* out) {
   int64_t i = 0;
   if (s == 1) {
@@ -81,7 +81,7 @@ ISP_INLINE int64_t strip_length(const RawConv& c, int64_t columns) {
 }
 
 ISP_INLINE int64_t strip_line(const RawConv& c, int64_t columns) {
-  // The strided copies read beyond their end by s * kLanes.
+  // Room for the last vector of what is unpacked and converted.
   return round_up(c.stride * (strip_length(c, columns) + kLanes) + c.kernel, kLanes);
 }
 

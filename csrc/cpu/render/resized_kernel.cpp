@@ -12,7 +12,7 @@
 //
 // With 4 or 8 lanes, a smaller picture is made from kRowGroup source rows at a time, in strips of columns
 // whose sums stay in the first-level cache from one row of the group to the next, and what is developed
-// goes into the sums from its registers. With 16 lanes the second-level cache keeps up, and rows are
+// goes right into the sums. With 16 lanes the second-level cache keeps up, and rows are
 // developed one by one.
 #include "cpu/render/develop.h"
 #include "cpu/render/finish.h"

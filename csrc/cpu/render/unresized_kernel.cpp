@@ -4,7 +4,8 @@
 // The time goes into the memory: 2 bytes read and 12 written for each pixel. So that the arithmetic runs
 // while the memory works, there is no buffer between them but for a few vectors that wait for their tone:
 // kLanes pairs are demosaiced, coloured, interleaved and stored at once, around the caches where the
-// picture is large. Everything that is turned, mirrored, interleaved by channel or superpixel goes the general way (resized_kernel.cpp).
+// picture is large. Everything that is turned, mirrored, interleaved by channel or superpixel goes the
+// general way (resized_kernel.cpp).
 #include "cpu/render/develop.h"
 #include "cpu/render/store.h"
 

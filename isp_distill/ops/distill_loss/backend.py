@@ -339,7 +339,7 @@ def _logits(features: Tensor, matrix: Tensor, bias: Tensor | None, memory: Tenso
     """``F.linear``, into the first rows of ``memory``."""
     out = memory[: len(features)]
     in_blocks = features.device.type == "cpu" and features.dtype == torch.float32
-    step = _CLASSES_OF_A_PRODUCT if in_blocks else len(matrix)
+    step = _CLASSES_OF_A_PRODUCT if in_blocks else max(len(matrix), 1)
     for begin in range(0, len(matrix), step):
         part = slice(begin, begin + step)
         block, classes = out[:, part], matrix[part].t()
