@@ -63,7 +63,7 @@ SEPARATE = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first."""
-    ranks = {f"tests/{file}": rank for rank, file in enumerate(LONGEST)}
+    ranks = {file: rank for rank, file in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(_file_of(item.nodeid), len(LONGEST)))
 
 
@@ -75,10 +75,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = _file_of(nodeid)
-            return nodeid if file.removeprefix("tests/") in SEPARATE else file
+            return nodeid if file in SEPARATE else file
 
     return ByFile(config, log)
 
 
 def _file_of(nodeid: str) -> str:
-    return nodeid.partition("::")[0]
+    return nodeid.partition("::")[0].removeprefix("tests/")

@@ -41,6 +41,7 @@ def asked_once(choose: _Asked) -> _Asked:
     Args:
         choose: gives the name of a backend; must depend on its arguments alone.
     """
+    # torch's own mark, which is no attribute that a function is known to have.
     choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return choose
 

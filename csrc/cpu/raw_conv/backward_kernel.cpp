@@ -388,10 +388,8 @@ void raw_conv_backward(
     }
 
     if (gradients.weight) {
-      Row ahead = {nullptr, 0, g.type};
-      if (g.column == 1 && y + 1 < piece.row_end) {
-        ahead = {element_at(g, offset(g) + g.row), grad.channel, g.type};
-      }
+      const bool another = g.column == 1 && y + 1 < piece.row_end;
+      const Row ahead = {another ? element_at(g, offset(g) + g.row) : nullptr, grad.channel, g.type};
       add_to_weight(taps, rows, at.line, c.channels, columns, at, ahead, sums);
     }
     if (!gradients.colour) continue;

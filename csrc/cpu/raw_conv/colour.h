@@ -84,17 +84,14 @@ static void back_through_sites(
   Periods<type> periods(row0, row1);
   Sums sums;
   Vec raw[4];
+  const auto back = [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+    periods.load(i, left, raw);
+    back_through_periods<mixed, with_gamma>(
+        camera, raw, left, gradient + i, line, kept + i, line, sums);
+  };
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    periods.load(i, kLanes, raw);
-    back_through_periods<mixed, with_gamma>(
-        camera, raw, kLanes, gradient + i, line, kept + i, line, sums);
-  }
-  if (i < count) {
-    periods.load(i, count - i, raw);
-    back_through_periods<mixed, with_gamma>(
-        camera, raw, count - i, gradient + i, line, kept + i, line, sums);
-  }
+  for (; i + kLanes <= count; i += kLanes) back(i, kLanes);
+  if (i < count) back(i, count - i);
   add_to(sums, total);
 }
 
@@ -156,19 +153,6 @@ static void back_through_row(
       row0, row1, end - begin, strip.camera, strip.packed, kept, strip.line, colour);
 }
 
-template <Element type>
-ISP_INLINE void back_with_mix(
-    const Strip& strip, int64_t row_index, int64_t begin, int64_t end, const void* row0,
-    const void* row1, float* row, int64_t row_line, Colour& colour) {
-  const bool gamma = strip.conv->curve == Curve::gamma;
-  const auto back = strip.conv->mix
-                        ? (gamma ? back_through_row<type, true, true>
-                                 : back_through_row<type, true, false>)
-                        : (gamma ? back_through_row<type, false, true>
-                                 : back_through_row<type, false, false>);
-  back(strip, row_index, begin, end, row0, row1, row, row_line, colour);
-}
-
 // All of a row of the strip that its gradient reaches: `length` elements of each phase.
 static void back_through_colour(
     const Strip& strip, int64_t row_index, float* row, int64_t row_line, int64_t length,
@@ -179,13 +163,12 @@ static void back_through_colour(
   if (begin >= end) return;
   const void *row0, *row1;
   const Element type = mosaic_rows(strip, row_index, begin, end - begin, &row0, &row1);
-  if (type == Element::uint16) {
-    back_with_mix<Element::uint16>(strip, row_index, begin, end, row0, row1, row, row_line, colour);
-  } else if (type == Element::int16) {
-    back_with_mix<Element::int16>(strip, row_index, begin, end, row0, row1, row, row_line, colour);
-  } else {
-    back_with_mix<Element::float32>(strip, row_index, begin, end, row0, row1, row, row_line, colour);
-  }
+  with_type(type, [&]<Element of_type>() {
+    with_curve(c, [&]<bool mixed, Curve curve>() {
+      back_through_row<of_type, mixed, curve == Curve::gamma>(
+          strip, row_index, begin, end, row0, row1, row, row_line, colour);
+    });
+  });
 }
 
 // Adds the piece's sums to gain [4], mix [4, 4], gamma, planes in the order R, Gr, Gb, B.

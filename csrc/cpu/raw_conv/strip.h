@@ -221,27 +221,40 @@ static Element mosaic_rows(
   return Element::float32;
 }
 
-template <Element type, bool keep>
-ISP_INLINE void convert_with_curve(
-    const Strip& strip, const void* row0, const void* row1, int64_t count, float* kept) {
-  const RawConv& c = *strip.conv;
-  const auto convert = [&]() {
-    switch (c.curve) {
-      case Curve::sqrt:
-        return c.mix ? convert_sites<type, true, Curve::sqrt, keep>
-                     : convert_sites<type, false, Curve::sqrt, keep>;
-      case Curve::log:
-        return c.mix ? convert_sites<type, true, Curve::log, keep>
-                     : convert_sites<type, false, Curve::log, keep>;
-      case Curve::gamma:
-        return c.mix ? convert_sites<type, true, Curve::gamma, keep>
-                     : convert_sites<type, false, Curve::gamma, keep>;
-      default:
-        return c.mix ? convert_sites<type, true, Curve::linear, keep>
-                     : convert_sites<type, false, Curve::linear, keep>;
-    }
-  }();
-  convert(row0, row1, count, strip.camera, strip.packed, kept, strip.line);
+// Calls use.template operator()<type>() with what only the call knows, and likewise <mixed, curve>().
+template <class Use>
+ISP_INLINE void with_type(Element type, const Use& use) {
+  switch (type) {
+    case Element::uint16:
+      return use.template operator()<Element::uint16>();
+    case Element::int16:
+      return use.template operator()<Element::int16>();
+    default:
+      return use.template operator()<Element::float32>();
+  }
+}
+
+template <Curve curve, class Use>
+ISP_INLINE void with_mix(const RawConv& c, const Use& use) {
+  if (c.mix) {
+    use.template operator()<true, curve>();
+  } else {
+    use.template operator()<false, curve>();
+  }
+}
+
+template <class Use>
+ISP_INLINE void with_curve(const RawConv& c, const Use& use) {
+  switch (c.curve) {
+    case Curve::sqrt:
+      return with_mix<Curve::sqrt>(c, use);
+    case Curve::log:
+      return with_mix<Curve::log>(c, use);
+    case Curve::gamma:
+      return with_mix<Curve::gamma>(c, use);
+    default:
+      return with_mix<Curve::linear>(c, use);
+  }
 }
 
 // The two phases of a row of stride 2 that begins `at` columns after phase 0, element 0: column `begin` is
@@ -250,32 +263,6 @@ ISP_INLINE InTwo in_two(float* row, int64_t at, int64_t length) {
   float* even_phase = row + (at + 1) / 2;
   float* odd_phase = row + length + at / 2;
   return {at % 2 ? odd_phase : even_phase, at % 2 ? even_phase : odd_phase, 2 * length};
-}
-
-template <Element type, bool keep>
-ISP_INLINE void convert_into_phases(
-    const Strip& strip, const void* row0, const void* row1, int64_t begin, int64_t count, float* out,
-    float* kept) {
-  const RawConv& c = *strip.conv;
-  const auto convert = [&]() {
-    switch (c.curve) {
-      case Curve::sqrt:
-        return c.mix ? convert_sites_in_two<type, true, Curve::sqrt, keep>
-                     : convert_sites_in_two<type, false, Curve::sqrt, keep>;
-      case Curve::log:
-        return c.mix ? convert_sites_in_two<type, true, Curve::log, keep>
-                     : convert_sites_in_two<type, false, Curve::log, keep>;
-      case Curve::gamma:
-        return c.mix ? convert_sites_in_two<type, true, Curve::gamma, keep>
-                     : convert_sites_in_two<type, false, Curve::gamma, keep>;
-      default:
-        return c.mix ? convert_sites_in_two<type, true, Curve::linear, keep>
-                     : convert_sites_in_two<type, false, Curve::linear, keep>;
-    }
-  }();
-  const int64_t at = begin - strip.first;
-  convert(row0, row1, count, strip.camera, in_two(out, at, strip.length),
-          keep ? in_two(kept, at, strip.length) : InTwo{});
 }
 
 template <bool keep>
@@ -289,28 +276,24 @@ static void convert_row(const Strip& strip, int64_t row) {
   const Element type = mosaic_rows(strip, row, begin, count, &row0, &row1);
   float* out = strip_row(strip, row);
   float* kept = keep ? kept_row(strip, row) : nullptr;
-  if (in_two_phases(strip)) {
-    if (type == Element::uint16) {
-      convert_into_phases<Element::uint16, keep>(strip, row0, row1, begin, count, out, kept);
-    } else if (type == Element::int16) {
-      convert_into_phases<Element::int16, keep>(strip, row0, row1, begin, count, out, kept);
-    } else {
-      convert_into_phases<Element::float32, keep>(strip, row0, row1, begin, count, out, kept);
-    }
-    return;
-  }
-  if (type == Element::uint16) {
-    convert_with_curve<Element::uint16, keep>(strip, row0, row1, count, kept);
-  } else if (type == Element::int16) {
-    convert_with_curve<Element::int16, keep>(strip, row0, row1, count, kept);
-  } else {
-    convert_with_curve<Element::float32, keep>(strip, row0, row1, count, kept);
-  }
+  const int64_t at = begin - strip.first;
+  with_type(type, [&]<Element of_type>() {
+    with_curve(c, [&]<bool mixed, Curve curve>() {
+      if (in_two_phases(strip)) {
+        convert_sites_in_two<of_type, mixed, curve, keep>(
+            row0, row1, count, strip.camera, in_two(out, at, strip.length),
+            keep ? in_two(kept, at, strip.length) : InTwo{});
+      } else {
+        convert_sites<of_type, mixed, curve, keep>(
+            row0, row1, count, strip.camera, strip.packed, kept, strip.line);
+      }
+    });
+  });
+  if (in_two_phases(strip)) return;
   for (int64_t k = 0; k < 4; ++k) {
     if (c.stride == 4) {
       // Column `begin + q` is element (at + q) / 4 of phase (at + q) % 4; a phase that no tap reads goes
       // where the mosaic's rows were widened, which are done with.
-      const int64_t at = begin - strip.first;
       float* to[4];
       for (int64_t q = 0; q < 4; ++q) {
         const int64_t phase = (at + q) % 4;

@@ -106,14 +106,7 @@ ISP_INLINE int bytes_of(Element type) {
 
 // Writes `count` (at most kLanes) consecutive elements.
 ISP_INLINE void store_as(void* out, Element type, Vec v, int64_t count) {
-  if (type == Element::float32) {
-    if (count >= kLanes) {
-      store(static_cast<float*>(out), v);
-    } else {
-      memcpy(out, &v, 4 * count);
-    }
-    return;
-  }
+  if (type == Element::float32) return store_first(static_cast<float*>(out), v, count);
   const HalfWord h = type == Element::bfloat16 ? to_bfloat16(v) : to_float16(v);
   if (count >= kLanes) {
     store_half(out, h);
@@ -123,12 +116,7 @@ ISP_INLINE void store_as(void* out, Element type, Vec v, int64_t count) {
 }
 
 ISP_INLINE Vec load_as(const void* in, Element type, int64_t count) {
-  if (type == Element::float32) {
-    if (count >= kLanes) return load(static_cast<const float*>(in));
-    Vec v = {};
-    memcpy(&v, in, 4 * count);
-    return v;
-  }
+  if (type == Element::float32) return load_first(static_cast<const float*>(in), count);
   HalfWord h = {};
   if (count >= kLanes) {
     h = load_half(in);
@@ -246,19 +234,21 @@ static void row_along_x(
   const int64_t count = 4 * c.kernel * c.kernel;
   const int64_t blocks = (c.channels + kBlock - 1) / kBlock;
   const float* bias = packed + blocks * count * kBlock;
-  const int64_t vectors = (out.columns + kLanes - 1) / kLanes, bytes = bytes_of(out.type);
+  const int64_t vectors = (out.columns + kLanes - 1) / kLanes;
   const int64_t tiles = (vectors + kWide - 1) / kWide;
   const bool few_taps = count <= 64;
+  const auto lines_at = [&](int64_t block, int64_t column) {
+    return out.row + block * kBlock * out.channel + column * bytes_of(out.type);
+  };
   int64_t x = 0;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int64_t wide = vectors * (tile + 1) / tiles - vectors * tile / tiles;
     for (int64_t b = 0; b < blocks; ++b) {
       const float* weight = packed + b * count * kBlock;
       const int64_t left = c.channels - b * kBlock;
-      const int64_t later = b + 1 < blocks ? b + 1 : 0;
-      const int64_t there = b + 1 < blocks ? x : x + wide * kLanes;
-      const char* lines = few_taps ? out.row + later * kBlock * out.channel + there * bytes
-                                   : out.row + b * kBlock * out.channel + x * bytes;
+      const char* lines = !few_taps        ? lines_at(b, x)
+                          : b + 1 < blocks ? lines_at(b + 1, x)
+                                           : lines_at(0, x + wide * kLanes);
       if (wide == 3) {
         block_along_x<3>(taps, count, x, weight, bias + b * kBlock, b * kBlock, left, out, lines);
       } else if (wide == 2) {

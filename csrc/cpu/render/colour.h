@@ -97,8 +97,7 @@ ISP_INLINE void apply_tone(Vec* x, [[maybe_unused]] const Colour& colour) {
 // How many vectors of pixels are demosaiced and clipped before the first of them gets its tone. A pixel's
 // way is long, and a processor with some hundred instructions in flight, full of one vector's, would wait
 // for it: in two short steps many vectors are on their way (Malvar and sRGB, 12 MP to 224, one thread of a
-// Zen 3: 35 ms, so 25). With 16 lanes most
-// tones are a look-up, soon done, and this was not measured.
+// Zen 3: 35 ms, so 25). With 16 lanes most tones are a look-up, soon done, and this was not measured.
 #if defined(__AVX512F__)
 template <Tone tone>
 constexpr int64_t kWaiting = 1;

@@ -12,8 +12,8 @@
 //
 // With 4 or 8 lanes, a smaller picture is made from kRowGroup source rows at a time, in strips of columns
 // whose sums stay in the first-level cache from one row of the group to the next, and what is developed
-// goes right into the sums. With 16 lanes the second-level cache keeps up, and rows are
-// developed one by one.
+// goes right into the sums. With 16 lanes the second-level cache keeps up, and rows are developed one by
+// one.
 #include "cpu/render/develop.h"
 #include "cpu/render/finish.h"
 
